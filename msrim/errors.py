@@ -1,0 +1,25 @@
+"""The one tree of errors that msrim raises on purpose.
+
+The command line turns any of them into a single line on stderr and exit code 2; whatever else escapes is a bug and
+shows its traceback with exit code 1. A message says which file, what is wrong and what to do.
+"""
+
+
+class MsrimError(Exception):
+    """Root of the tree."""
+
+
+class InputError(MsrimError):
+    """A file or a setting that the user gave cannot be used."""
+
+
+class OutputError(MsrimError):
+    """A result cannot be written."""
+
+
+class ModelError(MsrimError):
+    """A network is unknown, or its weights or card are missing or damaged."""
+
+
+class BackendError(MsrimError):
+    """An external program (FSL) or a device is missing or failed."""
