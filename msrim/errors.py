@@ -23,3 +23,11 @@ class ModelError(MsrimError):
 
 class BackendError(MsrimError):
     """An external program (FSL) or a device is missing or failed."""
+
+
+class Fallback(UserWarning):
+    """Something was replaced by something else: a backend, a device, a contrast.
+
+    Raised as a warning, ``warnings.warn("no CUDA device; using the CPU", Fallback)``, from any room. The step that runs
+    says it to the user once, and run.json keeps it, also when a later run finds the step done.
+    """

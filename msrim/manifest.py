@@ -1,0 +1,131 @@
+"""run.json: what went into a run, what came out, and what it cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from msrim import __version__
+from msrim.files import sha256_of, write_text
+
+# The libraries that touch the numbers; a difference in results between two machines starts here.
+NUMERIC_PACKAGES = (
+    "numpy",
+    "scipy",
+    "torch",
+    "antspyx",
+    "SimpleITK",
+    "nibabel",
+    "scikit-image",
+    "connected-components-3d",
+    "edt",
+    "nilearn",
+    "nipype",
+)
+
+
+@dataclass
+class Cost:
+    """Wall time and peak resident memory of a block; memory is None where the system does not tell (not Linux)."""
+
+    seconds: float = 0.0
+    peak_mib: float | None = None
+
+
+@contextmanager
+def measured() -> Iterator[Cost]:
+    """Measure the block: the yielded cost is filled in when it ends.
+
+    The peak is this process's alone (VmHWM of proc(5)); programs that it starts are not in it.
+    """
+    cost = Cost()
+    # Writing 5 sets the high-water mark back to the present size, so that every step gets a peak of its own.
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    start = perf_counter()
+    try:
+        yield cost
+    finally:
+        cost.seconds = round(perf_counter() - start, 3)
+        with suppress(OSError):
+            status = Path("/proc/self/status").read_text()
+            cost.peak_mib = round(int(status.split("VmHWM:")[1].split()[0]) / 1024, 1)
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step of a run; ``kept`` means that an earlier run did it, at this cost, and its results are still valid."""
+
+    name: str
+    seconds: float
+    peak_mib: float | None
+    kept: bool
+
+
+@dataclass
+class Manifest:
+    """What a run tells about itself, filled while it goes and written once at its end.
+
+    Attributes
+    ----------
+    recipe : dict
+        Every setting as it was used, after defaults and command-line options.
+    inputs : dict of str to Path
+        The user's files by contrast.
+    steps : list of StepRecord
+        In the order in which they ended.
+    fallbacks : list of str
+        What was replaced by what, and why.
+    """
+
+    recipe: dict[str, Any]
+    inputs: dict[str, Path]
+    steps: list[StepRecord] = field(default_factory=list)
+    fallbacks: list[str] = field(default_factory=list)
+
+    def write(self, path: Path, *, outputs: list[Path]) -> Path:
+        """Write run.json with the hashes of everything read and written; paths of outputs are relative to its folder.
+
+        Raises
+        ------
+        OutputError
+            The folder cannot be written to.
+        """
+        content = {
+            "versions": package_versions(),
+            "recipe": self.recipe,
+            "inputs": {
+                name: {"path": str(file), "sha256": sha256_of(file)} for name, file in sorted(self.inputs.items())
+            },
+            "outputs": {
+                os.path.relpath(file, path.parent): sha256_of(file) for file in sorted(outputs)
+            },
+            "steps": [asdict(step) for step in self.steps],
+            "fallbacks": self.fallbacks,
+        }
+        return write_text(json.dumps(content, indent=2) + "\n", path)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of msrim, Python and the libraries that touch the numbers; "missing" where one is not installed.
+
+    Examples
+    --------
+    >>> list(package_versions())[:2]
+    ['msrim', 'python']
+    """
+    versions = {"msrim": __version__, "python": platform.python_version()}
+    for name in NUMERIC_PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "missing"
+    return versions
