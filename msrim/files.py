@@ -35,7 +35,9 @@ def written_atomically(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); check the folder's rights and space") from error
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}); check the folder's rights and space"
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

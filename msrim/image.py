@@ -93,7 +93,9 @@ def read_volume(path: Path, *, mask: bool = False) -> Volume:
             raise InputError(f"{path}: has {len(shape)} dimensions {shape}, 3 are needed; extract one volume")
         data = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
     except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
-        raise InputError(f"{path}: not a NIfTI image; convert it to .nii or .nii.gz, for example with dcm2niix") from error
+        raise InputError(
+            f"{path}: not a NIfTI image; convert it to .nii or .nii.gz, for example with dcm2niix"
+        ) from error
     except (EOFError, zlib.error, OSError, ValueError) as error:
         raise InputError(f"{path}: damaged or truncated ({error}); copy it again from its source") from error
     _check_pose(image, path)
@@ -198,7 +200,8 @@ def resample(
     matrix = np.eye(4) if target_from_source is None else target_from_source
     if target_from_source is None and same_grid(volume, target):
         return Volume(volume.data, target.affine)
-    # Through voxel indices, not physical space: ITK refuses directions that are not orthonormal, and sheared affines exist.
+    # Through voxel indices, not physical space: ITK refuses directions that are not orthonormal, and sheared affines
+    # exist.
     source_voxel_from_target_voxel = np.linalg.inv(volume.affine) @ np.linalg.inv(matrix) @ target.affine
     image = sitk.GetImageFromArray(np.ascontiguousarray(volume.data.astype(np.float32).T))
     flip = LPS_FROM_RAS

@@ -105,9 +105,7 @@ class Manifest:
             "inputs": {
                 name: {"path": str(file), "sha256": sha256_of(file)} for name, file in sorted(self.inputs.items())
             },
-            "outputs": {
-                os.path.relpath(file, path.parent): sha256_of(file) for file in sorted(outputs)
-            },
+            "outputs": {os.path.relpath(file, path.parent): sha256_of(file) for file in sorted(outputs)},
             "steps": [asdict(step) for step in self.steps],
             "fallbacks": self.fallbacks,
         }

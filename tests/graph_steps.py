@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import nipype
+
 from msrim.console import Console
 from msrim.errors import Fallback, InputError
 from msrim.files import write_text

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import gzip
 import subprocess
 import sys
 from pathlib import Path
 
 import graph_steps
 import pytest
+
 from msrim.errors import InputError, OutputError
 
 
@@ -122,10 +124,8 @@ def test_second_run_at_the_same_time_is_refused(folder):
 
 
 def test_environment_is_not_stored_beside_results(folder, monkeypatch):
-    import gzip
-
     monkeypatch.setenv("A_SECRET", "correct-horse-battery-staple")
     graph_steps.sum_up(folder)
-    stored = [gzip.open(path).read() for path in (folder / "work").rglob("*.pklz")]
+    stored = [gzip.decompress(path.read_bytes()) for path in (folder / "work").rglob("*.pklz")]
     assert stored
     assert not any(b"correct-horse" in content for content in stored)

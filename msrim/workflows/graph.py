@@ -15,11 +15,11 @@ names (or elsewhere under absolute ones) and returns them::
     results["find_lesions"]["volume_mm3"]    # a number
 
 Values between steps are paths (``Path``) and plain values (text, numbers, None, lists and dicts of them); arrays go
-through files. A step is done again unless all of these are as they were: the bytes of its input files, its other inputs,
-msrim's code, the bytes of its output files. A function with several outputs returns a tuple in their order.
+through files. A step is done again unless all of these are as they were: the bytes of its input files, its other
+inputs, msrim's code, the bytes of its output files. A function with several outputs returns a tuple in their order.
 
-A step that replaces something by something else says so with ``warnings.warn(text, Fallback)``; the console shows it and
-the manifest keeps it, also when the step is kept from an earlier run.
+A step that replaces something by something else says so with ``warnings.warn(text, Fallback)``; the console shows it
+and the manifest keeps it, also when the step is kept from an earlier run.
 """
 
 from __future__ import annotations
@@ -39,18 +39,15 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-# Nipype asks a server about its version, at import and whenever an interface is made, unless told not to.
-os.environ["NIPYPE_NO_ET"] = "1"
+import nipype
+from nipype.interfaces.base import BaseInterface, BaseInterfaceInputSpec, DynamicTraitedSpec, isdefined
+from nipype.interfaces.io import add_traits
 
-import nipype  # noqa: E402
-from nipype.interfaces.base import BaseInterface, BaseInterfaceInputSpec, DynamicTraitedSpec, isdefined  # noqa: E402
-from nipype.interfaces.io import add_traits  # noqa: E402
-
-import msrim  # noqa: E402
-from msrim.console import Console  # noqa: E402
-from msrim.errors import Fallback, OutputError  # noqa: E402
-from msrim.files import sha256_of  # noqa: E402
-from msrim.manifest import Manifest, StepRecord, measured  # noqa: E402
+import msrim
+from msrim.console import Console
+from msrim.errors import Fallback, OutputError
+from msrim.files import sha256_of
+from msrim.manifest import Manifest, StepRecord, measured
 
 
 def step(function: Callable, *, outputs: list[str], name: str | None = None, **inputs: Any) -> nipype.Node:

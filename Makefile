@@ -1,0 +1,41 @@
+# make demo   a phantom patient, segmented, compared with its truth
+# make test   everything that can be checked here
+# make clean  back to a fresh clone
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+DEMO := out/demo
+
+.PHONY: demo test clean
+
+demo: $(INSTALLED)
+	rm -rf $(DEMO)
+	$(BIN)/msrim simulate subject --out $(DEMO)/phantom --seed 1
+	$(BIN)/msrim segment $(DEMO)/phantom/sub-phantom --out $(DEMO)/results
+	$(BIN)/msrim evaluate segmentation \
+		--truth $(DEMO)/phantom/derivatives/truth/sub-phantom/anat/sub-phantom_space-orig_label-L_mask.nii.gz \
+		--prediction $(DEMO)/results/sub-phantom/anat/sub-phantom_space-orig_label-L_mask.nii.gz
+	@echo "report: $(abspath $(DEMO)/results/sub-phantom/report.html)"
+
+test: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv out build dist .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch goes first and alone, so that a build chosen by the machine's own pip settings (CPU, CUDA) is kept.
+# pyradiomics is built from source and asks for these four without saying so.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "msrim is installed with Python 3.11; give one: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	@echo "installing into .venv, a few minutes the first time"
+	$(PIP) torch==2.13.0
+	$(PIP) --editable '.[dev]'
+	$(PIP) setuptools wheel versioneer
+	$(PIP) --no-build-isolation pyradiomics==3.0.1
+	@touch $@

@@ -1,0 +1,98 @@
+"""``msrim segment`` and ``msrim preprocess``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from msrim.errors import InputError
+
+if TYPE_CHECKING:
+    from msrim.bids import Subject
+
+SubjectFolder = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[SUBJECT]",
+        help="A BIDS subject or session folder, or a folder with FLAIR.nii.gz and perhaps T1w.nii.gz, T2w.nii.gz.",
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder for the results; made if missing.")]
+Flair = Annotated[Path | None, typer.Option("--flair", help="FLAIR image, instead of SUBJECT.")]
+T1 = Annotated[Path | None, typer.Option("--t1", help="T1w image, with --flair.")]
+T2 = Annotated[Path | None, typer.Option("--t2", help="T2w image, with --flair.")]
+Model = Annotated[str | None, typer.Option("--model", help="Name from `msrim models`, or path of a model card.")]
+Backend = Annotated[
+    Literal["auto", "embedded", "fsl"] | None, typer.Option("--backend", help="Who prepares the images.")
+]
+Device = Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option("--device", help="Where the networks run.")]
+BrainExtracted = Annotated[
+    bool | None, typer.Option("--brain-extracted", help="The images show the brain alone.", show_default=False)
+]
+RecipeFile = Annotated[
+    Path | None, typer.Option("--recipe", help="Settings in TOML, see pipelines/; options win over it.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
+
+
+def segment(
+    subject: SubjectFolder = None,
+    *,
+    out: Out,
+    flair: Flair = None,
+    t1: T1 = None,
+    t2: T2 = None,
+    model: Model = None,
+    backend: Backend = None,
+    device: Device = None,
+    brain_extracted: BrainExtracted = None,
+    recipe: RecipeFile = None,
+    quiet: Quiet = False,
+) -> None:
+    """Find lesions: mask, probability, table and report. Prints the path of the lesion mask."""
+    patient = _patient(subject, flair=flair, t1=t1, t2=t2)
+    from msrim.console import Console
+    from msrim.recipe import read_recipe
+
+    settings = read_recipe(recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted)
+    from msrim.workflows.subject import segment_subject
+
+    typer.echo(segment_subject(patient, settings, out, console=Console(quiet=quiet)))
+
+
+def preprocess(
+    subject: SubjectFolder = None,
+    *,
+    out: Out,
+    flair: Flair = None,
+    t1: T1 = None,
+    t2: T2 = None,
+    backend: Backend = None,
+    device: Device = None,
+    brain_extracted: BrainExtracted = None,
+    recipe: RecipeFile = None,
+    quiet: Quiet = False,
+) -> None:
+    """Prepare the images and stop before the lesions. Prints the path of the brain mask."""
+    patient = _patient(subject, flair=flair, t1=t1, t2=t2)
+    from msrim.console import Console
+    from msrim.recipe import read_recipe
+
+    settings = read_recipe(recipe, backend=backend, device=device, brain_extracted=brain_extracted)
+    from msrim.workflows.subject import preprocess_subject
+
+    typer.echo(preprocess_subject(patient, settings, out, console=Console(quiet=quiet)))
+
+
+def _patient(folder: Path | None, *, flair: Path | None, t1: Path | None, t2: Path | None) -> Subject:
+    from msrim.bids import find_subject, subject_from_files
+
+    if folder is not None and (flair or t1 or t2):
+        raise InputError(f"{folder}: give either a subject folder or --flair, --t1, --t2, not both")
+    if folder is not None:
+        return find_subject(folder)
+    if flair is None:
+        raise InputError("no FLAIR; give a subject folder or --flair")
+    return subject_from_files(flair, t1=t1, t2=t2)

@@ -1,0 +1,92 @@
+"""What is installed, found and missing on this machine, and what that means for the user."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from msrim.errors import MsrimError
+from msrim.manifest import package_versions
+
+FSL_PROGRAMS = ("bet", "flirt", "fast")
+MIN_MEMORY_GIB = 6
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: "ok", "missing" (msrim runs without it) or "broken" (it does not)."""
+
+    state: Literal["ok", "missing", "broken"]
+    what: str
+    meaning: str
+
+
+def examine() -> list[Finding]:
+    """Look at packages, models, memory, GPU and FSL.
+
+    Examples
+    --------
+    >>> examine()[0].what
+    'python'
+    """
+    findings = [Finding("ok", "python", f"{sys.version.split()[0]} at {sys.executable}")]
+    for name, number in package_versions().items():
+        if number == "missing":
+            findings.append(Finding("broken", name, "not installed; install msrim again with `make`"))
+        elif name != "python":
+            findings.append(Finding("ok", name, number))
+    broken = any(finding.state == "broken" for finding in findings)
+    return [*findings, *([] if broken else [*_models(), _gpu()]), _radiomics(), _memory(), _fsl()]
+
+
+def _models() -> list[Finding]:
+    from msrim.models.registry import MODELS, load_model
+
+    findings = []
+    for name in MODELS:
+        try:
+            load_model(name)
+        except MsrimError as error:
+            findings.append(Finding("broken", f"model {name}", str(error)))
+        else:
+            findings.append(Finding("ok", f"model {name}", "weights are there and whole"))
+    return findings
+
+
+def _gpu() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        return Finding("ok", "GPU", torch.cuda.get_device_name())
+    return Finding("missing", "GPU", "networks run on the CPU, in seconds to a minute; --device cuda cannot be used")
+
+
+def _radiomics() -> Finding:
+    try:
+        return Finding("ok", "pyradiomics", version("pyradiomics"))
+    except PackageNotFoundError:
+        return Finding("missing", "pyradiomics", "no radiomic features of lesions; `make` installs it")
+
+
+def _memory() -> Finding:
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    cores = len(os.sched_getaffinity(0))
+    if gib < MIN_MEMORY_GIB:
+        return Finding("missing", "memory", f"{gib:.0f} GiB; a run may need {MIN_MEMORY_GIB} and be killed for it")
+    return Finding("ok", "machine", f"{cores} cores, {gib:.0f} GiB of memory")
+
+
+def _fsl() -> Finding:
+    folder = os.environ.get("FSLDIR")
+    if not folder:
+        return Finding(
+            "missing", "FSL", "FSLDIR is not set; --backend fsl cannot be used, the embedded one needs nothing"
+        )
+    lacking = [name for name in FSL_PROGRAMS if not os.access(Path(folder, "bin", name), os.X_OK)]
+    if lacking:
+        return Finding("missing", "FSL", f"{folder}/bin lacks {', '.join(lacking)}; --backend fsl cannot be used")
+    return Finding("ok", "FSL", folder)

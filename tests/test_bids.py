@@ -1,0 +1,152 @@
+"""Which file is taken for which contrast, and what a visit is called."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from msrim.bids import Subject, contrast_of, find_subject, subject_from_files, write_dataset_description
+from msrim.errors import InputError
+
+
+def make(folder: Path, *names: str) -> Path:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return folder
+
+
+def names(subject: Subject) -> dict[str, str]:
+    return {contrast: path.name for contrast, path in subject.contrasts.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "contrast"),
+    [
+        ("FLAIR.nii.gz", "FLAIR"),
+        ("flair.nii", "FLAIR"),
+        ("sub-12_ses-01_FLAIR.nii.gz", "FLAIR"),
+        ("sub-07_desc-brain_FLAIR.nii.gz", "FLAIR"),
+        ("T2_FLAIR.nii.gz", "FLAIR"),
+        ("t2-flair_sag.nii.gz", "FLAIR"),
+        ("3DFLAIR.nii.gz", "FLAIR"),
+        ("005_t2_space_dark-fluid_sag.nii.gz", "FLAIR"),
+        ("t2_tirm_tra.nii", "FLAIR"),
+        ("T1.nii", "T1w"),
+        ("T1w.nii.gz", "T1w"),
+        ("MPRAGE.nii.gz", "T1w"),
+        ("sub-12_ses-01_acq-3D_T1w.nii.gz", "T1w"),
+        ("t2w.nii.gz", "T2w"),
+        ("T2.NII.GZ", "T2w"),
+        ("FLAIR_mask.nii.gz", None),
+        ("sub-12_space-FLAIR_label-L_mask.nii.gz", None),
+        ("flair_brainmask.nii.gz", None),
+        ("FLAIR_seg.nii.gz", None),
+        ("sub-12_T1w_dseg.nii.gz", None),
+        ("sub-12_ce-gadolinium_T1w.nii.gz", None),
+        ("T1_GD.nii.gz", None),
+        ("consensus_gt.nii.gz", None),
+        ("T2star.nii.gz", None),
+        ("bold.nii.gz", None),
+    ],
+)
+def test_contrast_of_a_name(name, contrast):
+    assert contrast_of(name) == contrast
+
+
+def test_bids_subject_with_one_session(tmp_path):
+    anat = "ses-02/anat/sub-20_ses-02_"
+    make(tmp_path / "sub-20", anat + "FLAIR.nii.gz", anat + "T1w.nii.gz", anat + "FLAIR.json")
+    subject = find_subject(tmp_path / "sub-20")
+    assert (subject.label, subject.session) == ("20", "02")
+    assert names(subject) == {"FLAIR": "sub-20_ses-02_FLAIR.nii.gz", "T1w": "sub-20_ses-02_T1w.nii.gz"}
+    for folder in ("ses-02", "ses-02/anat"):
+        assert find_subject(tmp_path / "sub-20" / folder) == subject
+
+
+def test_bids_subject_without_sessions(tmp_path):
+    make(tmp_path / "sub-3", "anat/sub-3_FLAIR.nii")
+    subject = find_subject(tmp_path / "sub-3")
+    assert (subject.label, subject.session) == ("3", None)
+
+
+def test_several_sessions_are_named(tmp_path):
+    make(tmp_path / "sub-12", "ses-01/anat/sub-12_ses-01_FLAIR.nii.gz", "ses-02/anat/sub-12_ses-02_FLAIR.nii.gz")
+    with pytest.raises(InputError, match=r"several sessions \(ses-01, ses-02\); give one of them"):
+        find_subject(tmp_path / "sub-12")
+
+
+def test_plain_folder(tmp_path):
+    folder = make(tmp_path / "Patient 7", "flair.nii.gz", "T1.nii", "t2w.NII.gz", "FLAIR_mask.nii.gz", "notes.txt")
+    subject = find_subject(folder)
+    assert (subject.label, subject.session) == ("Patient7", None)
+    assert names(subject) == {"FLAIR": "flair.nii.gz", "T1w": "T1.nii", "T2w": "t2w.NII.gz"}
+
+
+def test_relative_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(make(tmp_path / "jane", "FLAIR.nii.gz"))
+    subject = find_subject(Path())
+    assert subject.label == "jane"
+    assert subject.contrasts["FLAIR"] == tmp_path / "jane" / "FLAIR.nii.gz"
+
+
+def test_results_in_the_subject_folder_are_not_inputs(tmp_path):
+    make(tmp_path / "sub-12", "anat/sub-12_FLAIR.nii.gz", "anat/sub-12_space-orig_label-L_probseg.nii.gz")
+    assert list(find_subject(tmp_path / "sub-12").contrasts) == ["FLAIR"]
+
+
+def test_several_candidates_are_named(tmp_path):
+    make(tmp_path, "FLAIR.nii.gz", "FLAIR_brain.nii.gz")
+    with pytest.raises(InputError, match=r"several files may be the FLAIR \(FLAIR.nii.gz, FLAIR_brain.nii.gz\)"):
+        find_subject(tmp_path)
+
+
+def test_no_flair(tmp_path):
+    make(tmp_path, "T1w.nii.gz", "bold.nii.gz")
+    with pytest.raises(InputError, match=r"no FLAIR among T1w.nii.gz, bold.nii.gz|no FLAIR among bold"):
+        find_subject(tmp_path)
+
+
+def test_empty_folder(tmp_path):
+    with pytest.raises(InputError, match="no FLAIR among no NIfTI files"):
+        find_subject(tmp_path)
+
+
+def test_not_a_folder(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        find_subject(tmp_path / "nobody")
+    make(tmp_path, "FLAIR.nii.gz")
+    with pytest.raises(InputError, match="is a file, not a folder; name files with --flair"):
+        find_subject(tmp_path / "FLAIR.nii.gz")
+
+
+def test_files_by_name():
+    subject = subject_from_files(Path("/data/sub-04/ses-01/anat/x.nii"), t2=Path("/data/t2.nii"))
+    assert (subject.label, subject.session) == ("04", "01")
+    assert subject.contrasts == {"FLAIR": Path("/data/sub-04/ses-01/anat/x.nii"), "T2w": Path("/data/t2.nii")}
+    assert subject_from_files(Path("/scan.nii")).label == "unnamed"
+
+
+def test_paths_of_results():
+    subject = Subject("12", "01", {})
+    out = Path("out")
+    assert subject.folder(out) == Path("out/sub-12/ses-01")
+    mask = subject.output(out, "space-orig_label-L_mask.nii.gz")
+    assert mask == Path("out/sub-12/ses-01/anat/sub-12_ses-01_space-orig_label-L_mask.nii.gz")
+    transform = subject.output(out, "from-T1w_to-FLAIR_mode-image_xfm.txt")
+    assert transform == Path("out/sub-12/ses-01/xfm/sub-12_ses-01_from-T1w_to-FLAIR_mode-image_xfm.txt")
+
+
+def test_dataset_description(tmp_path):
+    content = json.loads(write_dataset_description(tmp_path).read_text())
+    assert (content["DatasetType"], content["GeneratedBy"][0]["Name"]) == ("derivative", "msrim")
+
+
+def test_every_raw_visit_of_the_shared_data(shared_data):
+    for session in sorted((shared_data / "bids").glob("sub-*/ses-*")):
+        subject = find_subject(session)
+        assert f"sub-{subject.label}/ses-{subject.session}" == session.relative_to(shared_data / "bids").as_posix()
+        assert len(subject.contrasts) == len(list(session.rglob("*.nii.gz")))

@@ -1,0 +1,66 @@
+"""Recipes are checked before anything else happens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from msrim.errors import InputError
+from msrim.recipe import Recipe, read_recipe
+
+PIPELINES = Path(__file__).parents[1] / "pipelines"
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_default_recipe_file_states_the_defaults():
+    assert read_recipe(PIPELINES / "segment.toml") == Recipe()
+    stated = (PIPELINES / "segment.toml").read_text()
+    assert [name for name in Recipe.model_fields if f"{name} = " not in stated] == []
+
+
+@pytest.mark.parametrize("path", sorted(PIPELINES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_in_pipelines_is_valid(path):
+    read_recipe(path)
+
+
+def test_options_win_over_the_file(tmp_path):
+    path = write(tmp_path, 'model = "mine"\ndevice = "cuda"\n')
+    recipe = read_recipe(path, device="cpu", model=None, brain_extracted=True)
+    assert (recipe.model, recipe.device, recipe.brain_extracted) == ("mine", "cpu", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("treshold = 0.4", "recipe.toml: treshold: unknown field; known are model, backend, device, "),
+        ("threshold = 1.5", "recipe.toml: threshold: Input should be less than 1"),
+        ("min_lesion_mm3 = nan", "recipe.toml: min_lesion_mm3: Input should be a finite number"),
+        ('device = "tpu"', "recipe.toml: device: Input should be 'auto', 'cpu' or 'cuda'"),
+        ('model = ""', "recipe.toml: model: String should have at least 1 character"),
+        ("model = ", "recipe.toml: not a TOML file: "),
+    ],
+)
+def test_errors_name_file_and_field(tmp_path, text, message):
+    with pytest.raises(InputError) as caught:
+        read_recipe(write(tmp_path, text))
+    assert message in str(caught.value)
+
+
+def test_missing_and_binary_files(tmp_path):
+    with pytest.raises(InputError, match="cannot be read as a recipe"):
+        read_recipe(tmp_path / "none.toml")
+    (tmp_path / "image.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot be read as a recipe"):
+        read_recipe(tmp_path / "image.toml")
+
+
+def test_recipes_do_not_change():
+    with pytest.raises(ValidationError):
+        Recipe().model = "other"
