@@ -44,7 +44,8 @@ def examine() -> list[Finding]:
 
 
 def _models() -> list[Finding]:
-    from msrim.models.registry import MODELS, load_model
+    from msrim.models import load_model
+    from msrim.models.registry import MODELS
 
     findings = []
     for name in MODELS:

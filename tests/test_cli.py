@@ -1,0 +1,150 @@
+"""The command line passes on what it is given and keeps stdout for the result."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from msrim import __version__
+from msrim.cli.main import app
+from msrim.errors import InputError
+from msrim.image import Volume, write_volume
+from msrim.recipe import Recipe
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list:
+    """Put a recorder in the place of the workflows."""
+    calls = []
+
+    def record(subject, recipe, out, *, console):
+        calls.append((subject, recipe, out))
+        console.say("working")
+        return out / "mask.nii.gz"
+
+    workflows = ModuleType("msrim.workflows.subject")
+    workflows.segment_subject = workflows.preprocess_subject = record
+    monkeypatch.setitem(sys.modules, "msrim.workflows.subject", workflows)
+    return calls
+
+
+@pytest.fixture
+def patient(tmp_path) -> Path:
+    folder = tmp_path / "sub-7"
+    folder.mkdir()
+    for name in ("FLAIR.nii.gz", "T1w.nii.gz"):
+        (folder / name).touch()
+    return folder
+
+
+@pytest.mark.parametrize("command", ["segment", "preprocess"])
+def test_subject_folder_and_defaults(command, calls, patient, tmp_path):
+    shown = runner.invoke(app, [command, str(patient), "--out", str(tmp_path / "out")])
+    assert (shown.exit_code, shown.stdout, shown.stderr) == (0, f"{tmp_path}/out/mask.nii.gz\n", "working\n")
+    [(subject, recipe, out)] = calls
+    assert (subject.label, list(subject.contrasts)) == ("7", ["FLAIR", "T1w"])
+    assert (recipe, out) == (Recipe(), tmp_path / "out")
+
+
+def test_files_options_and_recipe(calls, patient, tmp_path):
+    (tmp_path / "mine.toml").write_text('device = "cuda"\nthreshold = 0.3\n')
+    arguments = ["segment", "--flair", f"{patient}/FLAIR.nii.gz", "--t1", f"{patient}/T1w.nii.gz", "--out", "out"]
+    options = ["--model", "other", "--backend", "fsl", "--device", "cpu", "--brain-extracted"]
+    shown = runner.invoke(app, [*arguments, *options, "--recipe", str(tmp_path / "mine.toml"), "--quiet"])
+    assert (shown.exit_code, shown.stdout, shown.stderr) == (0, "out/mask.nii.gz\n", "")
+    [(subject, recipe, _)] = calls
+    assert (subject.label, list(subject.contrasts)) == ("7", ["FLAIR", "T1w"])
+    assert recipe == Recipe(model="other", backend="fsl", device="cpu", brain_extracted=True, threshold=0.3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no FLAIR; give a subject folder or --flair"),
+        (["--t1", "T1w.nii"], "no FLAIR; give a subject folder or --flair"),
+        (["nobody"], "nobody: no such folder"),
+        (["nobody", "--flair", "x.nii"], "nobody: give either a subject folder or --flair, --t1, --t2, not both"),
+    ],
+)
+def test_unclear_subjects(arguments, message, calls):
+    shown = runner.invoke(app, ["segment", "--out", "out", *arguments])
+    assert shown.exit_code == 2
+    assert shown.stdout == ""
+    [line] = shown.stderr.splitlines()
+    assert line.startswith("msrim: error: ")
+    assert line.endswith(message)
+    assert calls == []
+
+
+def test_errors_are_one_line_and_bugs_keep_their_traceback(monkeypatch, calls, patient):
+    def fail(*_, **__):
+        raise InputError("x.nii: two\nlines; mend it")
+
+    monkeypatch.setattr(sys.modules["msrim.workflows.subject"], "segment_subject", fail)
+    shown = runner.invoke(app, ["segment", str(patient), "--out", "out"])
+    assert (shown.exit_code, shown.stderr) == (2, "msrim: error: x.nii: two lines; mend it\n")
+
+    def break_down(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(sys.modules["msrim.workflows.subject"], "segment_subject", break_down)
+    shown = runner.invoke(app, ["segment", str(patient), "--out", "out"])
+    assert (shown.exit_code, type(shown.exception)) == (1, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("arguments", [["segment", "x"], ["segment", "--colour", "red"], ["fly"]])
+def test_wrong_usage(arguments):
+    shown = runner.invoke(app, arguments)
+    assert (shown.exit_code, shown.stdout) == (2, "")
+
+
+def test_version():
+    assert runner.invoke(app, ["--version"]).stdout == f"msrim {__version__}\n"
+
+
+def test_evaluate_segmentation(tmp_path):
+    truth, prediction = np.zeros((10, 10, 10), bool), np.zeros((10, 10, 10), bool)
+    truth[2:4, 2:4, 2:4] = True
+    prediction[2:4, 2:4, 2:3] = True
+    files = {
+        name: write_volume(Volume(data, np.eye(4)), tmp_path / f"{name}.nii.gz")
+        for name, data in {"truth": truth, "prediction": prediction}.items()
+    }
+    paths = ["--truth", str(files["truth"]), "--prediction", str(files["prediction"])]
+    metrics = json.loads(runner.invoke(app, ["evaluate", "segmentation", *paths]).stdout)
+    assert metrics["dice"] == pytest.approx(2 * 4 / 12)
+    assert (metrics["ppv"], metrics["tpr"], metrics["l_f1"]) == (1.0, 0.5, 1.0)
+    assert (metrics["truth_volume_mm3"], metrics["truth_lesions"]) == (8.0, 1)
+    metrics = json.loads(runner.invoke(app, ["evaluate", "segmentation", *paths, "--min-volume-mm3", "9"]).stdout)
+    assert metrics["truth_lesions"] == 0
+
+
+def test_models_lists_every_network():
+    lines = runner.invoke(app, ["models"]).stdout.splitlines()
+    assert any(line.startswith("allnet ") and "FLAIR" in line for line in lines)
+
+
+def test_doctor_finds_this_machine_fit():
+    shown = runner.invoke(app, ["doctor"])
+    assert shown.exit_code == 0, shown.stdout
+    states = {line.split(maxsplit=1)[0] for line in shown.stdout.splitlines()}
+    assert "ok" in states
+    assert "broken" not in states
+    assert "python:" in shown.stdout
+
+
+def test_doctor_says_what_is_broken(monkeypatch):
+    from msrim.workflows import doctor
+
+    monkeypatch.setattr(doctor, "package_versions", lambda: {"python": "3.11", "antspyx": "missing"})
+    shown = runner.invoke(app, ["doctor"])
+    assert shown.exit_code == 2
+    assert "broken   antspyx: not installed; install msrim again with `make`" in shown.stdout

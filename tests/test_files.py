@@ -1,0 +1,67 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from msrim.errors import OutputError
+from msrim.files import sha256_of, write_text, written_atomically
+
+
+def test_file_appears_at_the_end_and_under_its_suffix(tmp_path):
+    path = tmp_path / "new" / "sub-1_x.nii.gz"
+    with written_atomically(path) as temporary:
+        assert temporary.parent == path.parent
+        assert temporary.name.endswith(".nii.gz")
+        assert temporary.name.startswith(".")
+        temporary.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_failure_leaves_the_old_file(tmp_path):
+    path = write_text("old", tmp_path / "x.txt")
+    with pytest.raises(ZeroDivisionError), written_atomically(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_being_killed_leaves_the_old_file(tmp_path):
+    path = write_text("old", tmp_path / "x.txt")
+    code = (
+        "import os, sys, signal, pathlib; from msrim.files import written_atomically\n"
+        "with written_atomically(pathlib.Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+
+
+def test_rights_follow_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = write_text("x", tmp_path / "x.txt")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_unwritable_place_is_named(tmp_path):
+    write_text("x", tmp_path / "file")
+    with pytest.raises(OutputError, match=r"file/y\.txt: cannot be written"):
+        write_text("x", tmp_path / "file" / "y.txt")
+
+
+def test_sha256(tmp_path):
+    path = write_text("abc", tmp_path / "x")
+    assert sha256_of(path) == hashlib.sha256(b"abc").hexdigest()
+    assert sha256_of(path).startswith("ba7816bf")

@@ -1,0 +1,46 @@
+"""Which room may know which, and what the command line may not load."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+
+def test_imports_go_one_way():
+    checked = subprocess.run(
+        ["lint-imports"], cwd=ROOT, env=_path_of_this_python(), check=False, capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["segment", "--help"], ["--version"]], ids=" ".join)
+def test_help_loads_nothing_heavy(arguments):
+    code = (
+        "import sys\nfrom msrim.cli.main import app\n"
+        f"try: app({arguments!r})\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print(sorted({'torch', 'ants', 'nipype', 'numpy', 'SimpleITK'} & set(sys.modules)), file=sys.stderr)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert shown.stdout
+    assert shown.stderr.strip() == "[]"
+
+
+def test_listing_models_does_not_load_torch():
+    code = (
+        "import sys\nfrom msrim.cli.main import app\n"
+        "try: app(['models'])\nexcept SystemExit as end: assert not end.code\n"
+        "print('torch' in sys.modules, file=sys.stderr)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "allnet" in shown.stdout
+    assert shown.stderr.strip() == "False"
+
+
+def _path_of_this_python() -> dict[str, str]:
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
