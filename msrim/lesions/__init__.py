@@ -1,0 +1,1 @@
+"""From a lesion mask to lesions: told apart, placed and measured."""
