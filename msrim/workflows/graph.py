@@ -209,8 +209,9 @@ def _fallbacks() -> Iterator[list[str]]:
 def _code_version() -> str:
     """Version and digest of msrim's sources, so that results of other code are never taken for this one's."""
     digest = hashlib.sha256()
-    for source in sorted(Path(msrim.__file__).parent.rglob("*.py")):
-        digest.update(source.read_bytes())
+    for source in sorted(Path(msrim.__file__).parent.rglob("*")):
+        if source.suffix in {".py", ".toml", ".jinja"}:
+            digest.update(source.read_bytes())
     return f"{msrim.__version__}+{digest.hexdigest()[:12]}"
 
 
