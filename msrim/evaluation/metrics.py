@@ -2,9 +2,9 @@
 
 Conventions, the same in every table of this project
 ----------------------------------------------------
-Lesions are 26-connected components. Voxel-wise measures and volumes take the masks whole; lesion-wise measures leave out
-components below ``min_volume_mm3``, in truth and prediction. Whether a lesion is touched is asked of the other mask whole,
-so that a small component counts neither for nor against anybody.
+Lesions are 26-connected components. Voxel-wise measures and volumes take the masks whole; lesion-wise measures leave
+out components below ``min_volume_mm3``, in truth and prediction. Whether a lesion is touched is asked of the other mask
+whole, so that a small component counts neither for nor against anybody.
 
 Both masks empty is perfect agreement: 1 for ``dice``, ``jaccard``, ``ppv``, ``tpr``, ``ltpr``, ``l_f1`` and 0 for
 ``lfpr``, ``hd95_mm``, ``asd_mm``; the same for lesion-wise measures where neither mask has a lesion that counts. One

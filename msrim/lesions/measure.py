@@ -30,7 +30,7 @@ LESION_COLUMNS = {
         "Units": "mm",
     },
     "region": {
-        "Description": "Where the lesion lies; the first of infratentorial, periventricular and juxtacortical that fits",
+        "Description": "Where the lesion lies: the first of infratentorial, periventricular, juxtacortical that fits",
         "Levels": {
             "periventricular": f"At most {PERIVENTRICULAR_MM:g} mm from a ventricle",
             "juxtacortical": f"At most {JUXTACORTICAL_MM:g} mm from the cortex",

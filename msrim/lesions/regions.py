@@ -1,7 +1,8 @@
 """Where in the brain a lesion lies, by distances in millimetres from the head labels.
 
 The 2017 McDonald criteria ask for lesions in regions of the brain (Thompson et al. 2018,
-doi:10.1016/S1474-4422(17)30470-2; the regions as in Filippi et al. 2016, doi:10.1016/S1474-4422(15)00393-2). Read here as
+doi:10.1016/S1474-4422(17)30470-2; the regions as in Filippi et al. 2016, doi:10.1016/S1474-4422(15)00393-2), read
+here as
 
 - infratentorial: most of the lesion lies nearer to cerebellum or brainstem than to the cerebrum;
 - periventricular: at most 3 mm from a ventricle, the band that Kim et al. 2008 call juxtaventricular

@@ -65,8 +65,8 @@ def test_a_small_component_still_confirms_a_large_one():
 def test_minimum_volume_holds_on_a_scanners_rounded_spacing():
     lesion = np.zeros((10, 10, 10), dtype=bool)
     lesion[2, 2, 2:5] = True
-    spacing = tuple(float(np.float32(s)) for s in (0.1, 0.1, 3.3))
-    found = segmentation_metrics(volume(lesion, spacing), volume(lesion, spacing), min_volume_mm3=0.099)
+    spacing = tuple(float(np.float32(s)) for s in (0.7, 0.7, 3.0))
+    found = segmentation_metrics(volume(lesion, spacing), volume(lesion, spacing), min_volume_mm3=4.41)
     assert found["truth_lesions"] == 1
 
 
