@@ -36,6 +36,12 @@ def publish(total: Path, folder: Path) -> Path:
     return write_text(total.read_text(), folder / "out" / "result.txt")
 
 
+def chatter(number: Path) -> int:
+    os.system("echo a program talks")
+    print("a library talks")
+    return 1
+
+
 def refuse(number: Path) -> Path:
     raise InputError(f"{number.name}: not the number that anybody wanted; give another")
 

@@ -115,6 +115,18 @@ def test_stdout_stays_empty_and_stderr_tells_each_step(folder, capfd):
     assert [line.split(":")[0] for line in err.splitlines()] == ["note", "double", "add one", "publish"]
 
 
+def test_what_libraries_and_programs_print_goes_to_the_log(folder):
+    # In a process of its own: pytest stands between print and stdout.
+    code = "import sys, pathlib, graph_steps as g; g.run_alone(g.chatter, pathlib.Path(sys.argv[1])); print('result')"
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder], cwd=Path(__file__).parent, check=True, capture_output=True
+    )
+    assert done.stdout == b"result\n"
+    log = (folder / "logs" / "nipype.log").read_text()
+    assert "a program talks" in log
+    assert "a library talks" in log
+
+
 def test_second_run_at_the_same_time_is_refused(folder):
     (folder / "work").mkdir()
     with (folder / "work" / ".lock").open("w") as stream:

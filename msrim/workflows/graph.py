@@ -29,6 +29,7 @@ import hashlib
 import logging
 import os
 import pickle
+import sys
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -266,7 +267,7 @@ def _configure(workflow: nipype.Workflow, logs: Path) -> None:
 
 @contextmanager
 def _logged(logs: Path) -> Iterator[None]:
-    """Send Nipype's log, by default on stdout, to a file."""
+    """Send Nipype's log, and whatever libraries print, to a file: stdout belongs to the result."""
     try:
         logs.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(logs / "nipype.log", encoding="utf-8")
@@ -274,12 +275,17 @@ def _logged(logs: Path) -> Iterator[None]:
         raise OutputError(f"{logs}: cannot be written ({error.strerror}); choose another output folder") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
     logger = logging.getLogger("nipype")
-    before = logger.handlers
-    logger.handlers = [handler]
+    handlers, logger.handlers = logger.handlers, [handler]
+    stdout = os.dup(1)
+    sys.stdout.flush()
+    os.dup2(handler.stream.fileno(), 1)
     try:
         yield
     finally:
-        logger.handlers = before
+        sys.stdout.flush()
+        os.dup2(stdout, 1)
+        os.close(stdout)
+        logger.handlers = handlers
         handler.close()
 
 
