@@ -13,7 +13,7 @@ from scipy.spatial.distance import pdist
 
 from msrim.files import write_text
 from msrim.image import Volume
-from msrim.lesions.regions import JUXTACORTICAL_MM, PERIVENTRICULAR_MM, REGIONS, place_lesions
+from msrim.lesions.regions import PERIVENTRICULAR_MM, REGIONS, place_lesions
 
 # The McDonald criteria count these three in the brain; optic nerve and spinal cord lie outside it.
 DIAGNOSTIC_REGIONS = ("periventricular", "juxtacortical", "infratentorial")
@@ -33,7 +33,7 @@ LESION_COLUMNS = {
         "Description": "Where the lesion lies: the first of infratentorial, periventricular, juxtacortical that fits",
         "Levels": {
             "periventricular": f"At most {PERIVENTRICULAR_MM:g} mm from a ventricle",
-            "juxtacortical": f"At most {JUXTACORTICAL_MM:g} mm from the cortex",
+            "juxtacortical": "Touching the cortex",
             "infratentorial": "Most of it nearer to cerebellum or brainstem than to the cerebrum",
             "deep white matter": "None of these",
         },

@@ -7,8 +7,8 @@ here as
 - infratentorial: most of the lesion lies nearer to cerebellum or brainstem than to the cerebrum;
 - periventricular: at most 3 mm from a ventricle, the band that Kim et al. 2008 call juxtaventricular
   (doi:10.1016/j.biopsych.2008.03.024); the criteria say abutting, and masks often stop short of the ventricle's wall;
-- juxtacortical: at most 1 mm from the cortex, that is touching it but for a voxel's error; white matter is so thin
-  in the gyri that a wider band would take in much of it;
+- juxtacortical: touching the cortex, without a voxel between; white matter is so thin in the gyri that a wider band
+  would take in most small lesions;
 - deep white matter: everything else, deep grey matter with it.
 
 The first that fits holds: a confluent lesion that reaches from ventricle to cortex is periventricular.
@@ -27,7 +27,6 @@ from msrim.image import Volume
 
 REGIONS = ("periventricular", "juxtacortical", "infratentorial", "deep white matter")
 PERIVENTRICULAR_MM = 3.0
-JUXTACORTICAL_MM = 1.0
 
 # Head labels, as parse_head gives them.
 VENTRICLES = (2,)
@@ -109,6 +108,6 @@ def _region(share_below: float, to_ventricle_mm: float, to_cortex_mm: float) -> 
         return "infratentorial"
     if to_ventricle_mm <= PERIVENTRICULAR_MM:
         return "periventricular"
-    if to_cortex_mm <= JUXTACORTICAL_MM:
+    if to_cortex_mm == 0:
         return "juxtacortical"
     return "deep white matter"
