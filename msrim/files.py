@@ -11,6 +11,9 @@ from pathlib import Path
 
 from msrim.errors import OutputError
 
+# Marks the temporary names, which begin with a dot as well.
+PARTIAL = "-partial-"
+
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
@@ -28,7 +31,9 @@ def written_atomically(path: Path) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name.removesuffix(suffix)}-", suffix=suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name.removesuffix(suffix)}{PARTIAL}", suffix=suffix, dir=path.parent
+        )
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -41,6 +46,12 @@ def written_atomically(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove what writers that were killed have left below ``folder``; nobody may be writing there."""
+    for path in folder.rglob(f".*{PARTIAL}*"):
+        path.unlink()
 
 
 def write_text(text: str, path: Path) -> Path:

@@ -17,7 +17,7 @@ class Recipe(BaseModel):
     Attributes
     ----------
     model : str
-        Name in the table of ``msrim models``, or path of a card.
+        Name in the table of ``msrim models``, or folder of a card and its weights.
     backend : str
         Who registers, extracts the brain and finds the tissues: msrim itself ("embedded") or FSL; "auto" takes the
         embedded one.

@@ -11,7 +11,7 @@ import nipype
 
 from msrim.console import Console
 from msrim.errors import Fallback, InputError
-from msrim.files import write_text
+from msrim.files import write_text, written_atomically
 from msrim.manifest import Manifest
 from msrim.workflows.graph import run_graph, step
 
@@ -25,15 +25,16 @@ def double(number: Path, folder: Path) -> tuple[Path, int]:
 
 def add_one(doubled: Path, folder: Path) -> Path:
     _note("add_one", folder)
-    if (folder / "deadly").exists():
-        Path("sum.txt").write_text("hal")
-        os.kill(os.getpid(), signal.SIGKILL)
     return write_text(str(int(doubled.read_text()) + 1), Path("sum.txt"))
 
 
 def publish(total: Path, folder: Path) -> Path:
     _note("publish", folder)
-    return write_text(total.read_text(), folder / "out" / "result.txt")
+    with written_atomically(folder / "out" / "result.txt") as temporary:
+        temporary.write_text(total.read_text())
+        if (folder / "deadly").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+    return folder / "out" / "result.txt"
 
 
 def chatter(number: Path) -> int:
@@ -63,7 +64,7 @@ def sum_up(folder: Path) -> tuple[dict, Manifest]:
     first = step(double, outputs=["doubled", "value"], number=folder / "number.txt", folder=folder)
     second = step(add_one, outputs=["total"], folder=folder)
     third = step(publish, outputs=["result"], folder=folder)
-    workflow = nipype.Workflow("sums", base_dir=folder / "work")
+    workflow = nipype.Workflow("sums")
     workflow.connect(first, "doubled", second, "doubled")
     workflow.connect(second, "total", third, "total")
     return _run(workflow, folder)
@@ -71,14 +72,14 @@ def sum_up(folder: Path) -> tuple[dict, Manifest]:
 
 def run_alone(function, folder: Path) -> tuple[dict, Manifest]:
     """Run one step over ``number.txt`` of a folder."""
-    workflow = nipype.Workflow("alone", base_dir=folder / "work")
+    workflow = nipype.Workflow("alone")
     workflow.add_nodes([step(function, outputs=["value"], number=folder / "number.txt")])
     return _run(workflow, folder)
 
 
 def _run(workflow: nipype.Workflow, folder: Path) -> tuple[dict, Manifest]:
     manifest = Manifest(recipe={}, inputs={})
-    return run_graph(workflow, logs=folder / "logs", console=Console(), manifest=manifest), manifest
+    return run_graph(workflow, folder=folder, console=Console(), manifest=manifest), manifest
 
 
 def _note(name: str, folder: Path) -> None:

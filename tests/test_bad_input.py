@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from msrim.cli.main import app
+from msrim.models.registry import CARDS, WEIGHTS
 
 SHAPE = (32, 32, 24)
 AFFINE = np.diag([6.0, 6.0, 6.0, 1.0])
@@ -143,17 +144,14 @@ def test_bad_recipe(patient, tmp_path):
 
 
 def test_damaged_weights(patient, tmp_path):
-    import msrim.models
-
-    package = Path(msrim.models.__file__).parent
-    for kind in ("cards", "weights"):
-        shutil.copytree(package / kind, tmp_path / kind)
-    card = tmp_path / "cards" / "allnet.toml"
-    weights = tmp_path / "weights" / "allnet.safetensors"
-    content = bytearray(weights.read_bytes())
+    model = tmp_path / "model"
+    model.mkdir()
+    shutil.copy(CARDS / "allnet.toml", model / "card.toml")
+    content = bytearray((WEIGHTS / "allnet.safetensors").read_bytes())
     content[-1] ^= 1
-    weights.write_bytes(content)
-    refused("segment", patient, "--model", card, out=tmp_path / "out", naming=weights)
+    (model / "weights.safetensors").write_bytes(content)
+    line = refused("segment", patient, "--model", model, out=tmp_path / "out", naming=model / "weights.safetensors")
+    assert "damaged" in line
 
 
 def test_evaluate_on_different_grids(tmp_path):

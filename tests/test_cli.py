@@ -129,7 +129,7 @@ def test_evaluate_segmentation(tmp_path):
 
 def test_models_lists_every_network():
     lines = runner.invoke(app, ["models"]).stdout.splitlines()
-    assert any(line.startswith("allnet ") and "FLAIR" in line for line in lines)
+    assert any(line.startswith("allnet@") and "FLAIR [T1w] [T2w]" in line for line in lines)
 
 
 def test_doctor_finds_this_machine_fit():

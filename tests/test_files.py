@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from msrim.errors import OutputError
-from msrim.files import sha256_of, write_text, written_atomically
+from msrim.files import remove_partial_files, sha256_of, write_text, written_atomically
 
 
 def test_file_appears_at_the_end_and_under_its_suffix(tmp_path):
@@ -44,6 +44,10 @@ def test_being_killed_leaves_the_old_file(tmp_path):
     )
     assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == -signal.SIGKILL
     assert path.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+    (tmp_path / ".x-my-own").touch()
+    remove_partial_files(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".x-my-own", "x.txt"]
 
 
 def test_rights_follow_the_umask(tmp_path):

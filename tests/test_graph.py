@@ -54,10 +54,13 @@ def test_run_killed_in_the_middle_finishes_and_repeats_only_what_was_not_done(fo
     code = "import sys, pathlib, graph_steps; graph_steps.sum_up(pathlib.Path(sys.argv[1]))"
     killed = subprocess.run([sys.executable, "-c", code, folder], cwd=Path(__file__).parent, capture_output=True)
     assert killed.returncode == -9
-    assert journal(folder) == ["double", "add_one"]
+    assert journal(folder) == ["double", "add_one", "publish"]
+    [half_file] = (folder / "out").iterdir()
+    assert half_file.name.startswith(".result-partial-")
     (folder / "deadly").unlink()
     graph_steps.sum_up(folder)
-    assert journal(folder) == ["add_one", "publish"]
+    assert journal(folder) == ["publish"]
+    assert [path.name for path in (folder / "out").iterdir()] == ["result.txt"]
     assert (folder / "out" / "result.txt").read_text() == "9"
 
 

@@ -38,7 +38,6 @@ def test_listing_models_does_not_load_torch():
         "print('torch' in sys.modules, file=sys.stderr)"
     )
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert "allnet" in shown.stdout
     assert shown.stderr.strip() == "False"
 
 

@@ -6,9 +6,9 @@ import typer
 
 
 def models() -> None:
-    """List the networks that come with msrim."""
-    from msrim.models.registry import MODELS, read_card
+    """List the models that come with msrim: name and version, what for, contrasts (optional ones in brackets)."""
+    from msrim.models.registry import packaged_cards
 
-    for name in MODELS:
-        card = read_card(name)
-        typer.echo(f"{card.name} {card.version}\t{', '.join(card.contrasts)}\t{card.summary}")
+    for card in packaged_cards():
+        contrasts = " ".join(name if name in card.required else f"[{name}]" for name in card.contrasts)
+        typer.echo(f"{card.label:<16} {card.task:<8} {contrasts:<20} {card.summary}")

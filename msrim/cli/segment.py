@@ -23,7 +23,9 @@ Out = Annotated[Path, typer.Option("--out", help="Folder for the results; made i
 Flair = Annotated[Path | None, typer.Option("--flair", help="FLAIR image, instead of SUBJECT.")]
 T1 = Annotated[Path | None, typer.Option("--t1", help="T1w image, with --flair.")]
 T2 = Annotated[Path | None, typer.Option("--t2", help="T2w image, with --flair.")]
-Model = Annotated[str | None, typer.Option("--model", help="Name from `msrim models`, or path of a model card.")]
+Model = Annotated[
+    str | None, typer.Option("--model", help="Name from `msrim models`, or folder of a model of your own.")
+]
 Backend = Annotated[
     Literal["auto", "embedded", "fsl"] | None, typer.Option("--backend", help="Who prepares the images.")
 ]

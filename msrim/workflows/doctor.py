@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from msrim.errors import MsrimError
+from msrim.errors import ModelError
 from msrim.manifest import package_versions
 
 FSL_PROGRAMS = ("bet", "flirt", "fast")
@@ -45,16 +45,16 @@ def examine() -> list[Finding]:
 
 def _models() -> list[Finding]:
     from msrim.models import load_model
-    from msrim.models.registry import MODELS
+    from msrim.models.registry import packaged_cards
 
     findings = []
-    for name in MODELS:
+    for card in packaged_cards():
         try:
-            load_model(name)
-        except MsrimError as error:
-            findings.append(Finding("broken", f"model {name}", str(error)))
+            load_model(card)
+        except ModelError as error:
+            findings.append(Finding("broken", f"model {card.label}", str(error)))
         else:
-            findings.append(Finding("ok", f"model {name}", "weights are there and whole"))
+            findings.append(Finding("ok", f"model {card.label}", "weights are there and whole"))
     return findings
 
 

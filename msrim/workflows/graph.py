@@ -8,9 +8,9 @@ names (or elsewhere under absolute ones) and returns them::
 
     brain = step(find_brain, outputs=["mask"], flair=subject.contrasts["FLAIR"], radius_mm=3.0)
     lesions = step(find_lesions, outputs=["mask", "volume_mm3"])
-    workflow = nipype.Workflow("segment", base_dir=out / "work")
+    workflow = nipype.Workflow("segment")
     workflow.connect(brain, "mask", lesions, "brain")
-    results = run_graph(workflow, logs=out / "logs", console=console, manifest=manifest)
+    results = run_graph(workflow, folder=subject.folder(out), console=console, manifest=manifest)
     results["find_lesions"]["mask"]          # a Path
     results["find_lesions"]["volume_mm3"]    # a number
 
@@ -47,7 +47,7 @@ from nipype.interfaces.io import add_traits
 import msrim
 from msrim.console import Console
 from msrim.errors import Fallback, OutputError
-from msrim.files import sha256_of
+from msrim.files import remove_partial_files, sha256_of
 from msrim.manifest import Manifest, StepRecord, measured
 
 
@@ -72,16 +72,17 @@ def step(function: Callable, *, outputs: list[str], name: str | None = None, **i
 
 
 def run_graph(
-    workflow: nipype.Workflow, *, logs: Path, console: Console, manifest: Manifest
+    workflow: nipype.Workflow, *, folder: Path, console: Console, manifest: Manifest
 ) -> dict[str, dict[str, Any]]:
     """Run what is not done yet, in order and in this process.
 
     Parameters
     ----------
     workflow : nipype.Workflow
-        Of :func:`step` nodes, with its ``base_dir`` set: the steps' folders lie there and make the run resumable.
-    logs : Path
-        Folder for Nipype's own log and tracebacks.
+        Of :func:`step` nodes.
+    folder : Path
+        Of the results. The steps' own folders go to ``work/`` below it and make the run resumable, Nipype's log and
+        tracebacks to ``logs/``; what a killed run left half written anywhere below is removed.
     console : Console
     manifest : Manifest
         Gets a record of every step, and the fallbacks.
@@ -94,7 +95,7 @@ def run_graph(
     Raises
     ------
     OutputError
-        The folders cannot be written to, or another run is using them.
+        The folder cannot be written to, or another run is using it.
     Exception
         Whatever a step raised, as it was raised.
     """
@@ -117,8 +118,10 @@ def run_graph(
         elif node.interface.failure is not None:
             failures.append(node.interface.failure)
 
-    work = Path(workflow.base_dir)
-    with _locked(work), _logged(logs), console.progress(len(workflow.list_node_names())):
+    logs = folder / "logs"
+    workflow.base_dir = str((folder / "work").absolute())
+    with _locked(folder / "work"), _logged(logs), console.progress(len(workflow.list_node_names())):
+        remove_partial_files(folder)
         _configure(workflow, logs)
         try:
             workflow.run(plugin="Linear", plugin_args={"status_callback": follow})
@@ -258,7 +261,7 @@ def _configure(workflow: nipype.Workflow, logs: Path) -> None:
         "stop_on_first_crash": "true",
         "remove_unnecessary_outputs": "false",
         "create_report": "false",
-        "crashdump_dir": str(logs),
+        "crashdump_dir": str(logs.absolute()),
         "crashfile_format": "txt",
     }
     # Interfaces read this one from the package's own settings.
