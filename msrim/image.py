@@ -129,7 +129,7 @@ def _check_pose(image: nib.Nifti1Image, path: Path) -> None:
 
 
 def write_volume(volume: Volume, path: Path) -> Path:
-    """Write a NIfTI file: masks and labels as uint8 or int16, everything else float32; sform and qform both set.
+    """Write a NIfTI file: masks and labels as uint8 or int16, uint16 as it is, else float32; sform and qform both set.
 
     Raises
     ------
@@ -139,6 +139,8 @@ def write_volume(volume: Volume, path: Path) -> Path:
     data = volume.data
     if data.dtype == bool:
         data = data.astype(np.uint8)
+    elif data.dtype == np.uint16:
+        pass  # intensities as scanners store them
     elif np.issubdtype(data.dtype, np.integer):
         data = data.astype(np.int16 if data.size and data.max() > 255 else np.uint8)
     else:
