@@ -1,0 +1,79 @@
+"""Bias field correction.
+
+N4 in SimpleITK, not antspyx: the same algorithm, but the fit can see a coarse crop around the brain while the field is
+evaluated on the full grid. `python -m tests.benchmarks.preprocess` compares them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from msrim.image import Volume, to_sitk
+from msrim.preprocess.threads import one_itk_thread
+
+# At 5 mm the fit takes 2 s of one core; 4 mm takes twice as long for a residual that is a fifth smaller.
+FIT_SPACING_MM = 5.0
+# Four levels: the last has 11 control points along each axis of the brain, about one every 20 mm.
+ITERATIONS = (20, 20, 20, 20)
+MARGIN_MM = 10.0
+
+
+def correct_bias(volume: Volume, mask: Volume) -> Volume:
+    """Divide an image by the smooth field that N4 finds inside a mask.
+
+    Parameters
+    ----------
+    volume : Volume
+        Any contrast.
+    mask : Volume of bool
+        Brain, on the same grid. The field is fitted inside; around its box it goes on as at the box's border, so that
+        the whole head is corrected.
+
+    Returns
+    -------
+    Volume of float32
+        On the same grid. Unchanged if no voxel in the mask is positive.
+
+    Notes
+    -----
+    Tustison et al., IEEE TMI 29(6), 2010, doi:10.1109/TMI.2010.2046908.
+
+    Examples
+    --------
+    >>> flat = Volume(np.full((20, 20, 20), 100.0, np.float32), np.diag([5.0, 5.0, 5.0, 1.0]))
+    >>> correct_bias(flat, flat.like(flat.data > 0)).data.std() < 0.01
+    np.True_
+    """
+    image = volume.like(volume.data.astype(np.float32))
+    usable = mask.data.astype(bool) & (image.data > 0)
+    if not usable.any():
+        return image
+    margin = np.ceil(MARGIN_MM / volume.spacing).astype(int)
+    (box,) = ndimage.find_objects(usable.astype(np.uint8))
+    box = tuple(slice(max(0, s.start - m), s.stop + m) for s, m in zip(box, margin, strict=True))
+    with one_itk_thread():
+        log_field = _fit(_cropped(image, box), _cropped(mask.like(usable), box))
+    around = [(s.start, n - s.start - m) for s, n, m in zip(box, volume.shape, log_field.shape, strict=True)]
+    return image.like(image.data / np.exp(np.pad(log_field, around, mode="edge")))
+
+
+def _fit(volume: Volume, mask: Volume) -> np.ndarray:
+    """Logarithm of the field on the grid of ``volume``: (X, Y, Z) float32."""
+    image = to_sitk(volume)
+    factors = [max(1, round(FIT_SPACING_MM / s)) for s in volume.spacing]
+    # Averages over usable voxels alone: a block at the brain's edge keeps the brain's brightness.
+    weight = sitk.BinShrink(sitk.Cast(to_sitk(mask), sitk.sitkFloat32), factors)
+    total = sitk.BinShrink(image * sitk.Cast(to_sitk(mask), sitk.sitkFloat32), factors)
+    inside = weight > 0.5
+    n4 = sitk.N4BiasFieldCorrectionImageFilter()
+    n4.SetMaximumNumberOfIterations(ITERATIONS)
+    n4.Execute(total / sitk.Maximum(weight, 1e-3), inside)
+    return sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image)).T
+
+
+def _cropped(volume: Volume, box: tuple[slice, ...]) -> Volume:
+    affine = volume.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [s.start for s in box]
+    return Volume(volume.data[box], affine)
