@@ -33,7 +33,7 @@ def distance_to_mask(mask: Volume) -> np.ndarray:
     """
     inside = mask.data.astype(bool)
     if not inside.any():
-        return np.full(mask.shape, np.linalg.norm(mask.spacing * mask.shape), np.float32)
+        return _diagonal(mask)
     return edt.edt(~inside, anisotropy=tuple(mask.spacing))
 
 
@@ -55,9 +55,11 @@ def distance_to_boundary(mask: Volume) -> np.ndarray:
     >>> distance_to_boundary(line).ravel().tolist()
     [2.0, 1.0, 1.0, 2.0]
     """
-    # Each is 0 on its own side.
-    outside, inside = distance_to_mask(mask), distance_to_mask(mask.like(~mask.data.astype(bool)))
-    return np.maximum(outside, inside)
+    inside = mask.data.astype(np.uint8)
+    if inside.min() == inside.max():
+        return _diagonal(mask)
+    # Labels 1 and 2: one pass measures from each to the nearest voxel of the other.
+    return edt.edt(inside + 1, anisotropy=tuple(mask.spacing))
 
 
 def anatomical_coordinates(grid: Volume, *, mni_from_world: np.ndarray, csf: Volume, brain: Volume) -> np.ndarray:
@@ -108,3 +110,7 @@ def anatomical_coordinates(grid: Volume, *, mni_from_world: np.ndarray, csf: Vol
     channels[5] = distance_to_boundary(brain)
     channels /= np.array(COORDINATE_SCALE_MM, np.float32)[:, None, None, None]
     return channels
+
+
+def _diagonal(grid: Volume) -> np.ndarray:
+    return np.full(grid.shape, np.linalg.norm(grid.spacing * grid.shape), np.float32)
