@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from msrim.errors import InputError
+
+Settings = TypeVar("Settings", bound=BaseModel)
 
 
 class Recipe(BaseModel):
@@ -45,6 +48,65 @@ class Recipe(BaseModel):
     threshold: float | None = Field(default=None, gt=0, lt=1)
     min_lesion_mm3: float = Field(default=3.0, ge=0, allow_inf_nan=False)
 
+    def as_toml(self) -> str:
+        """The recipe as a file that ``--recipe`` reads.
+
+        Examples
+        --------
+        >>> Recipe().as_toml().splitlines()[0]
+        'model = "allnet"'
+        """
+        # Every value is text, a number or a truth value, and JSON writes those as TOML does.
+        fields = self.model_dump(exclude_none=True)
+        return "".join(f"{name} = {json.dumps(value)}\n" for name, value in fields.items())
+
+
+class TrainingRecipe(BaseModel):
+    """Settings of ``msrim train``.
+
+    Attributes
+    ----------
+    name, version, task, summary, normalisation : str
+        What the card of the result says, see :class:`msrim.models.registry.Card`.
+    network : str
+        Key of MODELS, with its ``settings``.
+    contrasts, required : tuple of str
+        Order of the image channels, and those that a patient must have.
+    steps, batch_size : int
+    crop : int
+        Side of the cubic crops, voxels of 1 mm.
+    learning_rate : float
+    seed : int
+    workers : int
+        Processes that make samples; 0 makes them in the training process.
+    device : str
+    brain_extracted : bool
+        The images show the brain alone.
+    lesion_bank : Path or None
+        Lesion maps to paint into the images; none are painted without it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    version: str = Field(min_length=1)
+    task: Literal["lesions", "head"]
+    summary: str
+    normalisation: str
+    network: str
+    settings: dict[str, int | float | str | list[int]] = {}
+    contrasts: tuple[str, ...]
+    required: tuple[str, ...] = ()
+    steps: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    crop: int = Field(gt=0, multiple_of=16)
+    learning_rate: float = Field(gt=0)
+    seed: int = 0
+    workers: int = Field(default=1, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    brain_extracted: bool = False
+    lesion_bank: Path | None = None
+
 
 def read_recipe(path: Path | None = None, **overrides: Any) -> Recipe:
     """Read a recipe and lay the options given on the command line over it.
@@ -66,14 +128,23 @@ def read_recipe(path: Path | None = None, **overrides: Any) -> Recipe:
     >>> read_recipe(device="cpu", threshold=None).device
     'cpu'
     """
+    return _read(Recipe, path, overrides)
+
+
+def read_training_recipe(path: Path, **overrides: Any) -> TrainingRecipe:
+    """Read a recipe of ``msrim train``; parameters and errors as :func:`read_recipe`."""
+    return _read(TrainingRecipe, path, overrides)
+
+
+def _read(kind: type[Settings], path: Path | None, overrides: dict[str, Any]) -> Settings:
     settings = {} if path is None else _read_toml(Path(path))
     settings |= {name: value for name, value in overrides.items() if value is not None}
     try:
-        return Recipe.model_validate(settings)
+        return kind.model_validate(settings)
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"])
-        known = ", ".join(Recipe.model_fields)
+        known = ", ".join(kind.model_fields)
         what = f"unknown field; known are {known}" if problem["type"] == "extra_forbidden" else problem["msg"]
         raise InputError(f"{path or 'settings'}: {field}: {what}") from error
 

@@ -1,0 +1,41 @@
+"""``msrim train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    *,
+    recipe: Annotated[Path, typer.Option("--recipe", help="Settings in TOML, see pipelines/allnet.toml.")],
+    data: Annotated[
+        Path,
+        typer.Option("--data", help="Subjects with a *label-L*_mask.nii.gz beside each FLAIR, or head label maps."),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for weights, card and loss curve; a run there is continued.")
+    ],
+    leave_out: Annotated[
+        list[str] | None, typer.Option("--leave-out", help="Patient that must not be seen; may be given again.")
+    ] = None,
+    lesion_bank: Annotated[
+        Path | None, typer.Option("--lesion-bank", help="Lesion maps (.npz) to paint into the images.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Instead of the recipe's number.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+) -> None:
+    """Train a network. Prints the folder, which `msrim segment --model` takes."""
+    from msrim.console import Console
+    from msrim.recipe import read_training_recipe
+
+    settings = read_training_recipe(recipe, lesion_bank=lesion_bank, steps=steps)
+    from msrim.workflows.train import train_head, train_lesions
+
+    console = Console(quiet=quiet)
+    if settings.task == "head":
+        typer.echo(train_head(settings, data, out, console=console))
+    else:
+        typer.echo(train_lesions(settings, data, out, leave_out=leave_out or [], console=console))

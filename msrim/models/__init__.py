@@ -1,0 +1,63 @@
+"""Networks: one file each, a card that says what its weights can do, and one line in ``MODELS``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msrim.models.registry import MODELS, Card, read_card
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["MODELS", "Card", "build", "load_model", "read_card"]
+
+
+def build(name: str, **settings: Any) -> nn.Module:
+    """Make a registered network with fresh weights.
+
+    Raises
+    ------
+    ModelError
+        The name is not in MODELS.
+
+    Examples
+    --------
+    >>> type(build("allnet", contrasts=1)).__name__
+    'AllNet'
+    """
+    from importlib import import_module
+
+    from msrim.errors import ModelError
+
+    if name not in MODELS:
+        raise ModelError(f"{name}: no such network; choose one of {', '.join(MODELS)}")
+    module, _, kind = MODELS[name].partition(":")
+    return getattr(import_module(module), kind)(**settings)
+
+
+def load_model(card: Card) -> nn.Module:
+    """The network of a card with its weights, ready for inference.
+
+    Raises
+    ------
+    ModelError
+        The weights are missing, are not the ones that the card describes, or do not fit the network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from msrim.errors import ModelError
+    from msrim.files import sha256_of
+
+    if not card.weights.is_file():
+        raise ModelError(f"{card.weights}: the weights of {card.label} are missing; install msrim again")
+    if sha256_of(card.weights) != card.sha256:
+        raise ModelError(
+            f"{card.weights}: damaged, its sha256 is not the card's; restore the file or install msrim again"
+        )
+    network = build(card.network, **card.settings)
+    try:
+        network.load_state_dict(load_file(card.weights))
+    except (SafetensorError, RuntimeError) as error:
+        raise ModelError(f"{card.weights}: does not fit {card.network} with the card's settings ({error})") from error
+    return network.eval()

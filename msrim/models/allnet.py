@@ -1,0 +1,77 @@
+"""ALL-Net: anatomical coordinates and a lesion-wise loss (Zhang et al. 2021, doi:10.1016/j.nicl.2021.102854)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from msrim.models.unet import UNet
+
+COORDINATES = 6
+
+
+class AnaConv(nn.Module):
+    """Join the six anatomical coordinates to the features, then 3x3x3 convolution, batch norm and ReLU (section 2.3).
+
+    Examples
+    --------
+    >>> AnaConv(4, 8)(torch.zeros(1, 4, 2, 2, 2), torch.zeros(1, 6, 2, 2, 2)).shape
+    torch.Size([1, 8, 2, 2, 2])
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.fuse = nn.Sequential(
+            nn.Conv3d(in_channels + COORDINATES, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm3d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, features: Tensor, coordinates: Tensor) -> Tensor:
+        return self.fuse(torch.cat([features, coordinates], dim=1))
+
+
+class Head(nn.Module):
+    """Features of its own, AnaConv, then a voxel-wise perceptron: one logit a voxel."""
+
+    def __init__(self, in_channels: int, width: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv3d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm3d(width), nn.ReLU(inplace=True)
+        )
+        self.anatomy = AnaConv(width, width)
+        self.perceptron = nn.Sequential(nn.Conv3d(width, width, 1), nn.ReLU(inplace=True), nn.Conv3d(width, 1, 1))
+
+    def forward(self, features: Tensor, coordinates: Tensor) -> Tensor:
+        return self.perceptron(self.anatomy(self.features(features), coordinates))
+
+
+class AllNet(nn.Module):
+    """3-D U-Net with two AnaConv heads: lesions, and the 10 mm spheres of LesLoss.
+
+    Parameters
+    ----------
+    contrasts : int
+        Image channels; a missing contrast is a channel of zeros.
+    widths : sequence of int
+        Channels of the U-Net's levels, finest first.
+    head_width : int
+        Channels inside each head.
+
+    Notes
+    -----
+    Maps (N, contrasts + 6, X, Y, Z), images before coordinates, to logits (N, 2, X, Y, Z): lesion, sphere.
+    """
+
+    def __init__(self, contrasts: int = 3, widths: Sequence[int] = (16, 32, 64, 96), head_width: int = 8) -> None:
+        super().__init__()
+        self.backbone = UNet(contrasts, widths=widths, norm=nn.BatchNorm3d)
+        self.lesion = Head(widths[0], head_width)
+        self.sphere = Head(widths[0], head_width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        image, coordinates = x[:, :-COORDINATES], x[:, -COORDINATES:]
+        features = self.backbone(image)
+        return torch.cat([self.lesion(features, coordinates), self.sphere(features, coordinates)], dim=1)

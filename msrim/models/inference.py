@@ -1,0 +1,120 @@
+"""Running the packaged networks on whole brains."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from msrim.errors import BackendError, Fallback
+from msrim.image import Volume, grid_around, resample
+from msrim.models import load_model
+from msrim.models.registry import Card
+from msrim.preprocess.anatomy import anatomical_coordinates
+from msrim.transform import apply_transform
+
+MULTIPLE = 16
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of ``auto``, ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    BackendError
+        CUDA is asked for and not there.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BackendError("cuda: no CUDA device that torch can use; run with --device cpu or see `msrim doctor`")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def head_grid(volume: Volume) -> Volume:
+    """The 1 mm RAS grid on which the head network sees an image."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in volume.shape], indexing="ij")).reshape(3, -1).T
+    corners = apply_transform(volume.affine, corners)
+    return grid_around(np.ptp(corners, axis=0) + 1, corners.min(axis=0), spacing_mm=1.0, multiple=MULTIPLE)
+
+
+def parse_head(volume: Volume, *, contrast: str, card: Card, device: str = "cpu") -> Volume:
+    """Brain and tissue labels of a head or a brain.
+
+    Parameters
+    ----------
+    volume : Volume
+        In any orientation and resolution.
+    contrast : str
+        One of the card's.
+    card : Card
+        Of the head network.
+
+    Returns
+    -------
+    Volume of uint8
+        HEAD_LABELS on a 1 mm RAS grid around the image.
+    """
+    grid = head_grid(volume)
+    image = scale_intensities(resample(volume, grid).data)
+    channels = np.zeros((1, len(card.contrasts), *grid.shape), np.float32)
+    channels[0, card.contrasts.index(contrast)] = image
+    logits = run_network(load_model(card), channels, device=device)
+    return Volume(logits[0].argmax(0).to(torch.uint8).numpy(), grid.affine)
+
+
+def scale_intensities(image: np.ndarray) -> np.ndarray:
+    """Map the 0.5th and 99.5th percentile of the non-zero voxels to 0 and 1 and cut what lies outside."""
+    low, high = np.percentile(image[image > 0], [0.5, 99.5])
+    return np.clip((image - low) / max(high - low, 1e-6), 0, 1)
+
+
+def find_lesions(
+    images: dict[str, Volume],
+    *,
+    labels: Volume,
+    brain: Volume,
+    mni_from_world: np.ndarray,
+    card: Card,
+    device: str = "cpu",
+) -> tuple[Volume, Volume]:
+    """Probability of lesion, and of lying within 5 mm of a lesion's centre, on the working grid.
+
+    Parameters
+    ----------
+    images : dict of str to Volume
+        Normalised contrasts on the working grid; contrasts that the card knows and the patient lacks stay zero.
+    labels, brain : Volume
+        Head labels and brain mask on the same grid.
+    mni_from_world : (4, 4) float
+    """
+    coordinates = anatomical_coordinates(brain, mni_from_world=mni_from_world, csf=csf_of(labels), brain=brain)
+    empty = np.zeros(brain.shape, np.float32)
+    channels = [images[name].data if name in images else empty for name in card.contrasts]
+    stack = np.concatenate([np.stack(channels), coordinates])[None]
+    probability = torch.sigmoid(run_network(load_model(card), stack, device=device))[0].numpy()
+    return brain.like(probability[0] * brain.data), brain.like(probability[1] * brain.data)
+
+
+def csf_of(labels: Volume) -> Volume:
+    """CSF-filled structures: the ventricles and the space around the brain."""
+    return labels.like((labels.data == 1) | (labels.data == 2))
+
+
+def run_network(network: nn.Module, channels: np.ndarray, *, device: str) -> Tensor:
+    """Logits (N, K, X, Y, Z) float32 on the CPU of one whole volume.
+
+    bfloat16 where the processor has instructions for it, else float32; memory too small on the GPU falls back to the CPU
+    and says so.
+    """
+    chosen = choose_device(device)
+    try:
+        return _forward(network, channels, chosen)
+    except torch.cuda.OutOfMemoryError:
+        warnings.warn("GPU memory is too small for this volume; the network ran on the CPU", Fallback, stacklevel=2)
+        return _forward(network, channels, torch.device("cpu"))
+
+
+def _forward(network: nn.Module, channels: np.ndarray, device: torch.device) -> Tensor:
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+        return network.to(device)(torch.from_numpy(channels).to(device)).float().cpu()

@@ -1,0 +1,122 @@
+"""Which networks there are, and the cards that say what their weights can do. Imports no torch."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from msrim.errors import ModelError
+
+MODELS = {
+    "allnet": "msrim.models.allnet:AllNet",
+    "head": "msrim.models.head:HeadNet",
+}
+CARDS = Path(__file__).parent / "cards"
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What must be known of a set of weights before it is trusted: one ``cards/<name>.toml`` each.
+
+    Attributes
+    ----------
+    name, version : str
+        ``name@version`` is how recipes, manifests and reports quote a model.
+    network : str
+        Key of MODELS.
+    settings : dict
+        Arguments of the network.
+    task : str
+        ``lesions`` or ``head``.
+    summary : str
+        One line.
+    contrasts : tuple of str
+        Order of the image channels.
+    required : tuple of str
+        The contrasts that must be there; any other may be missing.
+    spacing_mm : float
+        Of the isotropic grid on which the network works.
+    normalisation : str
+        How intensities and coordinates are scaled.
+    threshold : float
+        On the probability, above which a voxel is a lesion.
+    sha256 : str
+        Of the weights file.
+    licence, training, limits : str
+    metrics : dict
+        Measured figures, each with its command.
+    weights : Path
+        The safetensors file beside the card, or in the package.
+    """
+
+    name: str
+    version: str
+    network: str
+    settings: dict[str, Any]
+    task: str
+    summary: str
+    contrasts: tuple[str, ...]
+    required: tuple[str, ...]
+    spacing_mm: float
+    normalisation: str
+    threshold: float
+    sha256: str
+    licence: str
+    training: str
+    limits: str
+    metrics: dict[str, Any] = field(default_factory=dict)
+    weights: Path = Path()
+
+    @property
+    def label(self) -> str:
+        """``name@version``."""
+        return f"{self.name}@{self.version}"
+
+
+def read_card(name: str | Path) -> Card:
+    """The card of a packaged model by name, or that of a folder holding ``card.toml`` and ``weights.safetensors``.
+
+    Raises
+    ------
+    ModelError
+        No such model, or its card is not complete.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return _parse(folder / "card.toml", folder / "weights.safetensors")
+    path = CARDS / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(card.name for card in packaged_cards())
+        raise ModelError(
+            f"{name}: no such model; choose one of {known}, or a folder with card.toml and weights.safetensors"
+        )
+    return _parse(path, WEIGHTS / f"{name}.safetensors")
+
+
+def packaged_cards() -> Iterator[Card]:
+    """The cards of the package, by name."""
+    for path in sorted(CARDS.glob("*.toml")):
+        yield _parse(path, WEIGHTS / f"{path.stem}.safetensors")
+
+
+def _parse(path: Path, weights: Path) -> Card:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ModelError(
+            f"{path}: cannot be read as a model card ({error}); restore the card that came with it"
+        ) from error
+    known = {f.name for f in fields(Card)}
+    missing = sorted(known - {"metrics", "weights"} - values.keys())
+    unknown = sorted(values.keys() - known)
+    if missing or unknown:
+        raise ModelError(
+            f"{path}: the card lacks {missing or 'nothing'} and has unknown {unknown or 'nothing'}; complete it"
+        )
+    for name in ("contrasts", "required"):
+        values[name] = tuple(values[name])
+    return Card(**values, weights=weights)

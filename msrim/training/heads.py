@@ -1,0 +1,173 @@
+"""Training samples for the head network: synthetic scans of any contrast from label maps of whole heads.
+
+After SynthSeg (Billot et al. 2023, doi:10.1016/j.media.2023.102789): the contrast is drawn anew for each sample, so the
+network learns shape.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from msrim.image import Volume, to_ras
+from msrim.training import synthesis
+
+# FreeSurfer values of the label maps -> what the network answers (HEAD_LABELS).
+ANSWER = {
+    1: (24, 30, 62, 85),
+    2: (4, 5, 14, 15, 43, 44, 72, 136, 137, 163, 164),
+    3: (3, 42, 17, 18, 53, 54),
+    4: (10, 11, 12, 13, 26, 49, 50, 51, 52, 58),
+    5: (2, 41, 25, 57, 28, 60),
+    6: (8, 47),
+    7: (7, 46),
+    8: (16,),
+}
+# Structures that share a signal; each gets its own random intensity. Left and right are the same tissue.
+TISSUES = (
+    (24,), (4, 43, 5, 44, 14, 15, 72), (136, 137, 163, 164), (3, 42), (17, 18, 53, 54), (10, 49), (11, 50, 26, 58),
+    (12, 51), (13, 52), (2, 41), (25, 57), (28, 60), (8, 47), (7, 46), (16,), (30, 62, 85), (507,), (511,), (515,),
+    (516,), (509,), (506,), (514,), (512,), (502,), (508,), (530,),
+)  # fmt: skip
+# Means of those tissues, in the same order, in the three contrasts that MS protocols hold, on a scale of 0 to 1.
+PROTOCOLS = {
+    "T1w": (.15, .13, .3, .45, .45, .52, .48, .52, .6, .72, .5, .65, .45, .68, .65, .3, .4, .85, .1, .6, .2, .2, .4, .6,
+            .4, .4, .5),
+    "T2w": (.95, .95, .7, .55, .55, .48, .5, .45, .35, .35, .65, .4, .52, .35, .4, .6, .3, .5, .08, .35, .9, .9, .2, .4,
+            .6, .4, .35),
+    "FLAIR": (.12, .1, .35, .55, .58, .5, .52, .5, .45, .42, .85, .45, .55, .43, .47, .35, .35, .55, .06, .35, .2, .2,
+              .25, .4, .3, .35, .3),
+}  # fmt: skip
+PADDING = 16
+
+
+def load_head(path: Path) -> np.ndarray:
+    """Tissue index (position in TISSUES plus 1, 0 is air) of a label map, cropped to the head, RAS: (X, Y, Z) uint8.
+
+    Values that TISSUES does not name become soft tissue.
+    """
+    image = nib.load(path)
+    labels = to_ras(Volume(np.asarray(image.dataobj).astype(np.int16), image.affine)).data
+    lookup = np.full(600, 1 + TISSUES.index((507,)), np.uint8)
+    lookup[0] = 0
+    for index, values in enumerate(TISSUES, start=1):
+        lookup[list(values)] = index
+    tissues = lookup[labels]
+    occupied = [np.flatnonzero(tissues.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    tissues = tissues[tuple(slice(o[0], o[-1] + 1) for o in occupied)]
+    return np.pad(tissues, PADDING)
+
+
+def answers() -> Tensor:
+    """Label that the network gives for each tissue index: (len(TISSUES) + 1,) int64."""
+    table = torch.zeros(len(TISSUES) + 1, dtype=torch.int64)
+    for index, values in enumerate(TISSUES, start=1):
+        table[index] = next((label for label, members in ANSWER.items() if values[0] in members), 0)
+    return table
+
+
+class SyntheticHeads(Dataset):
+    """Endless random scans; sample ``i`` is a function of ``seed`` and ``i`` alone.
+
+    Parameters
+    ----------
+    paths : list of Path
+        Whole-head label maps with FreeSurfer values.
+    size : int
+        Side of the cubic crop, voxels of 1 mm.
+    samples : int
+        Length of the epoch.
+    """
+
+    def __init__(self, paths: list[Path], *, size: int, samples: int, seed: int = 0) -> None:
+        self.heads = [load_head(path) for path in paths]
+        self.size, self.samples, self.seed = size, samples, seed
+        self.answer = answers()
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image (3, S, S, S) in about [0, 1], zero but for one contrast, and labels (S, S, S) int64."""
+        rng = np.random.default_rng((self.seed, index))
+        head = self.heads[rng.integers(len(self.heads))]
+        tissues = self._posed(head, rng)
+        labels = self.answer[tissues]
+        contrast = rng.choice(len(PROTOCOLS), p=(0.4, 0.2, 0.4))
+        image = paint(tissues, labels, contrast=list(PROTOCOLS)[contrast], rng=rng)
+        if rng.random() < 0.25:
+            image = strip_skull(image, labels, rng)
+        channels = torch.zeros(len(PROTOCOLS), *labels.shape)
+        channels[contrast] = scan(image, rng)[0]
+        return channels, labels
+
+    def _posed(self, head: np.ndarray, rng: np.random.Generator) -> Tensor:
+        matrix = synthesis.random_affine(rng, max_angle_deg=22, scale=(0.85, 1.2))
+        half = self.size / 2
+        centre = [rng.uniform(min(half, n / 2), max(n - half, n / 2)) for n in head.shape]
+        # The label maps reach down the neck; look at the brain twice as often as at the jaw.
+        if rng.random() < 0.6:
+            centre[2] = rng.uniform(head.shape[2] - 150, head.shape[2] - half)
+        points = synthesis.sampling_points(
+            rng, (self.size,) * 3, centre=np.array(centre), matrix=matrix, elastic_voxels=rng.uniform(0, 4)
+        )
+        return synthesis.sample_at(torch.from_numpy(head)[None].float(), points, nearest=True)[0].long()
+
+
+def paint(tissues: Tensor, labels: Tensor, *, contrast: str, rng: np.random.Generator) -> Tensor:
+    """Give every tissue an intensity near that of the contrast, and a texture: (1, X, Y, Z)."""
+    count = len(TISSUES)
+    means = np.array(PROTOCOLS[contrast]) + rng.normal(0, 0.05, count)
+    means = np.concatenate([[rng.choice([0, rng.uniform(0, 0.1)])], np.clip(means, 0, 1.2)])
+    spreads = np.concatenate([[0.01], rng.uniform(0.01, 0.06, count)])
+    image = torch.from_numpy(means).float()[tissues]
+    spread = torch.from_numpy(spreads).float()[tissues]
+    image = synthesis.add_noise(rng, image[None], spread=spread[None])
+    size = tissues.shape
+    # Muscle, fat and vessels differ within one label, and so does white matter with age.
+    image += 1.5 * spread * synthesis.smooth_field(rng, size, channels=1, points=int(rng.integers(8, 24)), spread=1)
+    if rng.random() < 0.7:
+        # Lesions: white matter of any other intensity stays white matter.
+        field = synthesis.smooth_field(rng, size, channels=1, points=int(rng.integers(8, 32)), spread=1)
+        lesion = (labels == 5) & (field[0] > rng.uniform(1.2, 2.2))
+        image[0, lesion] = float(np.clip(means[1 + TISSUES.index((2, 41))] + rng.uniform(-0.4, 0.6), 0, 1.3))
+    return image
+
+
+def strip_skull(image: Tensor, labels: Tensor, rng: np.random.Generator) -> Tensor:
+    """What brain extraction leaves: everything outside zero, with or without the outer CSF."""
+    keep = labels > (1 if rng.random() < 0.4 else 0)
+    grown = torch.nn.functional.max_pool3d(keep[None].float(), 3, stride=1, padding=1) > 0
+    return image * (grown if rng.random() < 0.5 else keep[None])
+
+
+def scan(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """Blur, slice, bias, noise, cut the field of view and scale the intensities: (1, X, Y, Z) in about [0, 1]."""
+    size = image.shape[1:]
+    image = synthesis.blur(image, sigma_voxels=rng.uniform(0.3, 0.9, 3))
+    image = image * synthesis.bias_field(rng, size, strength=rng.uniform(0, 0.18))
+    if rng.random() < 0.5:
+        axis = int(rng.choice(3, p=(0.1, 0.1, 0.8)))
+        image = synthesis.thick_slices(image, axis=axis, thickness=rng.uniform(1.5, 6))
+    image = synthesis.add_noise(rng, image, spread=rng.uniform(0, 0.035)).clamp(min=0)
+    if rng.random() < 0.3:
+        cut = int(rng.integers(0, size[2] // 3))
+        if rng.random() < 0.5:
+            image[..., :cut] = 0
+        else:
+            image[..., size[2] - cut :] = 0
+    return scale_intensities(image) ** float(np.exp(rng.normal(0, 0.25)))
+
+
+def scale_intensities(image: Tensor) -> Tensor:
+    """Map the 0.5th and 99.5th percentile of the non-zero voxels to 0 and 1 and cut what lies outside."""
+    values = image[image > 0][::17]
+    if values.numel() < 2:
+        return image
+    low, high = torch.quantile(values, torch.tensor([0.005, 0.995]))
+    return ((image - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)

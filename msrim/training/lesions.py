@@ -1,0 +1,204 @@
+"""Training samples for lesion networks: crops of real patients, with lesions of other people painted into them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import cc3d
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from msrim.lesions.spheres import lesion_spheres
+from msrim.training import synthesis
+
+WHITE_MATTER = 5
+# How lesions differ from the tissue around them, in standard deviations of the brain's intensities: darker in T1w,
+# brighter in T2w. The ranges hold the 5th to 95th percentile of what raters marked, with room on both sides.
+PAINTED_CONTRAST = {"FLAIR": (0.5, 2.4), "T1w": (-1.8, 0.0), "T2w": (0.1, 2.2)}
+# Chance that a contrast which the patient has is withheld. FLAIR is what a lesion is defined on and always stays.
+DROPOUT = {"FLAIR": 0.0, "T1w": 0.3, "T2w": 0.45}
+
+
+@dataclass(frozen=True, eq=False)
+class Patient:
+    """One visit on its working grid.
+
+    Attributes
+    ----------
+    name : str
+        The *patient's*: visits of one patient share it, so that they are never split between training and test.
+    images : (C, X, Y, Z) float32 tensor
+        Normalised contrasts in the card's order; zeros where one is missing.
+    coordinates : (6, X, Y, Z) float32 tensor
+        The AnaConv channels.
+    lesions, brain : (X, Y, Z) bool arrays
+    labels : (X, Y, Z) uint8 array
+        HEAD_LABELS.
+    mni_from_voxel : (4, 4) float
+    """
+
+    name: str
+    images: Tensor
+    coordinates: Tensor
+    lesions: np.ndarray
+    brain: np.ndarray
+    labels: np.ndarray
+    mni_from_voxel: np.ndarray
+
+    @cached_property
+    def masks(self) -> Tensor:
+        """Lesions, brain and white matter: (3, X, Y, Z) float32."""
+        return torch.from_numpy(np.stack([self.lesions, self.brain, self.labels == WHITE_MATTER])).float()
+
+
+class LesionBank:
+    """Lesion maps of other people in MNI space, read from an .npz of flat indices (see ``data/README`` of the bank).
+
+    Parameters
+    ----------
+    path : Path
+        Holds ``voxels`` (flat C-order indices), ``offsets``, ``names`` (``<volume class>/<id>``), ``shape``, ``affine``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with np.load(path) as bank:
+            self.voxels, self.offsets = bank["voxels"].astype(np.int64), bank["offsets"]
+            self.shape, self.affine = tuple(int(n) for n in bank["shape"]), bank["affine"]
+            classes = np.array([str(name).split("/")[0] for name in bank["names"]])
+        self.members = [np.flatnonzero(classes == label) for label in np.unique(classes)]
+
+    def draw(self, rng: np.random.Generator) -> Tensor:
+        """One map, (1, X, Y, Z) float; classes of volume are equally likely, so heavy loads are not rare."""
+        members = self.members[rng.integers(len(self.members))]
+        index = int(rng.choice(members))
+        chosen = self.voxels[self.offsets[index] : self.offsets[index + 1]]
+        mask = torch.zeros(int(np.prod(self.shape)))
+        mask[torch.from_numpy(chosen)] = 1
+        return mask.reshape(1, *self.shape)
+
+
+class LesionCrops(Dataset):
+    """Endless random crops; sample ``i`` is a function of ``seed`` and ``i`` alone.
+
+    Parameters
+    ----------
+    patients : list of Patient
+        Drawn with equal chance per *patient*, then per visit.
+    bank : LesionBank or None
+        None paints nothing: real lesions alone.
+    contrasts : sequence of str
+        Order of the image channels.
+    size : int
+        Side of the cubic crop, voxels.
+    """
+
+    def __init__(
+        self,
+        patients: list[Patient],
+        bank: LesionBank | None,
+        *,
+        contrasts: Sequence[str],
+        size: int,
+        samples: int,
+        seed: int = 0,
+    ) -> None:
+        names = sorted({patient.name for patient in patients})
+        self.visits = [[patient for patient in patients if patient.name == name] for name in names]
+        self.components = {id(patient): _voxels_by_lesion(patient.lesions) for patient in patients}
+        self.bank, self.contrasts = bank, tuple(contrasts)
+        self.size, self.samples, self.seed = size, samples, seed
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Input (C + 6, S, S, S), lesion mask and sphere mask (1, S, S, S), all float32."""
+        rng = np.random.default_rng((self.seed, index))
+        visits = self.visits[rng.integers(len(self.visits))]
+        patient = visits[rng.integers(len(visits))]
+        matrix = synthesis.random_affine(rng, max_angle_deg=8, scale=(0.88, 1.2))
+        points = synthesis.sampling_points(
+            rng, (self.size,) * 3, centre=self._centre(patient, rng), matrix=matrix, elastic_voxels=rng.uniform(0, 2)
+        )
+        images = synthesis.sample_at(patient.images, points)
+        coordinates = _moved_coordinates(synthesis.sample_at(patient.coordinates, points), matrix)
+        lesions, brain, white = synthesis.sample_at(patient.masks, points) > 0.5
+        present = images.flatten(1).abs().amax(1) > 0
+        images += self._per_contrast(rng, spread=0.25)[:, None, None, None] * _soft(lesions)
+        if self.bank is not None and rng.random() < 0.6:
+            painted, change = self._paint(patient, points, allowed=white & ~_grown(lesions, 2), rng=rng)
+            images, lesions = images + change, lesions | painted
+        images = self._scan(images, rng)
+        keep = torch.tensor([rng.random() >= DROPOUT[name] for name in self.contrasts]) & present
+        images = images * keep[:, None, None, None] * brain
+        spheres = lesion_spheres(lesions.numpy(), np.ones(3))
+        truth = lesions[None].float()
+        return torch.cat([images, coordinates]), truth, torch.from_numpy(spheres)[None].float()
+
+    def _centre(self, patient: Patient, rng: np.random.Generator) -> np.ndarray:
+        components = self.components[id(patient)]
+        if components and rng.random() < 0.6:
+            # A lesion first, then a voxel of it: small lesions are seen as often as large ones.
+            voxels = components[rng.integers(len(components))]
+            return voxels[rng.integers(len(voxels))] + rng.uniform(-0.35, 0.35, 3) * self.size
+        while True:
+            voxel = rng.integers(patient.brain.shape)
+            if patient.brain[tuple(voxel)]:
+                return voxel.astype(float)
+
+    def _per_contrast(self, rng: np.random.Generator, *, spread: float) -> Tensor:
+        return torch.from_numpy(rng.normal(0, spread, len(self.contrasts))).float()
+
+    def _paint(
+        self, patient: Patient, points: Tensor, *, allowed: Tensor, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Lesions of the bank where the patient has white matter: mask, and what they add to each contrast."""
+        to_bank = torch.from_numpy(np.linalg.inv(self.bank.affine) @ patient.mni_from_voxel).float()
+        places = points @ to_bank[:3, :3].T + to_bank[:3, 3]
+        mask = (synthesis.sample_at(self.bank.draw(rng), places)[0] > 0.5) & allowed
+        edge = synthesis.blur(mask[None].float(), sigma_voxels=rng.uniform(0.4, 1.0, 3))
+        texture = 1 + 0.25 * synthesis.smooth_field(rng, mask.shape, channels=1, points=self.size // 5, spread=1)
+        strength = torch.tensor([rng.uniform(*PAINTED_CONTRAST[name]) for name in self.contrasts]).float()
+        return mask, strength[:, None, None, None] * edge * texture
+
+    def _scan(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+        size = images.shape[1:]
+        gain, offset = self._per_contrast(rng, spread=0.12).exp(), self._per_contrast(rng, spread=0.15)
+        images = images * gain[:, None, None, None] + offset[:, None, None, None]
+        images += synthesis.smooth_field(rng, size, channels=len(images), points=3, spread=rng.uniform(0, 0.25))
+        if rng.random() < 0.5:
+            images = synthesis.blur(images, sigma_voxels=rng.uniform(0, 0.8, 3))
+        if rng.random() < 0.4:
+            thickness = rng.uniform(1.5, 5)
+            images = synthesis.thick_slices(images, axis=int(rng.choice(3, p=(0.15, 0.15, 0.7))), thickness=thickness)
+        return synthesis.add_noise(rng, images, spread=rng.uniform(0, 0.2))
+
+
+def _moved_coordinates(coordinates: Tensor, matrix: np.ndarray) -> Tensor:
+    """Coordinates belong to the anatomy, so they move with it; a mirror swaps the sides and zooming stretches distances."""
+    moved = coordinates.clone()
+    if np.linalg.det(matrix) < 0:
+        moved[0] *= -1
+    moved[4:] /= float(np.abs(np.linalg.det(matrix)) ** (1 / 3))
+    return moved
+
+
+def _voxels_by_lesion(mask: np.ndarray) -> list[np.ndarray]:
+    labels = cc3d.connected_components(mask, connectivity=26)
+    where = np.argwhere(labels)
+    order = np.argsort(labels[labels > 0], kind="stable")
+    counts = np.bincount(labels[labels > 0])[1:]
+    return np.split(where[order], np.cumsum(counts)[:-1]) if len(counts) else []
+
+
+def _grown(mask: Tensor, voxels: int) -> Tensor:
+    return torch.nn.functional.max_pool3d(mask[None].float(), 2 * voxels + 1, stride=1, padding=voxels)[0] > 0
+
+
+def _soft(mask: Tensor) -> Tensor:
+    return synthesis.blur(mask[None].float(), sigma_voxels=(0.6, 0.6, 0.6))

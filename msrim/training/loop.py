@@ -1,0 +1,118 @@
+"""One training loop for every network."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
+
+from msrim.files import written_atomically
+
+
+def fit(
+    network: nn.Module,
+    samples: Dataset,
+    *,
+    loss: Callable[..., Tensor],
+    out: Path,
+    batch_size: int = 1,
+    learning_rate: float = 2e-3,
+    average_decay: float = 0.995,
+    workers: int = 1,
+    report_every: int = 25,
+    report: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Train for one pass over ``samples`` and write the averaged weights.
+
+    Parameters
+    ----------
+    samples : Dataset
+        Gives (input, *targets); its length times ``batch_size`` sets the number of steps, because samples are synthesised
+        and none is seen twice.
+    loss : callable
+        ``loss(logits, *targets)``.
+    out : Path
+        Folder for ``weights.safetensors``, ``checkpoint.pt`` and ``loss.csv``. A checkpoint found there is continued.
+    average_decay : float
+        Of the exponential moving average of the weights, which is what is written; it stands in for a long decay of the
+        learning rate.
+
+    Returns
+    -------
+    Path
+        The weights file.
+
+    Notes
+    -----
+    Adam with a warm-up and cosine decay, bfloat16 autocast, gradients cut at norm 5.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    device = next(network.parameters()).device
+    steps = len(samples) // batch_size
+    optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps, pct_start=0.1)
+    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(average_decay))
+    state = {"network": network, "optimiser": optimiser, "schedule": schedule, "averaged": averaged}
+    first = _resume(state, out / "checkpoint.pt")
+    remaining = torch.utils.data.Subset(samples, range(first * batch_size, steps * batch_size))
+    # Spawned workers: a forked one dies if a threaded kernel has run in the parent.
+    loader = DataLoader(
+        remaining,
+        batch_size,
+        num_workers=workers,
+        multiprocessing_context="spawn" if workers else None,
+        prefetch_factor=4,
+    )
+    network.train()
+    began, running = time.perf_counter(), []
+    with open(out / "loss.csv", "a", encoding="utf-8") as curve:
+        for step, (image, *targets) in enumerate(loader, start=first):
+            with torch.autocast(device.type, torch.bfloat16):
+                logits = network(image.to(device))
+            value = loss(logits.float(), *(target.to(device) for target in targets))
+            optimiser.zero_grad()
+            value.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+            optimiser.step()
+            schedule.step()
+            averaged.update_parameters(network)
+            running.append(value.item())
+            if (step + 1) % report_every == 0 or step + 1 == steps:
+                mean = sum(running) / len(running)
+                seconds = time.perf_counter() - began
+                curve.write(f"{step + 1},{mean:.5f},{seconds:.0f}\n")
+                curve.flush()
+                report(f"step {step + 1}/{steps} loss {mean:.4f} after {seconds:.0f} s")
+                running.clear()
+            if (step + 1) % (10 * report_every) == 0 or step + 1 == steps:
+                _save(state, step + 1, out / "checkpoint.pt")
+                weights = write_weights(averaged.module, out / "weights.safetensors")
+    return weights
+
+
+def write_weights(network: nn.Module, path: Path) -> Path:
+    """Write a network's parameters as safetensors."""
+    with written_atomically(path) as temporary:
+        save_file({name: value.detach().contiguous().cpu() for name, value in network.state_dict().items()}, temporary)
+    return path
+
+
+def _save(state: dict, step: int, path: Path) -> None:
+    with written_atomically(path) as temporary:
+        torch.save({"step": step, **{name: part.state_dict() for name, part in state.items()}}, temporary)
+
+
+def _resume(state: dict, path: Path) -> int:
+    if not os.path.exists(path):
+        return 0
+    saved = torch.load(path, weights_only=True, map_location="cpu")
+    for name, part in state.items():
+        part.load_state_dict(saved[name])
+    return saved["step"]

@@ -1,0 +1,116 @@
+"""The last steps of a subject's graph: from probabilities to the files that the user gets, on the FLAIR's own grid."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msrim.files import write_text
+from msrim.image import Volume, read_volume, resample, write_volume
+from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summarise, write_lesions_tsv
+from msrim.lesions.split import split_confluent
+from msrim.transform import read_transform, write_transform
+from msrim.workflows.steps import TISSUE_OF_LABEL, labels_on, read_mask, read_own
+
+TISSUES = {1: "CSF", 2: "GM", 3: "WM"}
+
+
+def write_anatomy(
+    flair: Path,
+    *,
+    brain: Path,
+    labels: Path,
+    to_mni: Path,
+    names: dict[str, Path],
+    t1w_to_flair: Path | None = None,
+    t2w_to_flair: Path | None = None,
+) -> dict[str, Path]:
+    """Brain mask, tissue classes, head labels and transforms on the grid of the user's FLAIR.
+
+    Parameters
+    ----------
+    flair : Path
+        The user's own file, whose affine is copied.
+    labels : Path
+        Of the T1w where there is one, else of the FLAIR.
+    names : dict of str to Path
+        What the results are called.
+    """
+    target = read_volume(flair)
+    inside = _on(target, read_mask(brain))
+    parsed = labels_on(target, read_own(labels), t1w_to_flair=t1w_to_flair)
+    parsed = target.like(np.where(inside.data, parsed.data, 0).astype(np.uint8))
+    write_volume(inside, names["brain"])
+    write_volume(parsed, names["labels"])
+    write_volume(target.like(TISSUE_OF_LABEL[parsed.data]), names["tissue"])
+    write_text(
+        "\n".join(["index\tname", *(f"{index}\t{name}" for index, name in TISSUES.items())]) + "\n",
+        names["tissue_table"],
+    )
+    for name, transform in (("FLAIR", to_mni), ("T1w", t1w_to_flair), ("T2w", t2w_to_flair)):
+        if transform is not None:
+            write_transform(read_transform(transform), names[name])
+    return names
+
+
+def write_lesions(
+    flair: Path,
+    *,
+    lesion: Path,
+    sphere: Path,
+    anatomy: dict[str, Path],
+    threshold: float,
+    min_lesion_mm3: float,
+    model: str,
+    names: dict[str, Path],
+) -> tuple[dict[str, Path], list[dict[str, Any]]]:
+    """Mask, probability, instances, table and summary on the grid of the user's FLAIR; the files and the table's rows."""
+    target = read_volume(flair)
+    inside = read_mask(anatomy["brain"]).data
+    probability = resample(read_own(lesion), target)
+    probability = target.like(np.where(inside, np.clip(probability.data, 0, 1), 0).astype(np.float32))
+    peaks = resample(read_own(sphere), target)
+    mask = target.like(probability.data >= threshold)
+    instances = split_confluent(mask, sphere_probability=peaks)
+    lesions = measure_lesions(instances, probability=probability, labels=read_own(anatomy["labels"]))
+    instances, lesions = without_small(instances, lesions, min_mm3=min_lesion_mm3)
+    mask = target.like(instances.data > 0)
+    write_volume(mask, names["mask"])
+    write_volume(probability, names["probability"])
+    write_volume(instances, names["instances"])
+    write_text(
+        "\n".join(["index\tname", *(f"{row.id}\tlesion {row.id}" for row in lesions)]) + "\n", names["instance_table"]
+    )
+    write_lesions_tsv(lesions, names["table"])
+    _write_json(LESION_COLUMNS, names["table_columns"])
+    _write_json({**summarise(lesions), "model": model}, names["summary"])
+    how = {"Model": model, "Threshold": threshold, "MinimumLesionVolume": f"{min_lesion_mm3:g} mm3"}
+    _write_json({"Type": "Lesion", "Manual": False, **how}, names["mask_sidecar"])
+    _write_json({"Description": "Probability of lesion", "Model": model}, names["probability_sidecar"])
+    return names, [asdict(row) for row in lesions]
+
+
+def without_small(instances: Volume, lesions: list[Lesion], *, min_mm3: float) -> tuple[Volume, list[Lesion]]:
+    """Leave out lesions below a volume; numbers stay without gaps because they descend by volume.
+
+    Examples
+    --------
+    >>> without_small(Volume(np.zeros((1, 1, 1), np.int32), np.eye(4)), [], min_mm3=3.0)[1]
+    []
+    """
+    kept = [lesion for lesion in lesions if lesion.volume_mm3 >= min_mm3]
+    return instances.like(np.where(instances.data <= len(kept), instances.data, 0)), kept
+
+
+def _on(target: Volume, mask: Volume) -> Volume:
+    """A mask on the grid of the user's file: the same voxels in another order."""
+    moved = resample(mask.like(mask.data.astype(np.uint8)), target, nearest=True)
+    return moved.like(moved.data > 0)
+
+
+def _write_json(content: dict, path: Path) -> Path:
+    return write_text(json.dumps(content, indent=2) + "\n", path)

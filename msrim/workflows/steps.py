@@ -1,0 +1,168 @@
+"""What each step of a subject's graph does: read files, call one room, write files into the step's own folder.
+
+Images between steps are uncompressed NIfTI in RAS order; transforms are ITK text files.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from msrim.image import Volume, grid_around, read_volume, resample, to_ras, write_volume
+from msrim.models.registry import read_card
+from msrim.preprocess import fsl
+from msrim.preprocess.bias import correct_bias
+from msrim.preprocess.masks import clean_mask
+from msrim.preprocess.normalise import normalise_intensity
+from msrim.preprocess.register import register_affine, register_rigid
+from msrim.preprocess.template import load_template, load_template_brain_mask
+from msrim.transform import apply_transform, read_transform, rigid_part, write_transform
+
+HEAD_MODEL = "head"
+# Head label -> tissue class of the *_dseg file: 1 CSF, 2 grey matter, 3 white matter. The brainstem is mostly white.
+TISSUE_OF_LABEL = np.array([0, 1, 1, 2, 2, 3, 2, 3, 3], np.uint8)
+# How wide a sulcus may be to belong to the brain mask.
+CLOSING_MM = 4.0
+# Room around the brain on the working grid, so that the network's first layers see its edge whole.
+MARGIN_MM = 4.0
+
+
+def reorient(path: Path) -> Path:
+    """Read and check a user's image; write it in RAS order."""
+    return write_volume(to_ras(read_volume(path)), Path("image.nii"))
+
+
+def label_head(image: Path, *, contrast: str, device: str) -> Path:
+    """Head labels on a 1 mm grid around the image."""
+    from msrim.models.inference import parse_head
+
+    labels = parse_head(read_volume(image), contrast=contrast, card=read_card(HEAD_MODEL), device=device)
+    return write_volume(labels, Path("labels.nii"))
+
+
+def extract_brain(image: Path, *, labels: Path, backend: str, brain_extracted: bool) -> Path:
+    """Brain mask on the image's grid: all that is not zero, BET's, or the head network's."""
+    volume = read_volume(image)
+    if brain_extracted:
+        brain = clean_mask(volume.like(volume.data > 0), radius_mm=1.0, largest_only=True)
+    elif backend == "fsl":
+        brain = fsl.extract_brain(volume)
+    else:
+        brain = brain_from_labels(read_own(labels), volume)
+    return write_volume(brain, Path("brain.nii"))
+
+
+def brain_from_labels(labels: Volume, image: Volume) -> Volume:
+    """Brain mask on an image's grid from head labels: brain, ventricles and the CSF in the sulci.
+
+    CSF counts where closing the brain's surface reaches it, as raters' brain masks have it; the wide spaces below the
+    brain and around the eyes' nerves do not.
+    """
+    tissue = clean_mask(labels.like(labels.data >= 2), radius_mm=CLOSING_MM, largest_only=True)
+    return _smooth_mask(tissue, image)
+
+
+def _smooth_mask(mask: Volume, target: Volume) -> Volume:
+    """A mask on another grid, its surface half way between inside and outside."""
+    return target.like(resample(mask.like(mask.data.astype(np.float32)), target).data > 0.5)
+
+
+def correct(image: Path, *, brain: Path) -> Path:
+    """Remove the bias field."""
+    return write_volume(correct_bias(read_volume(image), read_mask(brain)), Path("corrected.nii"))
+
+
+def align(moving: Path, *, moving_brain: Path, fixed: Path, fixed_brain: Path, backend: str) -> Path:
+    """Rigid transform of another contrast to the FLAIR."""
+    register = fsl.register_rigid if backend == "fsl" else register_rigid
+    matrix = register(
+        read_volume(moving), read_volume(fixed), moving_mask=read_mask(moving_brain), fixed_mask=read_mask(fixed_brain)
+    )
+    return write_transform(matrix, Path("to_flair.txt"))
+
+
+def align_to_template(image: Path, *, brain: Path, backend: str, to_flair: Path | None = None) -> Path:
+    """Affine transform from the FLAIR's space to MNI152, measured on the T1w where there is one."""
+    register = fsl.register_affine if backend == "fsl" else register_affine
+    matrix = register(
+        read_volume(image), load_template(), moving_mask=read_mask(brain), fixed_mask=load_template_brain_mask()
+    )
+    if to_flair is not None:
+        matrix = matrix @ np.linalg.inv(read_transform(to_flair))
+    return write_transform(matrix, Path("to_mni.txt"))
+
+
+def make_working_images(
+    corrected: Path,
+    *,
+    brain: Path,
+    labels: Path,
+    to_mni: Path,
+    t1w: Path | None = None,
+    t2w: Path | None = None,
+    t1w_to_flair: Path | None = None,
+    t2w_to_flair: Path | None = None,
+) -> tuple[dict[str, Path], Path, Path]:
+    """Every contrast, the brain mask and the head labels on one upright 1 mm grid, intensities normalised."""
+    grid = working_grid(read_mask(brain), mni_from_flair=read_transform(to_mni))
+    mask = _smooth_mask(read_mask(brain), grid)
+    images = {}
+    for name, path, transform in (("FLAIR", corrected, None), ("T1w", t1w, t1w_to_flair), ("T2w", t2w, t2w_to_flair)):
+        if path is not None:
+            matrix = None if transform is None else read_transform(transform)
+            image = normalise_intensity(resample(read_own(path), grid, target_from_source=matrix), mask)
+            images[name] = write_volume(image, Path(f"{name}.nii"))
+    parsed = labels_on(grid, read_own(labels), t1w_to_flair=t1w_to_flair)
+    return images, write_volume(mask, Path("brain.nii")), write_volume(parsed, Path("labels.nii"))
+
+
+def labels_on(target: Volume, labels: Volume, *, t1w_to_flair: Path | None) -> Volume:
+    """Head labels, of the T1w if its transform is given and else of the FLAIR, on a grid in the FLAIR's world."""
+    matrix = None if t1w_to_flair is None else read_transform(t1w_to_flair)
+    return resample(labels, target, target_from_source=matrix, nearest=True)
+
+
+def working_grid(brain: Volume, *, mni_from_flair: np.ndarray) -> Volume:
+    """A 1 mm grid around the brain that stands upright as the template does, in the FLAIR's world.
+
+    Parameters
+    ----------
+    brain : Volume of bool
+    mni_from_flair : (4, 4) float
+        Only its rotation is used: the brain keeps its size.
+    """
+    upright = rigid_part(mni_from_flair)
+    points = apply_transform(upright @ brain.affine, np.argwhere(brain.data))
+    low, high = points.min(axis=0) - MARGIN_MM, points.max(axis=0) + MARGIN_MM
+    grid = grid_around(high - low, low, spacing_mm=1.0, multiple=16)
+    return Volume(grid.data, np.linalg.inv(upright) @ grid.affine)
+
+
+def find_lesions(
+    images: dict[str, Path], *, brain: Path, labels: Path, to_mni: Path, model: str, sha256: str, device: str
+) -> tuple[Path, Path]:
+    """Probabilities of lesion and of lesion centre on the working grid; the sum makes other weights another step."""
+    from msrim.models import inference
+
+    lesion, sphere = inference.find_lesions(
+        {name: read_own(path) for name, path in images.items()},
+        labels=read_own(labels),
+        brain=read_mask(brain),
+        mni_from_world=read_transform(to_mni),
+        card=read_card(model),
+        device=device,
+    )
+    return write_volume(lesion, Path("lesion.nii")), write_volume(sphere, Path("sphere.nii"))
+
+
+def read_own(path: Path) -> Volume:
+    """An image that an earlier step wrote: labels keep their type, and all zeros is a valid answer."""
+    image = nib.load(path)
+    return Volume(np.asarray(image.dataobj), image.affine)
+
+
+def read_mask(path: Path) -> Volume:
+    """A mask that an earlier step wrote."""
+    return read_volume(path, mask=True)

@@ -1,0 +1,163 @@
+"""Training: prepared visits in, weights and a card out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from msrim.bids import Subject, find_subject
+from msrim.console import Console
+from msrim.errors import InputError
+from msrim.files import sha256_of, write_text
+from msrim.image import read_volume, resample
+from msrim.manifest import Manifest
+from msrim.models import build
+from msrim.models.inference import choose_device, csf_of
+from msrim.preprocess.anatomy import anatomical_coordinates
+from msrim.recipe import Recipe, TrainingRecipe
+from msrim.training.heads import SyntheticHeads
+from msrim.training.lesions import LesionBank, LesionCrops, Patient
+from msrim.training.loop import fit
+from msrim.training.losses import all_net_loss, cross_entropy_and_dice
+from msrim.transform import read_transform
+from msrim.workflows import steps
+from msrim.workflows.graph import run_graph
+from msrim.workflows.subject import anatomy_graph
+
+MASK = re.compile(r"(.*_)?(label-L.*_mask|lesions?(_mask)?)\.nii(\.gz)?")
+
+
+def train_lesions(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: list[str], console: Console) -> Path:
+    """Train a lesion network on every marked visit below ``data``.
+
+    Parameters
+    ----------
+    recipe : TrainingRecipe
+    data : Path
+        Subjects in BIDS order; beside each FLAIR its lesion mask (``*label-L*_mask.nii.gz``).
+    out : Path
+        Gets ``weights.safetensors``, ``card.toml``, the loss curve and the prepared visits.
+    leave_out : list of str
+        Patients (labels without ``sub-``) that must not be seen.
+
+    Returns
+    -------
+    Path
+        The folder, ready for ``msrim segment --model``.
+    """
+    visits = [visit for visit in marked_visits(data) if visit[0].label not in leave_out]
+    if not visits:
+        raise InputError(f"{data}: no visit with a FLAIR and a *label-L*_mask.nii.gz beside it is left to train on")
+    patients = [
+        prepare_visit(subject, mask, recipe=recipe, out=out / "prepared", console=console) for subject, mask in visits
+    ]
+    bank = LesionBank(recipe.lesion_bank) if recipe.lesion_bank is not None else None
+    crops = LesionCrops(
+        patients,
+        bank,
+        contrasts=recipe.contrasts,
+        size=recipe.crop,
+        samples=recipe.steps * recipe.batch_size,
+        seed=recipe.seed,
+    )
+    torch.manual_seed(recipe.seed)
+    network = build(recipe.network, **recipe.settings).to(choose_device(recipe.device))
+    weights = fit(
+        network,
+        crops,
+        loss=all_net_loss,
+        out=out,
+        batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+        workers=recipe.workers,
+        report=console.say,
+    )
+    names = sorted({patient.name for patient in patients})
+    _write_card(recipe, weights, trained_on=f"{len(visits)} visits of {len(names)} patients ({', '.join(names)})")
+    return out
+
+
+def train_head(recipe: TrainingRecipe, data: Path, out: Path, *, console: Console) -> Path:
+    """Train the head network on label maps of whole heads with FreeSurfer values, one NIfTI file each, in ``data``."""
+    paths = sorted(data.glob("*.nii*"))
+    if not paths:
+        raise InputError(f"{data}: no label maps (*.nii.gz)")
+    heads = SyntheticHeads(paths, size=recipe.crop, samples=recipe.steps * recipe.batch_size, seed=recipe.seed)
+    torch.manual_seed(recipe.seed)
+    weights = fit(
+        build(recipe.network, **recipe.settings).to(choose_device(recipe.device)),
+        heads,
+        loss=cross_entropy_and_dice,
+        out=out,
+        batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+        workers=recipe.workers,
+        report=console.say,
+    )
+    _write_card(recipe, weights, trained_on=f"synthetic scans of {len(paths)} label maps")
+    return out
+
+
+def marked_visits(data: Path) -> list[tuple[Subject, Path]]:
+    """Every visit below a folder that has a FLAIR and a lesion mask beside it."""
+    visits = []
+    for mask in sorted(data.rglob("*.nii*")):
+        if MASK.fullmatch(mask.name):
+            visits.append((find_subject(mask.parent), mask))
+    return visits
+
+
+def prepare_visit(subject: Subject, mask: Path, *, recipe: TrainingRecipe, out: Path, console: Console) -> Patient:
+    """One visit on its working grid, by the same steps that `msrim segment` takes."""
+    settings = Recipe(brain_extracted=recipe.brain_extracted, device=recipe.device)
+    manifest = Manifest(recipe=settings.model_dump(), inputs=subject.contrasts)
+    graph = anatomy_graph(subject, settings, out)
+    found = run_graph(graph, folder=subject.folder(out), console=console, manifest=manifest)
+    working, anatomy = found["make_working_images"], found["write_anatomy"]["files"]
+    brain, labels = steps.read_mask(working["brain"]), steps.read_own(working["labels"])
+    mni_from_flair = read_transform(anatomy["FLAIR"])
+    coordinates = anatomical_coordinates(brain, mni_from_world=mni_from_flair, csf=csf_of(labels), brain=brain)
+    images = np.zeros((len(recipe.contrasts), *brain.shape), np.float32)
+    for index, contrast in enumerate(recipe.contrasts):
+        if contrast in working["images"]:
+            images[index] = steps.read_own(working["images"][contrast]).data
+    marked = read_volume(mask, mask=True)
+    lesions = resample(marked.like(marked.data.astype(np.float32)), brain).data > 0.5
+    return Patient(
+        name=subject.label,
+        images=torch.from_numpy(images),
+        coordinates=torch.from_numpy(coordinates),
+        lesions=lesions,
+        brain=brain.data,
+        labels=labels.data,
+        mni_from_voxel=mni_from_flair @ brain.affine,
+    )
+
+
+def _write_card(recipe: TrainingRecipe, weights: Path, *, trained_on: str) -> Path:
+    """A card that says what is known; whoever publishes the weights adds what was measured."""
+    settings = ", ".join(f"{key} = {value}" for key, value in recipe.settings.items())
+    contrasts = ", ".join(f'"{name}"' for name in recipe.contrasts)
+    required = ", ".join(f'"{name}"' for name in recipe.required)
+    return write_text(
+        f"""name = "{recipe.name}"
+version = "{recipe.version}"
+network = "{recipe.network}"
+settings = {{ {settings} }}
+task = "{recipe.task}"
+summary = "{recipe.summary}"
+contrasts = [{contrasts}]
+required = [{required}]
+spacing_mm = 1.0
+normalisation = "{recipe.normalisation}"
+threshold = 0.5
+sha256 = "{sha256_of(weights)}"
+licence = "Apache-2.0"
+training = "{recipe.steps} steps of {recipe.batch_size} crops of {recipe.crop} mm, seed {recipe.seed}; {trained_on}"
+limits = "Not measured on patients outside the training data; research use only."
+""",
+        weights.parent / "card.toml",
+    )
