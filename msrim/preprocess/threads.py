@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 @contextmanager
 def one_itk_thread() -> Iterator[None]:
-    """Run SimpleITK on one thread inside the block, so that the same input gives the same bits on every machine.
+    """Run SimpleITK on one thread inside the block, so that the bits do not depend on the number of cores.
 
     A filter's own ``SetNumberOfThreads`` is not enough: registration metrics and N4 go by the global default, and ITK
     adds up per thread.
