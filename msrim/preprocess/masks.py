@@ -9,16 +9,20 @@ import numpy as np
 from msrim.image import Volume
 
 
-def clean_mask(mask: Volume, *, radius_mm: float, largest_only: bool = False) -> Volume:
+def clean_mask(
+    mask: Volume, *, opening_mm: float, closing_mm: float, largest_only: bool = False
+) -> Volume:
     """Opening, closing and hole filling by a ball, in millimetres on any voxel size.
 
     Parameters
     ----------
     mask : Volume of bool
-    radius_mm : float
-        Radius of the ball. Specks and bridges thinner than its diameter go, gaps thinner than it close.
+    opening_mm : float
+        Radius of the ball that opens: specks and bridges thinner than its diameter go.
+    closing_mm : float
+        Radius of the ball that closes: gaps thinner than its diameter fill.
     largest_only : bool
-        Keep only the largest component, for a brain.
+        Keep only the largest component after opening, for a brain.
 
     Returns
     -------
@@ -29,16 +33,29 @@ def clean_mask(mask: Volume, *, radius_mm: float, largest_only: bool = False) ->
     >>> data = np.zeros((12, 12, 12), bool)
     >>> data[2:9, 2:9, 2:9] = True
     >>> data[5, 5, 5], data[11, 11, 11] = False, True
-    >>> cleaned = clean_mask(Volume(data, np.eye(4)), radius_mm=1).data
+    >>> cleaned = clean_mask(Volume(data, np.eye(4)), opening_mm=1, closing_mm=1).data
     >>> bool(cleaned[5, 5, 5]), bool(cleaned[11, 11, 11])
     (True, False)
     """
     spacing = mask.spacing
-    opened = _dilated(_eroded(mask.data.astype(bool), spacing, radius_mm), spacing, radius_mm)
+    opened = _dilated(_eroded(mask.data.astype(bool), spacing, opening_mm), spacing, opening_mm)
     if largest_only and opened.any():
         opened = cc3d.largest_k(opened, k=1, connectivity=6) > 0
-    closed = _eroded(_dilated(opened, spacing, radius_mm), spacing, radius_mm)
+    closed = _eroded(_dilated(opened, spacing, closing_mm), spacing, closing_mm)
     return mask.like(_without_holes(closed))
+
+
+def grown_mask(mask: Volume, *, by_mm: float) -> Volume:
+    """Everything within a distance of a mask.
+
+    Examples
+    --------
+    >>> point = np.zeros((5, 5, 5), bool)
+    >>> point[2, 2, 2] = True
+    >>> int(grown_mask(Volume(point, np.eye(4)), by_mm=1).data.sum())
+    7
+    """
+    return mask.like(_dilated(mask.data.astype(bool), mask.spacing, by_mm))
 
 
 def _eroded(mask: np.ndarray, spacing: np.ndarray, radius_mm: float) -> np.ndarray:

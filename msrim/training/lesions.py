@@ -197,7 +197,13 @@ def _voxels_by_lesion(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def _grown(mask: Tensor, voxels: int) -> Tensor:
-    return torch.nn.functional.max_pool3d(mask[None].float(), 2 * voxels + 1, stride=1, padding=voxels)[0] > 0
+    grown = mask[None].float()
+    for axis in range(3):
+        # A cube is a line along each axis in turn, at a tenth of the cost.
+        window, padding = [1, 1, 1], [0, 0, 0]
+        window[axis], padding[axis] = 2 * voxels + 1, voxels
+        grown = torch.nn.functional.max_pool3d(grown, window, stride=1, padding=padding)
+    return grown[0] > 0
 
 
 def _soft(mask: Tensor) -> Tensor:

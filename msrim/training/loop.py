@@ -63,13 +63,8 @@ def fit(
     first = _resume(state, out / "checkpoint.pt")
     remaining = torch.utils.data.Subset(samples, range(first * batch_size, steps * batch_size))
     # Spawned workers: a forked one dies if a threaded kernel has run in the parent.
-    loader = DataLoader(
-        remaining,
-        batch_size,
-        num_workers=workers,
-        multiprocessing_context="spawn" if workers else None,
-        prefetch_factor=4,
-    )
+    parallel = {"num_workers": workers, "multiprocessing_context": "spawn", "prefetch_factor": 4} if workers else {}
+    loader = DataLoader(remaining, batch_size, **parallel)
     network.train()
     began, running = time.perf_counter(), []
     with open(out / "loss.csv", "a", encoding="utf-8") as curve:

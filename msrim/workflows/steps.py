@@ -14,7 +14,7 @@ from msrim.image import Volume, grid_around, read_volume, resample, to_ras, writ
 from msrim.models.registry import read_card
 from msrim.preprocess import fsl
 from msrim.preprocess.bias import correct_bias
-from msrim.preprocess.masks import clean_mask
+from msrim.preprocess.masks import clean_mask, grown_mask
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.preprocess.register import register_affine, register_rigid
 from msrim.preprocess.template import load_template, load_template_brain_mask
@@ -23,8 +23,8 @@ from msrim.transform import apply_transform, read_transform, rigid_part, write_t
 HEAD_MODEL = "head"
 # Head label -> tissue class of the *_dseg file: 1 CSF, 2 grey matter, 3 white matter. The brainstem is mostly white.
 TISSUE_OF_LABEL = np.array([0, 1, 1, 2, 2, 3, 2, 3, 3], np.uint8)
-# How wide a sulcus may be to belong to the brain mask.
-CLOSING_MM = 4.0
+# Radii of the brain mask's opening and closing, and the rim of pial surface and CSF that raters include.
+OPENING_MM, CLOSING_MM, RIM_MM = 3.0, 6.0, 1.0
 # Room around the brain on the working grid, so that the network's first layers see its edge whole.
 MARGIN_MM = 4.0
 
@@ -46,7 +46,7 @@ def extract_brain(image: Path, *, labels: Path, backend: str, brain_extracted: b
     """Brain mask on the image's grid: all that is not zero, BET's, or the head network's."""
     volume = read_volume(image)
     if brain_extracted:
-        brain = clean_mask(volume.like(volume.data > 0), radius_mm=1.0, largest_only=True)
+        brain = clean_mask(volume.like(volume.data > 0), opening_mm=1.0, closing_mm=1.0, largest_only=True)
     elif backend == "fsl":
         brain = fsl.extract_brain(volume)
     else:
@@ -57,11 +57,12 @@ def extract_brain(image: Path, *, labels: Path, backend: str, brain_extracted: b
 def brain_from_labels(labels: Volume, image: Volume) -> Volume:
     """Brain mask on an image's grid from head labels: brain, ventricles and the CSF in the sulci.
 
-    CSF counts where closing the brain's surface reaches it, as raters' brain masks have it; the wide spaces below the
-    brain and around the eyes' nerves do not.
+    Opening takes off what clings to the surface (dura, eye muscles); closing adds the CSF of the sulci, and a last rim the
+    pial surface, as raters' brain masks have them. The wide spaces of CSF below and around the brain stay outside.
     """
-    tissue = clean_mask(labels.like(labels.data >= 2), radius_mm=CLOSING_MM, largest_only=True)
-    return _smooth_mask(tissue, image)
+    tissue = labels.like(labels.data >= 2)
+    tissue = clean_mask(tissue, opening_mm=OPENING_MM, closing_mm=CLOSING_MM, largest_only=True)
+    return _smooth_mask(grown_mask(tissue, by_mm=RIM_MM), image)
 
 
 def _smooth_mask(mask: Volume, target: Volume) -> Volume:

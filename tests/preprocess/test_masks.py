@@ -23,7 +23,7 @@ def test_specks_bridges_and_holes_go(blocks):
     dirty[25:35, 15, 10] = True
     dirty[35:38, 2, 2] = True
     dirty[12:16, 12:16, 9:11] = False
-    cleaned = clean_mask(Volume(dirty, AFFINE), radius_mm=3).data
+    cleaned = clean_mask(Volume(dirty, AFFINE), opening_mm=3, closing_mm=3).data
     # A ball leaves faces in place and rounds the edges; of the bridge its root stays, where it leans on the block.
     assert not cleaned[26:].any()
     assert cleaned[12:16, 12:16, 9:11].all()
@@ -34,30 +34,30 @@ def test_specks_bridges_and_holes_go(blocks):
 def test_the_radius_is_in_millimetres_along_every_axis(blocks):
     data = np.zeros_like(blocks)
     data[5:25, 5:25, 5:7] = True  # 6 mm thick
-    assert clean_mask(Volume(data, AFFINE), radius_mm=2.5).data.any()
-    assert not clean_mask(Volume(data, AFFINE), radius_mm=3.5).data.any()
+    assert clean_mask(Volume(data, AFFINE), opening_mm=2.5, closing_mm=2.5).data.any()
+    assert not clean_mask(Volume(data, AFFINE), opening_mm=3.5, closing_mm=3.5).data.any()
 
 
 def test_gaps_close(blocks):
     blocks[14, :, :] = False
-    assert clean_mask(Volume(blocks, AFFINE), radius_mm=2).data[14, 10:20, 8:12].all()
+    assert clean_mask(Volume(blocks, AFFINE), opening_mm=2, closing_mm=2).data[14, 10:20, 8:12].all()
 
 
 def test_only_the_largest_is_kept_on_demand(blocks):
     blocks[30:36, 30:36, 5:15] = True
     mask = Volume(blocks, AFFINE)
-    assert clean_mask(mask, radius_mm=1).data[32, 32, 10]
-    assert not clean_mask(mask, radius_mm=1, largest_only=True).data[32, 32, 10]
-    assert clean_mask(mask, radius_mm=1, largest_only=True).data[15, 15, 10]
+    assert clean_mask(mask, opening_mm=1, closing_mm=1).data[32, 32, 10]
+    assert not clean_mask(mask, opening_mm=1, closing_mm=1, largest_only=True).data[32, 32, 10]
+    assert clean_mask(mask, opening_mm=1, closing_mm=1, largest_only=True).data[15, 15, 10]
 
 
 @pytest.mark.parametrize("value", [False, True])
 def test_empty_and_full_masks_stay(value):
     mask = Volume(np.full((8, 8, 8), value), np.eye(4))
-    np.testing.assert_array_equal(clean_mask(mask, radius_mm=2, largest_only=True).data, mask.data)
+    np.testing.assert_array_equal(clean_mask(mask, opening_mm=2, closing_mm=2, largest_only=True).data, mask.data)
 
 
 def test_a_brain_cut_by_the_field_of_view_keeps_its_cut_face():
     mask = Volume(np.zeros((20, 20, 20), bool), np.eye(4))
     mask.data[4:16, 4:16, :] = True
-    np.testing.assert_array_equal(clean_mask(mask, radius_mm=1).data[5:15, 5:15, 19], True)
+    np.testing.assert_array_equal(clean_mask(mask, opening_mm=1, closing_mm=1).data[5:15, 5:15, 19], True)

@@ -1,0 +1,101 @@
+"""Every registered network, by the table."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from msrim.errors import ModelError
+from msrim.models import MODELS, build, load_model, read_card
+from msrim.models.allnet import AnaConv
+from msrim.models.head import fold_blocks, unfold_blocks
+from msrim.models.registry import packaged_cards
+from msrim.training.losses import all_net_loss, focal, soft_dice
+
+CHANNELS = {"allnet": (9, 2), "head": (3, 9)}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_network_answers_for_every_voxel(name):
+    inputs, outputs = CHANNELS[name]
+    with torch.inference_mode():
+        answer = build(name).eval()(torch.zeros(1, inputs, 16, 32, 48))
+    assert answer.shape == (1, outputs, 16, 32, 48)
+
+
+def test_an_unknown_network_is_refused():
+    with pytest.raises(ModelError, match="choose one of allnet, head"):
+        build("resnet")
+
+
+@pytest.mark.parametrize("card", packaged_cards(), ids=lambda card: card.label)
+def test_packaged_weights_fit_their_cards(card):
+    assert all(torch.isfinite(value).all() for value in load_model(card).state_dict().values())
+    assert "interim" not in card.training + card.limits
+
+
+def test_damaged_weights_are_refused(tmp_path):
+    card = read_card("head")
+    damaged = bytearray(card.weights.read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / "weights.safetensors").write_bytes(damaged)
+    card_file = card.weights.parents[1] / "cards" / "head.toml"
+    (tmp_path / "card.toml").write_text(card_file.read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(ModelError, match="damaged"):
+        load_model(read_card(tmp_path))
+
+
+def test_ana_conv_sees_where_a_voxel_is():
+    """The same features at another place give another answer; without coordinates a convolution could not tell."""
+    torch.manual_seed(0)
+    layer = AnaConv(2, 4).eval()
+    features = torch.ones(1, 2, 3, 3, 3)
+    here, there = torch.zeros(1, 6, 3, 3, 3), torch.ones(1, 6, 3, 3, 3)
+    assert not torch.allclose(layer(features, here), layer(features, there))
+    assert layer.fuse[0].in_channels == 2 + 6
+
+
+def test_folding_loses_no_voxel():
+    volume = torch.arange(2 * 3 * 4 * 6 * 8.0).reshape(2, 3, 4, 6, 8)
+    folded = fold_blocks(volume)
+    assert folded.shape == (2, 24, 2, 3, 4)
+    assert torch.equal(folded[1, 8:16, 1, 2, 3], volume[1, 1, 2:4, 4:6, 6:8].reshape(8))
+    assert torch.equal(unfold_blocks(folded), volume)
+
+
+def test_focal_loss_against_equation_3_by_hand():
+    probability = np.array([0.9, 0.2, 0.6])
+    sphere = np.array([1.0, 1.0, 0.0])
+    alpha, gamma = 0.25, 2.0
+    by_hand = -np.mean(
+        alpha * (1 - probability) ** gamma * np.log(probability) * sphere
+        + (1 - alpha) * probability**gamma * np.log(1 - probability) * (1 - sphere)
+    )
+    logits = torch.logit(torch.from_numpy(probability)).reshape(1, 1, 3, 1, 1)
+    assert float(focal(logits, torch.from_numpy(sphere).reshape(1, 1, 3, 1, 1))) == pytest.approx(by_hand, rel=1e-9)
+
+
+def test_focal_loss_is_cross_entropy_without_focus():
+    logits, truth = torch.randn(2, 1, 3, 3, 3), (torch.rand(2, 1, 3, 3, 3) > 0.5).float()
+    plain = F.binary_cross_entropy_with_logits(logits, truth)
+    assert torch.allclose(2 * focal(logits, truth, alpha=0.5, gamma=0.0), plain)
+
+
+def test_soft_dice_by_hand():
+    probability = torch.tensor([0.5, 0.5, 1.0, 0.0]).reshape(1, 1, 4, 1, 1)
+    truth = torch.tensor([1.0, 0.0, 1.0, 0.0]).reshape(1, 1, 4, 1, 1)
+    assert float(soft_dice(probability, truth)) == pytest.approx(1 - 2 * 1.5 / (2 + 2))
+
+
+def test_all_net_loss_weighs_its_three_parts_equally():
+    torch.manual_seed(0)
+    logits = torch.randn(1, 2, 4, 4, 4)
+    lesions, spheres = (torch.rand(1, 1, 4, 4, 4) > 0.7).float(), (torch.rand(1, 1, 4, 4, 4) > 0.5).float()
+    parts = (
+        focal(logits[:, 1:], spheres)
+        + F.binary_cross_entropy_with_logits(logits[:, :1], lesions)
+        + soft_dice(torch.sigmoid(logits[:, :1]), lesions)
+    )
+    assert torch.allclose(all_net_loss(logits, lesions, spheres), parts)

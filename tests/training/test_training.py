@@ -1,0 +1,161 @@
+"""Samples are reproducible and true to what they claim; the loop learns and continues where it stopped."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from msrim.training.heads import TISSUES, SyntheticHeads, answers
+from msrim.training.lesions import LesionBank, LesionCrops, Patient
+from msrim.training.loop import fit
+
+SHAPE = (48, 48, 48)
+
+
+@pytest.fixture
+def head_path(tmp_path):
+    """A ball of soft tissue with a ball of cortex around white matter around a ventricle."""
+    distance = np.linalg.norm(np.indices(SHAPE) - 23.5, axis=0)
+    labels = np.select([distance < 4, distance < 12, distance < 16, distance < 22], [4, 2, 3, 507], 0)
+    path = tmp_path / "head.nii.gz"
+    nib.save(nib.Nifti1Image(labels.astype(np.int16), np.eye(4)), path)
+    return path
+
+
+@pytest.fixture
+def patient():
+    brain = np.linalg.norm(np.indices(SHAPE) - 23.5, axis=0) < 22
+    lesions = np.zeros(SHAPE, bool)
+    lesions[10:13, 20:23, 20:23] = True
+    coordinates = torch.zeros(6, *SHAPE)
+    coordinates[0] = torch.linspace(-0.24, 0.23, 48)[:, None, None]
+    coordinates[4] = 0.5
+    return Patient("one", torch.ones(3, *SHAPE), coordinates, lesions, brain, np.full(SHAPE, 5, np.uint8), np.eye(4))
+
+
+@pytest.fixture
+def bank(tmp_path):
+    block = np.zeros(SHAPE, bool)
+    block[30:36, 20:26, 20:26] = True
+    voxels = np.flatnonzero(block)
+    path = tmp_path / "bank.npz"
+    offsets = np.array([0, len(voxels)])
+    np.savez(path, voxels=voxels, offsets=offsets, names=["100-500/0"], shape=SHAPE, affine=np.eye(4))
+    return LesionBank(path)
+
+
+def test_every_answer_of_the_head_network_is_taught():
+    assert set(answers().tolist()) == set(range(9))
+    assert answers()[0] == 0 and answers()[1 + TISSUES.index((507,))] == 0
+
+
+def test_a_head_sample_is_a_function_of_its_number(head_path):
+    first, second = (SyntheticHeads([head_path], size=32, samples=4, seed=3)[2] for _ in range(2))
+    other = SyntheticHeads([head_path], size=32, samples=4, seed=3)[3]
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+    assert not torch.equal(first[0], other[0])
+
+
+def test_a_head_sample_holds_one_contrast_between_0_and_1(head_path):
+    for image, labels in SyntheticHeads([head_path], size=32, samples=6):
+        assert image.shape == (3, 32, 32, 32) and labels.shape == (32, 32, 32)
+        assert (image.flatten(1).abs().amax(1) > 0).sum() <= 1
+        assert 0 <= image.min() and image.max() <= 1
+
+
+def crops(patient, bank, *, samples=24, size=32):
+    return LesionCrops([patient], bank, contrasts=("FLAIR", "T1w", "T2w"), size=size, samples=samples)
+
+
+def test_lesion_crops_teach_real_and_painted_lesions(patient, bank):
+    real = [truth.sum() for _, truth, _ in (crops(patient, None)[i] for i in range(24))]
+    both = [truth.sum() for _, truth, _ in (crops(patient, bank)[i] for i in range(24))]
+    assert sum(both) > sum(real) > 0
+
+
+def test_a_painted_lesion_is_brighter_on_flair(patient, bank):
+    """The patient's images are all ones, so only the painting and the real lesion can stand out."""
+    contrasts = []
+    for image, truth, _ in (crops(patient, bank)[i] for i in range(24)):
+        inside, outside = truth[0] > 0, (truth[0] == 0) & (image[0] != 0)
+        if inside.sum() > 100:
+            contrasts.append(float(image[0][inside].mean() - image[0][outside].mean()))
+    assert len(contrasts) >= 3 and min(contrasts) > 0.1
+
+
+def test_every_lesion_lies_in_its_sphere(patient, bank):
+    for _, truth, spheres in (crops(patient, bank)[i] for i in range(8)):
+        if truth.any():
+            assert spheres[truth > 0].mean() > 0.5
+            assert spheres.sum() > truth.sum()
+
+
+def test_coordinates_move_with_the_anatomy(patient):
+    """Left and right change places in mirrored crops, and distances shrink as the crop zooms in."""
+    signs = set()
+    for image, _, _ in (crops(patient, None)[i] for i in range(12)):
+        across = image[3, :, 16, 16]
+        seen = across[across != 0]
+        if len(seen) > 8:
+            # Mirrored anatomy with mirrored coordinates: x still grows along the first axis.
+            signs.add(bool(seen[-1] > seen[0]))
+        distances = image[7][image[7] > 0]
+        assert distances.numel() == 0 or 0.38 < distances.median() < 0.6
+    assert signs == {True}
+
+
+def test_flair_is_never_withheld_and_t1w_sometimes(patient, bank):
+    images = [crops(patient, bank)[i][0] for i in range(24)]
+    assert all(image[0].abs().amax() > 0 for image in images)
+    assert 0 < sum(float(image[1].abs().amax()) == 0 for image in images) < 24
+
+
+class Halves(torch.utils.data.Dataset):
+    """Voxels above one half are foreground."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __getitem__(self, index: int):
+        image = torch.rand(1, 4, 4, 4, generator=torch.Generator().manual_seed(index))
+        return image, (image > 0.5).float()
+
+
+def train(out, *, samples, stop_after=None):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv3d(1, 8, 1), nn.ReLU(), nn.Conv3d(8, 1, 1))
+    seen = []
+
+    def loss(logits, truth):
+        if stop_after is not None and len(seen) == stop_after:
+            raise KeyboardInterrupt
+        value = nn.functional.binary_cross_entropy_with_logits(logits, truth)
+        seen.append(value.item())
+        return value
+
+    weights = fit(
+        network, Halves(samples), loss=loss, out=out, learning_rate=0.05, report_every=2, workers=0, average_decay=0.9
+    )
+    return weights, seen
+
+
+def test_the_loop_learns(tmp_path):
+    _, seen = train(tmp_path, samples=200)
+    assert np.mean(seen[-20:]) < 0.5 * np.mean(seen[:20])
+
+
+def test_a_stopped_training_ends_as_if_it_had_not_stopped(tmp_path):
+    whole, _ = train(tmp_path / "whole", samples=40)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped", samples=40, stop_after=25)
+    resumed, seen = train(tmp_path / "stopped", samples=40)
+    assert len(seen) == 20
+    for name, value in load_file(whole).items():
+        assert torch.allclose(value, load_file(resumed)[name], atol=1e-6), name
