@@ -21,7 +21,6 @@ NUMERIC_PACKAGES = (
     "numpy",
     "scipy",
     "torch",
-    "antspyx",
     "SimpleITK",
     "nibabel",
     "scikit-image",

@@ -104,8 +104,8 @@ def csf_of(labels: Volume) -> Volume:
 def run_network(network: nn.Module, channels: np.ndarray, *, device: str) -> Tensor:
     """Logits (N, K, X, Y, Z) float32 on the CPU of one whole volume.
 
-    bfloat16 where the processor has instructions for it, else float32; memory too small on the GPU falls back to the CPU
-    and says so.
+    bfloat16 where the processor has instructions for it, else float32. A GPU whose memory is too small falls back to
+    the CPU and says so.
     """
     chosen = choose_device(device)
     try:
@@ -116,5 +116,6 @@ def run_network(network: nn.Module, channels: np.ndarray, *, device: str) -> Ten
 
 
 def _forward(network: nn.Module, channels: np.ndarray, device: torch.device) -> Tensor:
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+    native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=native):
         return network.to(device)(torch.from_numpy(channels).to(device)).float().cpu()

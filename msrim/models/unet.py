@@ -49,9 +49,9 @@ class UNet(nn.Module):
         super().__init__()
         self.encoder = nn.ModuleList(
             ConvBlock(previous, width, norm=norm, stride=1 if level == 0 else 2)
-            for level, (previous, width) in enumerate(zip([in_channels, *widths], widths))
+            for level, (previous, width) in enumerate(zip([in_channels, *widths], widths, strict=False))
         )
-        coarse_to_fine = list(zip(widths[:0:-1], widths[-2::-1]))
+        coarse_to_fine = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.upsample = nn.ModuleList(nn.ConvTranspose3d(coarse, fine, 2, stride=2) for coarse, fine in coarse_to_fine)
         self.decoder = nn.ModuleList(ConvBlock(2 * fine, fine, norm=norm) for _, fine in coarse_to_fine)
 
@@ -61,6 +61,6 @@ class UNet(nn.Module):
             x = block(x)
             skips.append(x)
         skips.pop()
-        for upsample, block in zip(self.upsample, self.decoder):
+        for upsample, block in zip(self.upsample, self.decoder, strict=True):
             x = block(torch.cat([upsample(x), skips.pop()], dim=1))
         return x

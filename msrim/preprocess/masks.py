@@ -9,9 +9,7 @@ import numpy as np
 from msrim.image import Volume
 
 
-def clean_mask(
-    mask: Volume, *, opening_mm: float, closing_mm: float, largest_only: bool = False
-) -> Volume:
+def clean_mask(mask: Volume, *, opening_mm: float, closing_mm: float, largest_only: bool = False) -> Volume:
     """Opening, closing and hole filling by a ball, in millimetres on any voxel size.
 
     Parameters

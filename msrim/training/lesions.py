@@ -62,7 +62,8 @@ class LesionBank:
     Parameters
     ----------
     path : Path
-        Holds ``voxels`` (flat C-order indices), ``offsets``, ``names`` (``<volume class>/<id>``), ``shape``, ``affine``.
+        Holds ``voxels`` (flat C-order indices), ``offsets``, ``names`` (``<volume class>/<id>``), ``shape`` and
+        ``affine``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -180,7 +181,7 @@ class LesionCrops(Dataset):
 
 
 def _moved_coordinates(coordinates: Tensor, matrix: np.ndarray) -> Tensor:
-    """Coordinates belong to the anatomy, so they move with it; a mirror swaps the sides and zooming stretches distances."""
+    """Coordinates belong to the anatomy and move with it; mirrors swap the sides, and zooming stretches distances."""
     moved = coordinates.clone()
     if np.linalg.det(matrix) < 0:
         moved[0] *= -1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,8 +33,8 @@ def fit(
     Parameters
     ----------
     samples : Dataset
-        Gives (input, *targets); its length times ``batch_size`` sets the number of steps, because samples are synthesised
-        and none is seen twice.
+        Gives (input, *targets). One pass over it is the whole training, because samples are synthesised and none is
+        seen twice.
     loss : callable
         ``loss(logits, *targets)``.
     out : Path
@@ -105,7 +104,7 @@ def _save(state: dict, step: int, path: Path) -> None:
 
 
 def _resume(state: dict, path: Path) -> int:
-    if not os.path.exists(path):
+    if not path.exists():
         return 0
     saved = torch.load(path, weights_only=True, map_location="cpu")
     for name, part in state.items():

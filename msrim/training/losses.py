@@ -8,9 +8,10 @@ from torch import Tensor
 
 
 def soft_dice(probability: Tensor, truth: Tensor) -> Tensor:
-    """One minus the soft Dice overlap (Milletari et al. 2016), over the batch as one volume, averaged over channels.
+    """One minus the soft Dice overlap (Milletari et al. 2016) of the whole batch, averaged over channels.
 
-    Channels that the truth of this batch lacks say nothing about overlap and are left out; without any, the loss is zero.
+    Channels that the truth of this batch lacks say nothing about overlap and are left out; without any, the loss is
+    zero.
 
     Parameters
     ----------

@@ -26,6 +26,7 @@ def write_anatomy(
     labels: Path,
     to_mni: Path,
     names: dict[str, Path],
+    tissue: Path | None = None,
     t1w_to_flair: Path | None = None,
     t2w_to_flair: Path | None = None,
 ) -> dict[str, Path]:
@@ -39,6 +40,8 @@ def write_anatomy(
         Of the T1w where there is one, else of the FLAIR.
     names : dict of str to Path
         What the results are called.
+    tissue : Path, optional
+        Classes of the T1w by another program; those of the head labels if not given.
     """
     target = read_volume(flair)
     inside = _on(target, read_mask(brain))
@@ -46,7 +49,11 @@ def write_anatomy(
     parsed = target.like(np.where(inside.data, parsed.data, 0).astype(np.uint8))
     write_volume(inside, names["brain"])
     write_volume(parsed, names["labels"])
-    write_volume(target.like(TISSUE_OF_LABEL[parsed.data]), names["tissue"])
+    if tissue is None:
+        classes = TISSUE_OF_LABEL[parsed.data]
+    else:
+        classes = np.where(inside.data, labels_on(target, read_own(tissue), t1w_to_flair=t1w_to_flair).data, 0)
+    write_volume(target.like(classes.astype(np.uint8)), names["tissue"])
     write_text(
         "\n".join(["index\tname", *(f"{index}\t{name}" for index, name in TISSUES.items())]) + "\n",
         names["tissue_table"],
@@ -68,7 +75,7 @@ def write_lesions(
     model: str,
     names: dict[str, Path],
 ) -> tuple[dict[str, Path], list[dict[str, Any]]]:
-    """Mask, probability, instances, table and summary on the grid of the user's FLAIR; the files and the table's rows."""
+    """Mask, probability, instances, table and summary on the user's FLAIR: the files, and the table's rows."""
     target = read_volume(flair)
     inside = read_mask(anatomy["brain"]).data
     probability = resample(read_own(lesion), target)

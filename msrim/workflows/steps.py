@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from msrim.errors import InputError
 from msrim.image import Volume, grid_around, read_volume, resample, to_ras, write_volume
 from msrim.models.registry import read_card
 from msrim.preprocess import fsl
@@ -25,6 +26,8 @@ HEAD_MODEL = "head"
 TISSUE_OF_LABEL = np.array([0, 1, 1, 2, 2, 3, 2, 3, 3], np.uint8)
 # Radii of the brain mask's opening and closing, and the rim of pial surface and CSF that raters include.
 OPENING_MM, CLOSING_MM, RIM_MM = 3.0, 6.0, 1.0
+# Below this it isn't an adult's brain, and everything after would be nonsense.
+MIN_BRAIN_ML = 300.0
 # Room around the brain on the working grid, so that the network's first layers see its edge whole.
 MARGIN_MM = 4.0
 
@@ -42,8 +45,14 @@ def label_head(image: Path, *, contrast: str, device: str) -> Path:
     return write_volume(labels, Path("labels.nii"))
 
 
-def extract_brain(image: Path, *, labels: Path, backend: str, brain_extracted: bool) -> Path:
-    """Brain mask on the image's grid: all that is not zero, BET's, or the head network's."""
+def extract_brain(image: Path, *, labels: Path, source: str, backend: str, brain_extracted: bool) -> Path:
+    """Brain mask on the image's grid: all that is not zero, BET's, or the head network's.
+
+    Raises
+    ------
+    InputError
+        There is no brain to be seen in the file named ``source``.
+    """
     volume = read_volume(image)
     if brain_extracted:
         brain = clean_mask(volume.like(volume.data > 0), opening_mm=1.0, closing_mm=1.0, largest_only=True)
@@ -51,14 +60,17 @@ def extract_brain(image: Path, *, labels: Path, backend: str, brain_extracted: b
         brain = fsl.extract_brain(volume)
     else:
         brain = brain_from_labels(read_own(labels), volume)
+    volume_ml = np.count_nonzero(brain.data) * brain.voxel_volume_mm3 / 1000
+    if volume_ml < MIN_BRAIN_ML:
+        raise InputError(f"{source}: only {volume_ml:.0f} ml of brain found; check that it shows a whole head")
     return write_volume(brain, Path("brain.nii"))
 
 
 def brain_from_labels(labels: Volume, image: Volume) -> Volume:
     """Brain mask on an image's grid from head labels: brain, ventricles and the CSF in the sulci.
 
-    Opening takes off what clings to the surface (dura, eye muscles); closing adds the CSF of the sulci, and a last rim the
-    pial surface, as raters' brain masks have them. The wide spaces of CSF below and around the brain stay outside.
+    Opening takes off what clings to the surface (dura, eye muscles); closing adds the CSF of the sulci, and a last rim
+    the pial surface, as raters' brain masks have them. The wide spaces of CSF around the brain stay outside.
     """
     tissue = labels.like(labels.data >= 2)
     tissue = clean_mask(tissue, opening_mm=OPENING_MM, closing_mm=CLOSING_MM, largest_only=True)
@@ -68,6 +80,11 @@ def brain_from_labels(labels: Volume, image: Volume) -> Volume:
 def _smooth_mask(mask: Volume, target: Volume) -> Volume:
     """A mask on another grid, its surface half way between inside and outside."""
     return target.like(resample(mask.like(mask.data.astype(np.float32)), target).data > 0.5)
+
+
+def classify_tissue(image: Path, *, brain: Path) -> Path:
+    """FAST's tissue classes of a T1w; the embedded backend takes them from the head labels."""
+    return write_volume(fsl.classify_tissue(read_own(image), read_mask(brain)), Path("tissue.nii"))
 
 
 def correct(image: Path, *, brain: Path) -> Path:

@@ -140,6 +140,11 @@ def anatomy_graph(subject: Subject, recipe: Recipe, out: Path) -> nipype.Workflo
             graph.connect(_node(graph, "align", contrast), "transform", target, f"{contrast.lower()}_to_flair")
     for contrast in others:
         graph.connect(_node(graph, "correct", contrast), "image", working, contrast.lower())
+    if recipe.backend == "fsl" and best == "T1w":
+        tissue = step(steps.classify_tissue, outputs=["tissue"])
+        graph.connect(_node(graph, "correct", best), "image", tissue, "image")
+        graph.connect(_node(graph, "extract_brain", best), "brain", tissue, "brain")
+        graph.connect(tissue, "tissue", written, "tissue")
     if best == "T1w":
         graph.connect(_node(graph, "align", best), "transform", to_mni, "to_flair")
     return graph
@@ -154,6 +159,7 @@ def _add_contrast(graph: nipype.Workflow, contrast: str, path: Path, *, recipe: 
         steps.extract_brain,
         name=f"extract_brain_{contrast}",
         outputs=["brain"],
+        source=str(path),
         backend=recipe.backend,
         brain_extracted=recipe.brain_extracted,
     )
@@ -193,11 +199,13 @@ def _node(graph: nipype.Workflow, what: str, contrast: str) -> nipype.Node:
 def _checked(subject: Subject, recipe: Recipe, out: Path) -> Card:
     """Whatever can be known to be wrong before the first file is written."""
     from msrim.models import load_model
+    from msrim.models.inference import choose_device
     from msrim.preprocess import fsl
 
     check_output_folder(out)
+    choose_device(recipe.device)
     if recipe.backend == "fsl":
-        fsl.require()
+        fsl.fsl_version()
     card = read_card(recipe.model)
     load_model(card)
     load_model(read_card(steps.HEAD_MODEL))
@@ -219,7 +227,7 @@ def _report(
     anatomy, lesions = found["write_anatomy"]["files"], found["write_lesions"]
     rows = [Lesion(**row) for row in lesions["lesions"]]
     contrasts = {}
-    for contrast in subject.contrasts.keys() - {"FLAIR"}:
+    for contrast in [name for name in subject.contrasts if name != "FLAIR"]:
         image = read_volume(found[f"correct_{contrast}"]["image"])
         contrasts[contrast] = Volume(image.data, read_transform(anatomy[contrast]) @ image.affine)
     return Report(

@@ -64,7 +64,7 @@ def test_a_head_sample_holds_one_contrast_between_0_and_1(head_path):
     for image, labels in SyntheticHeads([head_path], size=32, samples=6):
         assert image.shape == (3, 32, 32, 32) and labels.shape == (32, 32, 32)
         assert (image.flatten(1).abs().amax(1) > 0).sum() <= 1
-        assert 0 <= image.min() and image.max() <= 1
+        assert image.min() >= 0 and image.max() <= 1
 
 
 def crops(patient, bank, *, samples=24, size=32):

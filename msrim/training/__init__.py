@@ -1,0 +1,1 @@
+"""Training: losses, synthetic samples and the loop."""
