@@ -1,0 +1,195 @@
+"""The whole run, as a user sees it: a phantom patient's raw files in, results out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from msrim.bids import find_subject
+from msrim.console import Console
+from msrim.evaluation.metrics import segmentation_metrics
+from msrim.image import read_volume
+from msrim.recipe import Recipe
+from msrim.simulation.phantom import simulate_subject
+from msrim.workflows.subject import preprocess_subject, segment_subject
+
+QUIET = Console(quiet=True)
+GOLDEN = """
+anat/sub-phantom_desc-lesions.json
+anat/sub-phantom_desc-lesions.tsv
+anat/sub-phantom_desc-summary.json
+anat/sub-phantom_space-orig_desc-brain_mask.nii.gz
+anat/sub-phantom_space-orig_desc-head_dseg.nii.gz
+anat/sub-phantom_space-orig_dseg.nii.gz
+anat/sub-phantom_space-orig_dseg.tsv
+anat/sub-phantom_space-orig_label-L_mask.json
+anat/sub-phantom_space-orig_label-L_mask.nii.gz
+anat/sub-phantom_space-orig_label-L_probseg.json
+anat/sub-phantom_space-orig_label-L_probseg.nii.gz
+anat/sub-phantom_space-orig_seg-lesions_dseg.nii.gz
+anat/sub-phantom_space-orig_seg-lesions_dseg.tsv
+report.html
+run.json
+xfm/sub-phantom_from-FLAIR_to-MNI152NLin2009aSym_mode-image_xfm.txt
+xfm/sub-phantom_from-T1w_to-FLAIR_mode-image_xfm.txt
+xfm/sub-phantom_from-T2w_to-FLAIR_mode-image_xfm.txt
+""".split()
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory) -> Path:
+    return simulate_subject(tmp_path_factory.mktemp("phantom"), seed=11)
+
+
+@pytest.fixture(scope="module")
+def results(phantom, tmp_path_factory) -> Path:
+    """Folder of the phantom's results."""
+    out = tmp_path_factory.mktemp("out")
+    segment_subject(find_subject(phantom), Recipe(), out, console=QUIET)
+    return out / "sub-phantom"
+
+
+def anat(results: Path, suffix: str) -> Path:
+    return results / "anat" / f"sub-phantom_{suffix}"
+
+
+def volume_ml(path: Path) -> float:
+    mask = read_volume(path, mask=True)
+    return mask.data.sum() * mask.voxel_volume_mm3 / 1000
+
+
+def test_the_files_are_those_that_the_readme_lists(results):
+    made = [path for path in results.rglob("*") if path.is_file() and path.relative_to(results).parts[0] in
+            ("anat", "xfm", "report.html", "run.json")]  # fmt: skip
+    assert sorted(path.relative_to(results).as_posix() for path in made) == sorted(GOLDEN)
+
+
+def test_results_lie_on_the_flairs_own_grid_exactly(phantom, results):
+    flair = nib.load(phantom / "anat" / "sub-phantom_FLAIR.nii.gz")
+    for suffix in ("label-L_mask", "label-L_probseg", "seg-lesions_dseg", "desc-brain_mask", "dseg"):
+        image = nib.load(anat(results, f"space-orig_{suffix}.nii.gz"))
+        assert image.shape == flair.shape
+        np.testing.assert_array_equal(image.affine, flair.affine)
+
+
+def test_lesions_are_found_and_lie_in_the_brain(phantom, results):
+    """A phantom is easier than a patient: this catches a broken chain, not a weak network."""
+    truth = phantom.parent / "derivatives" / "truth" / "sub-phantom" / "anat"
+    lesions = read_volume(anat(results, "space-orig_label-L_mask.nii.gz"), mask=True)
+    found = segmentation_metrics(read_volume(truth / "sub-phantom_space-orig_label-L_mask.nii.gz", mask=True), lesions)
+    assert found["dice"] > 0.4
+    brain = read_volume(anat(results, "space-orig_desc-brain_mask.nii.gz"), mask=True)
+    assert not (lesions.data & ~brain.data).any()
+    overlap = segmentation_metrics(
+        read_volume(truth / "sub-phantom_space-orig_desc-brain_mask.nii.gz", mask=True), brain
+    )
+    assert overlap["dice"] > 0.93
+
+
+def test_table_instances_mask_and_summary_agree(results):
+    with anat(results, "desc-lesions.tsv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    instances = read_volume(anat(results, "space-orig_seg-lesions_dseg.nii.gz"))
+    mask = read_volume(anat(results, "space-orig_label-L_mask.nii.gz"), mask=True)
+    summary = json.loads(anat(results, "desc-summary.json").read_text(encoding="utf-8"))
+    counts = np.bincount(instances.data.astype(int).ravel())[1:]
+    assert len(rows) == len(counts) == summary["lesions"] > 5
+    np.testing.assert_array_equal(instances.data > 0, mask.data)
+    volumes = np.array([float(row["volume_mm3"]) for row in rows])
+    np.testing.assert_allclose(volumes, counts * mask.voxel_volume_mm3, atol=1e-3)
+    assert sum(volumes) == pytest.approx(summary["volume_mm3"], abs=1e-6)
+    assert volumes.min() >= Recipe().min_lesion_mm3
+    assert summary["use"] == "research use only"
+
+
+def test_a_second_run_repeats_nothing(phantom, results):
+    report = results / "report.html"
+    before = {path: path.stat().st_mtime_ns for path in results.rglob("*.nii*")} | {report: report.stat().st_mtime_ns}
+    segment_subject(find_subject(phantom), Recipe(), results.parent, console=QUIET)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_the_manifest_tells_what_it_cost(results):
+    run = json.loads((results / "run.json").read_text(encoding="utf-8"))
+    assert set(run["inputs"]) == {"FLAIR", "T1w", "T2w"}
+    assert {"report.html", "anat/sub-phantom_space-orig_label-L_mask.nii.gz"} <= set(run["outputs"])
+    assert max(step["peak_mib"] for step in run["steps"]) < 6 * 1024
+
+
+def test_a_brain_without_lesions(tmp_path):
+    healthy = simulate_subject(tmp_path / "healthy", seed=11, lesion_free=True)
+    mask = segment_subject(find_subject(healthy), Recipe(), tmp_path / "out", console=QUIET)
+    assert volume_ml(mask) < 0.3
+
+
+@pytest.fixture(scope="module")
+def flair_alone(phantom, tmp_path_factory) -> float:
+    """Volume found on the FLAIR as it was stored, ml."""
+    return segmented_alone(nib.load(phantom / "anat" / "sub-phantom_FLAIR.nii.gz"), tmp_path_factory.mktemp("alone"))
+
+
+def segmented_alone(image: nib.Nifti1Image, folder: Path) -> float:
+    (folder / "subject").mkdir()
+    image.to_filename(folder / "subject" / "FLAIR.nii.gz")
+    mask = segment_subject(find_subject(folder / "subject"), Recipe(), folder / "out", console=QUIET)
+    assert nib.load(mask).shape == image.shape
+    return volume_ml(mask)
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LAS", "SPL"])
+def test_storage_order_does_not_matter(axes, phantom, flair_alone, tmp_path):
+    stored = nib.load(phantom / "anat" / "sub-phantom_FLAIR.nii.gz")
+    turned = stored.as_reoriented(
+        nib.orientations.ornt_transform(nib.io_orientation(stored.affine), nib.orientations.axcodes2ornt(axes))
+    )
+    assert segmented_alone(turned, tmp_path) == pytest.approx(flair_alone, rel=0.1)
+
+
+def test_a_killed_run_is_finished_by_the_next(phantom, tmp_path):
+    """Killed in the middle of a step; what stood before is kept, and no half file is left."""
+    command = [sys.executable, "-m", "msrim", "preprocess", "--flair"]
+    command += [str(phantom / "anat" / "sub-phantom_FLAIR.nii.gz"), "--out", str(tmp_path / "out")]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    for line in run.stderr:
+        if line.startswith("extract brain"):
+            break
+    time.sleep(0.5)
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    run.stderr.close()
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "label head FLAIR: kept" in again.stderr
+    assert Path(again.stdout.strip()).is_file()
+    assert not [path for path in (tmp_path / "out").rglob("*-partial-*")]
+
+
+def test_real_scans_brain_masks_agree_with_the_experts(shared_data, tmp_path):
+    """Dice with the published masks, from the FLAIR alone. That of sub-03 lacks the frontal poles."""
+    from msrim.image import resample
+    from msrim.transform import read_transform
+
+    for label, session, least in (("12", "01", 0.95), ("04", "01", 0.94), ("20", "02", 0.94), ("03", "01", 0.90)):
+        scan = shared_data / "bids" / f"sub-{label}" / f"ses-{session}" / "anat"
+        (tmp_path / label).mkdir()
+        shutil.copy(scan / f"sub-{label}_ses-{session}_FLAIR.nii.gz", tmp_path / label / f"sub-{label}_FLAIR.nii.gz")
+        found = preprocess_subject(find_subject(tmp_path / label), Recipe(), tmp_path / "out", console=QUIET)
+        brain = read_volume(found, mask=True)
+        expert = shared_data / "bids" / "derivatives" / "expert" / f"sub-{label}"
+        mask = read_volume(expert / "anat" / f"sub-{label}_space-common_desc-brain_mask.nii.gz", mask=True)
+        name = f"sub-{label}_ses-{session}_from-FLAIR_to-common_mode-image_xfm.txt"
+        common_from_flair = read_transform(expert / f"ses-{session}" / "xfm" / name)
+        truth = resample(
+            mask.like(mask.data.astype(np.float32)), brain, target_from_source=np.linalg.inv(common_from_flair)
+        )
+        assert segmentation_metrics(brain.like(truth.data > 0.5), brain)["dice"] > least, label
