@@ -42,7 +42,11 @@ class Head(nn.Module):
             nn.Conv3d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm3d(width), nn.ReLU(inplace=True)
         )
         self.anatomy = AnaConv(width, width)
-        self.perceptron = nn.Sequential(nn.Conv3d(width, width, 1), nn.ReLU(inplace=True), nn.Conv3d(width, 1, 1))
+        self.perceptron = nn.Sequential(
+            nn.Conv3d(width, 2 * width, 1), nn.LeakyReLU(0.01, inplace=True), nn.Conv3d(2 * width, 1, 1)
+        )
+        # Lesions are rare: start there, or the first hundreds of steps go into saying so (Lin et al. 2017).
+        nn.init.constant_(self.perceptron[-1].bias, -2.0)
 
     def forward(self, features: Tensor, coordinates: Tensor) -> Tensor:
         return self.perceptron(self.anatomy(self.features(features), coordinates))

@@ -25,7 +25,7 @@ HEAD_MODEL = "head"
 # Head label -> tissue class of the *_dseg file: 1 CSF, 2 grey matter, 3 white matter. The brainstem is mostly white.
 TISSUE_OF_LABEL = np.array([0, 1, 1, 2, 2, 3, 2, 3, 3], np.uint8)
 # Radii of the brain mask's opening and closing, and the rim of pial surface and CSF that raters include.
-OPENING_MM, CLOSING_MM, RIM_MM = 3.0, 6.0, 1.0
+OPENING_MM, CLOSING_MM, RIM_MM = 4.0, 7.0, 1.5
 # Below this it isn't an adult's brain, and everything after would be nonsense.
 MIN_BRAIN_ML = 300.0
 # Room around the brain on the working grid, so that the network's first layers see its edge whole.

@@ -94,6 +94,7 @@ def train_head(recipe: TrainingRecipe, data: Path, out: Path, *, console: Consol
         out=out,
         batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
+        average_decay=0.99,
         workers=recipe.workers,
         report=console.say,
     )

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.leave_one_out --data DIR --lesion-bank FILE --out DIR
 
-For every patient a model is trained on the others (a folder of ``--out`` that holds one already is used as it is), then
-segments that patient's visits with FLAIR and T1w, and with FLAIR alone. Visits of one patient count as one patient: their
+For every patient a model is trained on the others (a folder of ``--out`` that holds one is used as it is), and segments
+that patient's visits with FLAIR and T1w, and with FLAIR alone. Visits of one patient count as one patient: their
 mean. No case chooses a checkpoint or a threshold.
 """
 

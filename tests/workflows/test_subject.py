@@ -25,26 +25,26 @@ from msrim.simulation.phantom import simulate_subject
 from msrim.workflows.subject import preprocess_subject, segment_subject
 
 QUIET = Console(quiet=True)
-GOLDEN = """
-anat/sub-phantom_desc-lesions.json
-anat/sub-phantom_desc-lesions.tsv
-anat/sub-phantom_desc-summary.json
-anat/sub-phantom_space-orig_desc-brain_mask.nii.gz
-anat/sub-phantom_space-orig_desc-head_dseg.nii.gz
-anat/sub-phantom_space-orig_dseg.nii.gz
-anat/sub-phantom_space-orig_dseg.tsv
-anat/sub-phantom_space-orig_label-L_mask.json
-anat/sub-phantom_space-orig_label-L_mask.nii.gz
-anat/sub-phantom_space-orig_label-L_probseg.json
-anat/sub-phantom_space-orig_label-L_probseg.nii.gz
-anat/sub-phantom_space-orig_seg-lesions_dseg.nii.gz
-anat/sub-phantom_space-orig_seg-lesions_dseg.tsv
-report.html
-run.json
-xfm/sub-phantom_from-FLAIR_to-MNI152NLin2009aSym_mode-image_xfm.txt
-xfm/sub-phantom_from-T1w_to-FLAIR_mode-image_xfm.txt
-xfm/sub-phantom_from-T2w_to-FLAIR_mode-image_xfm.txt
-""".split()
+GOLDEN = [
+    "anat/sub-phantom_desc-lesions.json",
+    "anat/sub-phantom_desc-lesions.tsv",
+    "anat/sub-phantom_desc-summary.json",
+    "anat/sub-phantom_space-orig_desc-brain_mask.nii.gz",
+    "anat/sub-phantom_space-orig_desc-head_dseg.nii.gz",
+    "anat/sub-phantom_space-orig_dseg.nii.gz",
+    "anat/sub-phantom_space-orig_dseg.tsv",
+    "anat/sub-phantom_space-orig_label-L_mask.json",
+    "anat/sub-phantom_space-orig_label-L_mask.nii.gz",
+    "anat/sub-phantom_space-orig_label-L_probseg.json",
+    "anat/sub-phantom_space-orig_label-L_probseg.nii.gz",
+    "anat/sub-phantom_space-orig_seg-lesions_dseg.nii.gz",
+    "anat/sub-phantom_space-orig_seg-lesions_dseg.tsv",
+    "report.html",
+    "run.json",
+    "xfm/sub-phantom_from-FLAIR_to-MNI152NLin2009aSym_mode-image_xfm.txt",
+    "xfm/sub-phantom_from-T1w_to-FLAIR_mode-image_xfm.txt",
+    "xfm/sub-phantom_from-T2w_to-FLAIR_mode-image_xfm.txt",
+]
 
 
 @pytest.fixture(scope="module")
@@ -171,15 +171,15 @@ def test_a_killed_run_is_finished_by_the_next(phantom, tmp_path):
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "label head FLAIR: kept" in again.stderr
     assert Path(again.stdout.strip()).is_file()
-    assert not [path for path in (tmp_path / "out").rglob("*-partial-*")]
+    assert not list((tmp_path / "out").rglob("*-partial-*"))
 
 
 def test_real_scans_brain_masks_agree_with_the_experts(shared_data, tmp_path):
-    """Dice with the published masks, from the FLAIR alone. That of sub-03 lacks the frontal poles."""
+    """Dice with the published masks, from the FLAIR alone. That of sub-03 lacks the frontal lobes."""
     from msrim.image import resample
     from msrim.transform import read_transform
 
-    for label, session, least in (("12", "01", 0.95), ("04", "01", 0.94), ("20", "02", 0.94), ("03", "01", 0.90)):
+    for label, session, least in (("12", "01", 0.95), ("04", "01", 0.95), ("20", "02", 0.95), ("03", "01", 0.88)):
         scan = shared_data / "bids" / f"sub-{label}" / f"ses-{session}" / "anat"
         (tmp_path / label).mkdir()
         shutil.copy(scan / f"sub-{label}_ses-{session}_FLAIR.nii.gz", tmp_path / label / f"sub-{label}_FLAIR.nii.gz")
