@@ -102,13 +102,22 @@ def register_affine(
 
 
 def _start(moving: Volume, fixed: Volume, moving_mask: Volume | None, fixed_mask: Volume | None) -> np.ndarray:
-    """Centre on centre, at the best of a few tilts."""
+    """The pose that the headers give, or centre on centre at one of a few tilts: whichever matches best."""
     if moving_mask is None or fixed_mask is None:
         moving_mask = fixed_mask = None
     moving_centre, fixed_centre = _centre(moving, moving_mask), _centre(fixed, fixed_mask)
     fixed_image, moving_image = _averaged(fixed, START_SPACING_MM), _averaged(moving, START_SPACING_MM)
     metric = _metric(_mask_image(fixed_mask, START_SPACING_MM, margin_mm=START_SPACING_MM))
-    best_value, best = np.inf, None
+
+    def metric_at(transform: sitk.Transform) -> float:
+        metric.SetInitialTransform(transform)
+        try:
+            return metric.MetricEvaluate(fixed_image, moving_image)
+        except RuntimeError:  # The two don't overlap at all.
+            return np.inf
+
+    # A mask that took in the neck moves its centre by centimetres; scanners place two images of one session far better.
+    best_value, best = metric_at(sitk.VersorRigid3DTransform()), np.eye(4)
     # The upright start comes first, so that it wins where there is nothing to choose.
     for turns in sorted(product(START_TURNS_DEG, repeat=3), key=np.count_nonzero):
         transform = sitk.VersorRigid3DTransform()
@@ -116,8 +125,7 @@ def _start(moving: Volume, fixed: Volume, moving_mask: Volume | None, fixed_mask
         transform.SetMatrix(euler.GetMatrix())
         transform.SetCenter((LPS_FROM_RAS[:3, :3] @ fixed_centre).tolist())
         transform.SetTranslation((LPS_FROM_RAS[:3, :3] @ (moving_centre - fixed_centre)).tolist())
-        metric.SetInitialTransform(transform)
-        value = metric.MetricEvaluate(fixed_image, moving_image)
+        value = metric_at(transform)
         if value < best_value:
             best_value, best = value, ras_from_itk(transform)
     return best

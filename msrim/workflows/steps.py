@@ -77,9 +77,10 @@ def brain_from_labels(labels: Volume, image: Volume) -> Volume:
     return _smooth_mask(grown_mask(tissue, by_mm=RIM_MM), image)
 
 
-def _smooth_mask(mask: Volume, target: Volume) -> Volume:
+def _smooth_mask(mask: Volume, target: Volume, *, target_from_source: np.ndarray | None = None) -> Volume:
     """A mask on another grid, its surface half way between inside and outside."""
-    return target.like(resample(mask.like(mask.data.astype(np.float32)), target).data > 0.5)
+    inside = resample(mask.like(mask.data.astype(np.float32)), target, target_from_source=target_from_source)
+    return target.like(inside.data > 0.5)
 
 
 def classify_tissue(image: Path, *, brain: Path) -> Path:
@@ -102,14 +103,16 @@ def align(moving: Path, *, moving_brain: Path, fixed: Path, fixed_brain: Path, b
 
 
 def align_to_template(image: Path, *, brain: Path, backend: str, to_flair: Path | None = None) -> Path:
-    """Affine transform from the FLAIR's space to MNI152, measured on the T1w where there is one."""
+    """Affine transform from the FLAIR's space to MNI152, measured on the T1w where there is one.
+
+    The brain is always the FLAIR's: it is the mask that the user gets and looks at.
+    """
     register = fsl.register_affine if backend == "fsl" else register_affine
-    matrix = register(
-        read_volume(image), load_template(), moving_mask=read_mask(brain), fixed_mask=load_template_brain_mask()
-    )
-    if to_flair is not None:
-        matrix = matrix @ np.linalg.inv(read_transform(to_flair))
-    return write_transform(matrix, Path("to_mni.txt"))
+    volume = read_volume(image)
+    image_from_flair = np.eye(4) if to_flair is None else np.linalg.inv(read_transform(to_flair))
+    mask = _smooth_mask(read_mask(brain), volume, target_from_source=image_from_flair)
+    matrix = register(volume, load_template(), moving_mask=mask, fixed_mask=load_template_brain_mask())
+    return write_transform(matrix @ image_from_flair, Path("to_mni.txt"))
 
 
 def make_working_images(

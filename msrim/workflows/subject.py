@@ -123,7 +123,7 @@ def anatomy_graph(subject: Subject, recipe: Recipe, out: Path) -> nipype.Workflo
         graph.connect(_node(graph, "extract_brain", "FLAIR"), "brain", align, "fixed_brain")
     to_mni = step(steps.align_to_template, outputs=["transform"], backend=recipe.backend)
     graph.connect(_node(graph, "correct", best), "image", to_mni, "image")
-    graph.connect(_node(graph, "extract_brain", best), "brain", to_mni, "brain")
+    graph.connect(_node(graph, "extract_brain", "FLAIR"), "brain", to_mni, "brain")
     working = step(steps.make_working_images, outputs=["images", "brain", "labels"])
     names = {
         key: subject.output(out, suffix)
