@@ -94,6 +94,8 @@ class SyntheticHeads(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Image (3, S, S, S) in about [0, 1], zero but for one contrast, and labels (S, S, S) int64."""
+        if not 0 <= index < self.samples:
+            raise IndexError(index)
         rng = np.random.default_rng((self.seed, index))
         head = self.heads[rng.integers(len(self.heads))]
         tissues = self._posed(head, rng)

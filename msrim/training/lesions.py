@@ -119,6 +119,8 @@ class LesionCrops(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Input (C + 6, S, S, S), lesion mask and sphere mask (1, S, S, S), all float32."""
+        if not 0 <= index < self.samples:
+            raise IndexError(index)
         rng = np.random.default_rng((self.seed, index))
         visits = self.visits[rng.integers(len(self.visits))]
         patient = visits[rng.integers(len(visits))]
