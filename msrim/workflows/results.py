@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from msrim.errors import Fallback
 from msrim.files import write_text
 from msrim.image import Volume, read_volume, resample, write_volume
 from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summarise, write_lesions_tsv
+from msrim.lesions.regions import INFRATENTORIAL
 from msrim.lesions.split import split_confluent
 from msrim.transform import read_transform, write_transform
 from msrim.workflows.steps import TISSUE_OF_LABEL, labels_on, read_mask, read_own
 
+# Cerebellum and brainstem of an adult make up 150 ml and more; with less than half, lesions there cannot be told.
+MIN_INFRATENTORIAL_ML = 75.0
 TISSUES = {1: "CSF", 2: "GM", 3: "WM"}
 
 
@@ -47,6 +52,14 @@ def write_anatomy(
     inside = _on(target, read_mask(brain))
     parsed = labels_on(target, read_own(labels), t1w_to_flair=t1w_to_flair)
     parsed = target.like(np.where(inside.data, parsed.data, 0).astype(np.uint8))
+    below_ml = np.isin(parsed.data, INFRATENTORIAL).sum() * target.voxel_volume_mm3 / 1000
+    if below_ml < MIN_INFRATENTORIAL_ML:
+        warnings.warn(
+            f"only {below_ml:.0f} ml of cerebellum and brainstem were recognised: "
+            "infratentorial lesions are counted as other regions",
+            Fallback,
+            stacklevel=2,
+        )
     write_volume(inside, names["brain"])
     write_volume(parsed, names["labels"])
     if tissue is None:
