@@ -30,7 +30,8 @@ def write_anatomy(
     brain: Path,
     labels: Path,
     to_mni: Path,
-    names: dict[str, Path],
+    folder: Path,
+    names: dict[str, str],
     tissue: Path | None = None,
     t1w_to_flair: Path | None = None,
     t2w_to_flair: Path | None = None,
@@ -43,11 +44,13 @@ def write_anatomy(
         The user's own file, whose affine is copied.
     labels : Path
         Of the T1w where there is one, else of the FLAIR.
-    names : dict of str to Path
-        What the results are called.
+    folder : Path
+    names : dict of str to str
+        What the results are called, below ``folder``: a path that exists would be taken for an input.
     tissue : Path, optional
         Classes of the T1w by another program; those of the head labels if not given.
     """
+    files = {key: folder / name for key, name in names.items()}
     target = read_volume(flair)
     inside = _on(target, read_mask(brain))
     parsed = labels_on(target, read_own(labels), t1w_to_flair=t1w_to_flair)
@@ -60,21 +63,21 @@ def write_anatomy(
             Fallback,
             stacklevel=2,
         )
-    write_volume(inside, names["brain"])
-    write_volume(parsed, names["labels"])
+    write_volume(inside, files["brain"])
+    write_volume(parsed, files["labels"])
     if tissue is None:
         classes = TISSUE_OF_LABEL[parsed.data]
     else:
         classes = np.where(inside.data, labels_on(target, read_own(tissue), t1w_to_flair=t1w_to_flair).data, 0)
-    write_volume(target.like(classes.astype(np.uint8)), names["tissue"])
+    write_volume(target.like(classes.astype(np.uint8)), files["tissue"])
     write_text(
         "\n".join(["index\tname", *(f"{index}\t{name}" for index, name in TISSUES.items())]) + "\n",
-        names["tissue_table"],
+        files["tissue_table"],
     )
     for name, transform in (("FLAIR", to_mni), ("T1w", t1w_to_flair), ("T2w", t2w_to_flair)):
         if transform is not None:
-            write_transform(read_transform(transform), names[name])
-    return names
+            write_transform(read_transform(transform), files[name])
+    return files
 
 
 def write_lesions(
@@ -86,9 +89,11 @@ def write_lesions(
     threshold: float,
     min_lesion_mm3: float,
     model: str,
-    names: dict[str, Path],
+    folder: Path,
+    names: dict[str, str],
 ) -> tuple[dict[str, Path], list[dict[str, Any]]]:
     """Mask, probability, instances, table and summary on the user's FLAIR: the files, and the table's rows."""
+    files = {key: folder / name for key, name in names.items()}
     target = read_volume(flair)
     inside = read_mask(anatomy["brain"]).data
     probability = resample(read_own(lesion), target)
@@ -99,19 +104,19 @@ def write_lesions(
     lesions = measure_lesions(instances, probability=probability, labels=read_own(anatomy["labels"]))
     instances, lesions = without_small(instances, lesions, min_mm3=min_lesion_mm3)
     mask = target.like(instances.data > 0)
-    write_volume(mask, names["mask"])
-    write_volume(probability, names["probability"])
-    write_volume(instances, names["instances"])
+    write_volume(mask, files["mask"])
+    write_volume(probability, files["probability"])
+    write_volume(instances, files["instances"])
     write_text(
-        "\n".join(["index\tname", *(f"{row.id}\tlesion {row.id}" for row in lesions)]) + "\n", names["instance_table"]
+        "\n".join(["index\tname", *(f"{row.id}\tlesion {row.id}" for row in lesions)]) + "\n", files["instance_table"]
     )
-    write_lesions_tsv(lesions, names["table"])
-    _write_json(LESION_COLUMNS, names["table_columns"])
-    _write_json({**summarise(lesions), "model": model}, names["summary"])
+    write_lesions_tsv(lesions, files["table"])
+    _write_json(LESION_COLUMNS, files["table_columns"])
+    _write_json({**summarise(lesions), "model": model}, files["summary"])
     how = {"Model": model, "Threshold": threshold, "MinimumLesionVolume": f"{min_lesion_mm3:g} mm3"}
-    _write_json({"Type": "Lesion", "Manual": False, **how}, names["mask_sidecar"])
-    _write_json({"Description": "Probability of lesion", "Model": model}, names["probability_sidecar"])
-    return names, [asdict(row) for row in lesions]
+    _write_json({"Type": "Lesion", "Manual": False, **how}, files["mask_sidecar"])
+    _write_json({"Description": "Probability of lesion", "Model": model}, files["probability_sidecar"])
+    return files, [asdict(row) for row in lesions]
 
 
 def without_small(instances: Volume, lesions: list[Lesion], *, min_mm3: float) -> tuple[Volume, list[Lesion]]:

@@ -126,11 +126,17 @@ def anatomy_graph(subject: Subject, recipe: Recipe, out: Path) -> nipype.Workflo
     graph.connect(_node(graph, "extract_brain", "FLAIR"), "brain", to_mni, "brain")
     working = step(steps.make_working_images, outputs=["images", "brain", "labels"])
     names = {
-        key: subject.output(out, suffix)
+        key: _below_folder(subject, suffix)
         for key, suffix in ANATOMY.items()
         if key not in ("T1w", "T2w") or key in others
     }
-    written = step(results.write_anatomy, outputs=["files"], flair=subject.contrasts["FLAIR"], names=names)
+    written = step(
+        results.write_anatomy,
+        outputs=["files"],
+        flair=subject.contrasts["FLAIR"],
+        folder=subject.folder(out),
+        names=names,
+    )
     graph.connect(_node(graph, "correct", "FLAIR"), "image", working, "corrected")
     for target in (working, written):
         graph.connect(_node(graph, "extract_brain", "FLAIR"), "brain", target, "brain")
@@ -185,11 +191,16 @@ def _add_lesions(graph: nipype.Workflow, subject: Subject, recipe: Recipe, out: 
         threshold=card.threshold if recipe.threshold is None else recipe.threshold,
         min_lesion_mm3=recipe.min_lesion_mm3,
         model=card.label,
-        names={key: subject.output(out, suffix) for key, suffix in LESIONS.items()},
+        folder=subject.folder(out),
+        names={key: _below_folder(subject, suffix) for key, suffix in LESIONS.items()},
     )
     graph.connect(find, "lesion", write, "lesion")
     graph.connect(find, "sphere", write, "sphere")
     graph.connect(graph.get_node("write_anatomy"), "files", write, "anatomy")
+
+
+def _below_folder(subject: Subject, suffix: str) -> str:
+    return subject.output(Path(), suffix).relative_to(subject.folder(Path())).as_posix()
 
 
 def _node(graph: nipype.Workflow, what: str, contrast: str) -> nipype.Node:

@@ -27,7 +27,8 @@ def anatomy(folder: Path, *, cerebellum_voxels: int) -> dict[str, Path]:
     return write_anatomy(
         **given,
         to_mni=write_transform(np.eye(4), folder / "to_mni.txt"),
-        names={key: folder / name for key, name in names.items()},
+        folder=folder,
+        names=names,
     )
 
 
