@@ -30,7 +30,7 @@ def test_an_unknown_network_is_refused():
         build("resnet")
 
 
-@pytest.mark.parametrize("card", packaged_cards(), ids=lambda card: card.label)
+@pytest.mark.parametrize("card", list(packaged_cards()), ids=lambda card: card.label)
 def test_packaged_weights_fit_their_cards(card):
     assert all(torch.isfinite(value).all() for value in load_model(card).state_dict().values())
     assert "interim" not in card.training + card.limits
