@@ -65,7 +65,11 @@ def parse_head(volume: Volume, *, contrast: str, card: Card, device: str = "cpu"
 
 def scale_intensities(image: np.ndarray) -> np.ndarray:
     """Map the 0.5th and 99.5th percentile of the non-zero voxels to 0 and 1 and cut what lies outside."""
-    low, high = np.percentile(image[image > 0], [0.5, 99.5])
+    values = image[image > 0]
+    if not values.size:
+        # Nothing to see; the step that looks for a brain says so.
+        return np.zeros_like(image)
+    low, high = np.percentile(values, [0.5, 99.5])
     return np.clip((image - low) / max(high - low, 1e-6), 0, 1)
 
 

@@ -11,6 +11,7 @@ from msrim.errors import ModelError
 from msrim.models import MODELS, build, load_model, read_card
 from msrim.models.allnet import AnaConv
 from msrim.models.head import fold_blocks, unfold_blocks
+from msrim.models.inference import scale_intensities
 from msrim.models.registry import packaged_cards
 from msrim.training.losses import all_net_loss, focal, soft_dice
 
@@ -81,6 +82,13 @@ def test_focal_loss_is_cross_entropy_without_focus():
     logits, truth = torch.randn(2, 1, 3, 3, 3), (torch.rand(2, 1, 3, 3, 3) > 0.5).float()
     plain = F.binary_cross_entropy_with_logits(logits, truth)
     assert torch.allclose(2 * focal(logits, truth, alpha=0.5, gamma=0.0), plain)
+
+
+def test_intensities_are_scaled_by_their_own_percentiles():
+    image = np.concatenate([np.zeros(50), np.arange(1.0, 202.0)]).astype(np.float32)
+    scaled = scale_intensities(image)
+    assert (scaled[0], scaled[50 + 100], scaled[-1]) == (0, pytest.approx(0.5), 1)
+    assert not scale_intensities(np.full(8, -3.0, np.float32)).any()
 
 
 def test_soft_dice_by_hand():
