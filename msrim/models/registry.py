@@ -13,6 +13,8 @@ from msrim.errors import ModelError
 MODELS = {
     "allnet": "msrim.models.allnet:AllNet",
     "head": "msrim.models.head:HeadNet",
+    "coactseg": "msrim.models.coactseg:CoactSeg",
+    "scp": "msrim.models.scp:SCP",
 }
 CARDS = Path(__file__).parent / "cards"
 WEIGHTS = Path(__file__).parent / "weights"
@@ -31,7 +33,7 @@ class Card:
     settings : dict
         Arguments of the network.
     task : str
-        ``lesions`` or ``head``.
+        ``lesions``, ``head`` or ``longitudinal``.
     summary : str
         One line.
     contrasts : tuple of str
