@@ -1,0 +1,292 @@
+"""Follow every lesion from one visit to the next, and along a chain of visits.
+
+Everything here is fair to both visits: swapping them turns new into vanished, enlarging into shrinking and merged into
+split, lesion by lesion, and changes neither the rows' order nor their numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from msrim.errors import InputError
+from msrim.files import write_text
+from msrim.image import Volume, same_grid
+
+CHANGES = ("new", "enlarging", "stable", "shrinking", "vanished", "merged", "split")
+# A lesion of 3 mm, the smallest that counts, is 14 mm3; less than that is not called a change.
+MIN_CHANGE_MM3 = 10.0
+MIN_CHANGE_SHARE = 0.15
+
+# What *_desc-changes.json says about the columns of *_desc-changes.tsv, in their order.
+CHANGE_COLUMNS = {
+    "id": {"Description": "Number of the lesion through both visits, by its volume at both"},
+    "change": {
+        "Description": "What became of the lesion",
+        "Levels": {
+            "new": "At follow-up only",
+            "enlarging": f"Grown by {MIN_CHANGE_MM3:g} mm3 and {MIN_CHANGE_SHARE:.0%} of its mean volume or more",
+            "stable": "Neither grown nor shrunk so much",
+            "shrinking": "Shrunk by so much",
+            "vanished": "At baseline only",
+            "merged": "More lesions at baseline than at follow-up",
+            "split": "More lesions at follow-up than at baseline",
+        },
+    },
+    "baseline_ids": {
+        "Description": "Numbers in the baseline's instance map, comma-separated; n/a where there are none"
+    },
+    "followup_ids": {"Description": "The same at follow-up"},
+    "baseline_mm3": {"Description": "Volume at baseline on the midway grid, comparable", "Units": "mm3"},
+    "followup_mm3": {"Description": "Volume at follow-up on the midway grid, comparable", "Units": "mm3"},
+    "change_mm3": {"Description": "Volume at follow-up minus volume at baseline", "Units": "mm3"},
+    "new_mm3": {"Description": "Tissue that is lesion at follow-up alone", "Units": "mm3"},
+    "gone_mm3": {"Description": "Tissue that was lesion at baseline alone", "Units": "mm3"},
+}
+
+
+@dataclass(frozen=True)
+class TrackedLesion:
+    """One lesion through two visits; its fields are the columns, described in CHANGE_COLUMNS."""
+
+    id: int
+    change: str
+    baseline_ids: tuple[int, ...]
+    followup_ids: tuple[int, ...]
+    baseline_mm3: float
+    followup_mm3: float
+    change_mm3: float
+    new_mm3: float
+    gone_mm3: float
+
+
+def track_lesions(baseline: Volume, followup: Volume) -> list[TrackedLesion]:
+    """Match the lesions of two visits by overlap.
+
+    Lesions that share a voxel are one, together with whatever else shares a voxel with either.
+
+    Parameters
+    ----------
+    baseline, followup : Volume of int
+        0 outside lesions, their numbers inside, on one grid.
+
+    Returns
+    -------
+    list of TrackedLesion
+        By descending volume, baseline's and follow-up's added up.
+
+    Raises
+    ------
+    InputError
+        The grids differ.
+
+    Examples
+    --------
+    >>> before = Volume(np.array([[[1, 1, 0, 0, 0, 2]]]), np.diag([3.0, 3.0, 3.0, 1.0]))
+    >>> after = before.like(np.array([[[1, 1, 1, 0, 0, 0]]]))
+    >>> [(lesion.change, lesion.change_mm3) for lesion in track_lesions(before, after)]
+    [('enlarging', 27.0), ('vanished', -27.0)]
+    """
+    if not same_grid(baseline, followup):
+        raise InputError(
+            f"lesions on different grids, {baseline.shape} and {followup.shape}; resample one to the other"
+        )
+    voxels = np.flatnonzero((baseline.data > 0) | (followup.data > 0))
+    before, after = baseline.data.ravel()[voxels].astype(int), followup.data.ravel()[voxels].astype(int)
+    group_before, group_after, count = _groups(before, after)
+    # A voxel belongs to one group, whichever visit it is asked of.
+    group = np.where(before > 0, group_before[before], group_after[after])
+    unit = baseline.voxel_volume_mm3
+    mm3 = {
+        name: np.bincount(group[where], minlength=count) * unit
+        for name, where in {
+            "before": before > 0,
+            "after": after > 0,
+            "new": before == 0,
+            "gone": after == 0,
+        }.items()
+    }
+    first_voxel = np.full(count, voxels.size)
+    np.minimum.at(first_voxel, group, np.arange(voxels.size))
+    order = np.lexsort((first_voxel, -(mm3["before"] + mm3["after"])))
+    numbers_before, numbers_after = np.unique(before[before > 0]), np.unique(after[after > 0])
+    rows = []
+    for number, index in enumerate(order, start=1):
+        before_ids = tuple(numbers_before[group_before[numbers_before] == index].tolist())
+        after_ids = tuple(numbers_after[group_after[numbers_after] == index].tolist())
+        volumes = [round(float(mm3[name][index]), 3) for name in ("before", "after")]
+        rows.append(
+            TrackedLesion(
+                number,
+                change_of(len(before_ids), len(after_ids), *volumes),
+                before_ids,
+                after_ids,
+                *volumes,
+                round(volumes[1] - volumes[0], 3),
+                round(float(mm3["new"][index]), 3),
+                round(float(mm3["gone"][index]), 3),
+            )
+        )
+    return rows
+
+
+def change_of(baseline_count: int, followup_count: int, baseline_mm3: float, followup_mm3: float) -> str:
+    """One of CHANGES, from the number of lesions at each visit that are the same, and their volume.
+
+    Examples
+    --------
+    >>> change_of(1, 1, 100.0, 120.0), change_of(1, 1, 100.0, 110.0), change_of(2, 1, 100.0, 110.0)
+    ('enlarging', 'stable', 'merged')
+    """
+    if not baseline_count:
+        return "new"
+    if not followup_count:
+        return "vanished"
+    if baseline_count != followup_count:
+        return "merged" if baseline_count > followup_count else "split"
+    change = followup_mm3 - baseline_mm3
+    if abs(change) < max(MIN_CHANGE_MM3, MIN_CHANGE_SHARE * (baseline_mm3 + followup_mm3) / 2):
+        return "stable"
+    return "enlarging" if change > 0 else "shrinking"
+
+
+def summarise_changes(lesions: Sequence[TrackedLesion]) -> dict:
+    """Count and total the rows of a change table.
+
+    Returns
+    -------
+    dict
+        Ready for JSON: ``lesions`` by change, volumes in mm3 at both visits, their difference, tissue new and gone.
+
+    Examples
+    --------
+    >>> summarise_changes([])["lesions"]["new"]
+    0
+    """
+    totals = {
+        name: round(float(sum(getattr(lesion, name) for lesion in lesions)), 3)
+        for name in ("baseline_mm3", "followup_mm3", "change_mm3", "new_mm3", "gone_mm3")
+    }
+    counts = {change: sum(lesion.change == change for lesion in lesions) for change in CHANGES}
+    return {"lesions": counts, **totals, "use": "research use only"}
+
+
+def write_changes_tsv(lesions: Sequence[TrackedLesion], path: Path) -> Path:
+    """Write the table: tab-separated, "n/a" where a visit has no lesion, a header alone for no lesion at all."""
+    names = [field.name for field in fields(TrackedLesion)]
+    lines = ["\t".join(names), *("\t".join(map(_cell, astuple(lesion))) for lesion in lesions)]
+    return write_text("\n".join(lines) + "\n", path)
+
+
+@dataclass(frozen=True)
+class ChainedLesion:
+    """One lesion through a chain of visits.
+
+    Attributes
+    ----------
+    id : int
+    volumes_mm3 : tuple of float
+        At each visit; at one in the middle the mean of what the pairs before and after it say.
+    changes : tuple of str
+        From each visit to the next, one of CHANGES, or "absent" where neither of the two has the lesion.
+    """
+
+    id: int
+    volumes_mm3: tuple[float, ...]
+    changes: tuple[str, ...]
+
+
+def chain_lesions(
+    pairs: Sequence[Sequence[TrackedLesion]], between: Sequence[tuple[Volume, Volume]]
+) -> list[ChainedLesion]:
+    """Join the tables of consecutive pairs of visits.
+
+    Parameters
+    ----------
+    pairs : sequence of sequences of TrackedLesion
+        Visits 1 and 2, 2 and 3, and so on.
+    between : sequence of (Volume of int, Volume of int)
+        For each visit in the middle, its lesions as numbered in the pair before and in the pair after, on its grid.
+
+    Returns
+    -------
+    list of ChainedLesion
+        By descending volume over all visits.
+
+    Examples
+    --------
+    >>> alone = Volume(np.ones((1, 1, 1), int), np.eye(4))
+    >>> new = TrackedLesion(1, "new", (), (1,), 0.0, 20.0, 20.0, 20.0, 0.0)
+    >>> grown = TrackedLesion(1, "enlarging", (1,), (1,), 20.0, 40.0, 20.0, 20.0, 0.0)
+    >>> chain_lesions([[new], [grown]], [(alone, alone)])[0].changes
+    ('new', 'enlarging')
+    """
+    offsets = np.cumsum([0, *map(len, pairs)])
+    edges = []
+    for k, (before, after) in enumerate(between):
+        shared = (before.data > 0) & (after.data > 0)
+        row_of_before = {number: row for row, lesion in enumerate(pairs[k]) for number in lesion.followup_ids}
+        row_of_after = {number: row for row, lesion in enumerate(pairs[k + 1]) for number in lesion.baseline_ids}
+        for one, other in np.unique(np.stack([before.data[shared], after.data[shared]]), axis=1).T.astype(int).tolist():
+            edges.append((offsets[k] + row_of_before[one], offsets[k + 1] + row_of_after[other]))
+    count, chain = _components(np.array(edges, int).reshape(-1, 2), size=int(offsets[-1]))
+    chains = []
+    for index in range(count):
+        members = [
+            [lesion for lesion, at in zip(pair, chain[start:], strict=False) if at == index]
+            for pair, start in zip(pairs, offsets, strict=False)
+        ]
+        before = [sum(lesion.baseline_mm3 for lesion in pair) for pair in members]
+        after = [sum(lesion.followup_mm3 for lesion in pair) for pair in members]
+        middle = [(one + other) / 2 for one, other in zip(after[:-1], before[1:], strict=True)]
+        volumes = tuple(round(volume, 3) for volume in (before[0], *middle, after[-1]))
+        chains.append((volumes, tuple(_joint_change(pair) for pair in members)))
+    chains.sort(key=lambda row: -sum(row[0]))
+    return [ChainedLesion(number, *row) for number, row in enumerate(chains, start=1)]
+
+
+def write_chain_tsv(lesions: Sequence[ChainedLesion], path: Path, *, visits: Sequence[str]) -> Path:
+    """Write one table for all visits: a volume for each, a change for each step."""
+    steps = [f"{one}_to_{other}" for one, other in pairwise(visits)]
+    lines = ["\t".join(["id", *(f"{visit}_mm3" for visit in visits), *steps])]
+    lines += ["\t".join(map(_cell, (row.id, *row.volumes_mm3, *row.changes))) for row in lesions]
+    return write_text("\n".join(lines) + "\n", path)
+
+
+def _joint_change(lesions: Sequence[TrackedLesion]) -> str:
+    if not lesions:
+        return "absent"
+    if len(lesions) == 1:
+        return lesions[0].change
+    counts = [sum(len(getattr(lesion, name)) for lesion in lesions) for name in ("baseline_ids", "followup_ids")]
+    volumes = [sum(getattr(lesion, name) for lesion in lesions) for name in ("baseline_mm3", "followup_mm3")]
+    return change_of(*counts, *volumes)
+
+
+def _groups(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Group of every number at each visit, and how many groups there are."""
+    split = int(before.max(initial=0)) + 1
+    both = (before > 0) & (after > 0)
+    present = np.unique(np.concatenate([before[before > 0], split + after[after > 0]]))
+    edges = np.stack([before[both], split + after[both]], axis=1)
+    count, component = _components(np.searchsorted(present, edges), size=present.size)
+    group = np.zeros(split + int(after.max(initial=0)) + 1, int)
+    group[present] = component
+    return group[:split], group[split:], count
+
+
+def _components(edges: np.ndarray, *, size: int) -> tuple[int, np.ndarray]:
+    graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(size, size))
+    return connected_components(graph, directed=False)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "n/a"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

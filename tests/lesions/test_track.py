@@ -1,0 +1,174 @@
+"""Lesions followed through visits, and the symmetry of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from msrim.errors import InputError
+from msrim.image import Volume
+from msrim.lesions.split import label_lesions
+from msrim.lesions.track import (
+    CHANGE_COLUMNS,
+    CHANGES,
+    TrackedLesion,
+    chain_lesions,
+    change_of,
+    summarise_changes,
+    track_lesions,
+    write_chain_tsv,
+    write_changes_tsv,
+)
+
+AFFINE = np.diag([2.0, 1.0, 1.0, 1.0])
+SWAPPED = {
+    "new": "vanished",
+    "vanished": "new",
+    "enlarging": "shrinking",
+    "shrinking": "enlarging",
+    "merged": "split",
+    "split": "merged",
+    "stable": "stable",
+}
+
+
+def boxes(*corners_and_sizes) -> np.ndarray:
+    mask = np.zeros((60, 20, 20), bool)
+    for (x, y, z), (a, b, c) in corners_and_sizes:
+        mask[x : x + a, y : y + b, z : z + c] = True
+    return mask
+
+
+def one_of_each() -> tuple[Volume, Volume]:
+    """Along x: new, enlarging, stable, shrinking, vanished, merged, split."""
+    before = boxes(
+        ((8, 2, 2), (3, 3, 3)),
+        ((16, 2, 2), (4, 4, 4)),
+        ((24, 2, 2), (4, 5, 5)),
+        ((32, 2, 2), (3, 3, 3)),
+        ((40, 2, 2), (2, 2, 3)),
+        ((43, 2, 2), (3, 2, 3)),
+        ((50, 2, 2), (7, 3, 3)),
+    )
+    after = boxes(
+        ((2, 2, 2), (2, 3, 3)),
+        ((8, 2, 2), (4, 4, 4)),
+        ((16, 2, 2), (4, 4, 4)),
+        ((24, 2, 2), (4, 3, 3)),
+        ((40, 2, 2), (6, 2, 3)),
+        ((50, 2, 2), (3, 3, 3)),
+        ((54, 2, 2), (3, 3, 3)),
+    )
+    return Volume(label_lesions(before), AFFINE), Volume(label_lesions(after), AFFINE)
+
+
+def test_every_change_is_recognised_with_its_volumes():
+    found = {lesion.change: lesion for lesion in track_lesions(*one_of_each())}
+    volumes = {change: (found[change].baseline_mm3, found[change].followup_mm3) for change in CHANGES}
+    assert volumes == {
+        "new": (0, 36),
+        "enlarging": (54, 128),
+        "stable": (128, 128),
+        "shrinking": (200, 72),
+        "vanished": (54, 0),
+        "merged": (60, 72),
+        "split": (126, 108),
+    }
+    assert (found["shrinking"].new_mm3, found["shrinking"].gone_mm3, found["shrinking"].change_mm3) == (0, 128, -128)
+    assert (found["merged"].new_mm3, found["merged"].gone_mm3) == (12, 0)
+    assert (len(found["merged"].baseline_ids), len(found["merged"].followup_ids)) == (2, 1)
+
+
+def test_numbers_lead_to_the_lesions():
+    before, after = one_of_each()
+    for lesion in track_lesions(before, after):
+        assert np.isin(before.data, lesion.baseline_ids).sum() * 2 == lesion.baseline_mm3 or not lesion.baseline_ids
+        assert np.isin(after.data, lesion.followup_ids).sum() * 2 == lesion.followup_mm3 or not lesion.followup_ids
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_swapped_visits_swap_lesion_by_lesion(seed):
+    rng = np.random.default_rng(seed)
+    before, after = (Volume(label_lesions(rng.random((24, 24, 24)) > 0.93), AFFINE) for _ in range(2))
+    if seed == 0:
+        before, after = one_of_each()
+    forth, back = track_lesions(before, after), track_lesions(after, before)
+    assert len(forth) > 5
+    for one, other in zip(forth, back, strict=True):
+        assert other == TrackedLesion(
+            one.id,
+            SWAPPED[one.change],
+            one.followup_ids,
+            one.baseline_ids,
+            one.followup_mm3,
+            one.baseline_mm3,
+            -one.change_mm3,
+            one.gone_mm3,
+            one.new_mm3,
+        )
+
+
+def test_rows_add_up_to_the_masks():
+    before, after = one_of_each()
+    summary = summarise_changes(track_lesions(before, after))
+    assert summary["baseline_mm3"] == np.count_nonzero(before.data) * 2
+    assert summary["followup_mm3"] == np.count_nonzero(after.data) * 2
+    assert summary["change_mm3"] == summary["new_mm3"] - summary["gone_mm3"]
+    assert summary["lesions"] == dict.fromkeys(CHANGES, 1)
+
+
+def test_small_changes_are_stable():
+    assert change_of(1, 1, 20.0, 29.9) == "stable"  # under 10 mm3
+    assert change_of(1, 1, 20.0, 30.0) == "enlarging"
+    assert change_of(1, 1, 1000.0, 1100.0) == "stable"  # under 15 %
+    assert change_of(1, 1, 1100.0, 900.0) == "shrinking"
+
+
+def test_visits_without_lesions():
+    empty = Volume(np.zeros((4, 4, 4), int), AFFINE)
+    one = empty.like(np.pad(np.ones((2, 2, 2), int), 1))
+    assert track_lesions(empty, empty) == []
+    assert [lesion.change for lesion in track_lesions(empty, one)] == ["new"]
+    assert [lesion.change for lesion in track_lesions(one, empty)] == ["vanished"]
+
+
+def test_other_grids_are_refused():
+    before, after = one_of_each()
+    with pytest.raises(InputError, match="different grids"):
+        track_lesions(before, Volume(after.data, np.eye(4)))
+
+
+def test_table(tmp_path):
+    table = write_changes_tsv(track_lesions(*one_of_each()), tmp_path / "c.tsv").read_text().splitlines()
+    assert table[0].split("\t") == list(CHANGE_COLUMNS)
+    assert len(table) == 8
+    new = next(line.split("\t") for line in table if "\tnew\t" in line)
+    assert new[2] == "n/a" and new[4:8] == ["0.000", "36.000", "36.000", "36.000"]
+    empty = write_changes_tsv([], tmp_path / "e.tsv").read_text()
+    assert empty.splitlines()[0] == table[0] and len(empty.splitlines()) == 1
+
+
+def test_three_visits_chain_into_one_table(tmp_path):
+    """One lesion that comes and goes, one that grows at last, two that merge and stay so."""
+    first = boxes(((20, 2, 2), (4, 4, 4)), ((40, 2, 2), (2, 2, 3)), ((43, 2, 2), (3, 2, 3)))
+    second = boxes(((2, 2, 2), (3, 3, 3)), ((20, 2, 2), (4, 4, 4)), ((40, 2, 2), (6, 2, 3)))
+    third = boxes(((20, 2, 2), (4, 4, 8)), ((40, 2, 2), (6, 2, 3)))
+    visits = [Volume(label_lesions(mask), AFFINE) for mask in (first, second, third)]
+    # The pair of visits 2 and 3 numbers visit 2 in its own way.
+    renumbered = visits[1].like(np.array([0, 3, 1, 2])[visits[1].data])
+    pairs = [track_lesions(visits[0], visits[1]), track_lesions(renumbered, visits[2])]
+    chains = chain_lesions(pairs, [(visits[1], renumbered)])
+    assert [(row.volumes_mm3, row.changes) for row in chains] == [
+        ((128.0, 128.0, 256.0), ("stable", "enlarging")),
+        ((60.0, 72.0, 72.0), ("merged", "stable")),
+        ((0.0, 54.0, 0.0), ("new", "vanished")),
+    ]
+    table = write_chain_tsv(chains, tmp_path / "t.tsv", visits=["ses-1", "ses-2", "ses-3"]).read_text().splitlines()
+    assert table[0] == "id\tses-1_mm3\tses-2_mm3\tses-3_mm3\tses-1_to_ses-2\tses-2_to_ses-3"
+    assert table[3] == "3\t0.000\t54.000\t0.000\tnew\tvanished"
+
+
+def test_what_only_the_last_pair_sees_was_absent_before():
+    one = TrackedLesion(1, "new", (), (1,), 0.0, 20.0, 20.0, 20.0, 0.0)
+    empty = Volume(np.zeros((2, 2, 2), int), AFFINE)
+    assert [row.changes for row in chain_lesions([[], [one]], [(empty, empty)])] == [("absent", "new")]
