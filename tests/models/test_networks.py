@@ -15,7 +15,7 @@ from msrim.models.inference import scale_intensities
 from msrim.models.registry import packaged_cards
 from msrim.training.losses import all_net_loss, focal, soft_dice
 
-CHANNELS = {"allnet": (9, 2), "head": (3, 9), "coactseg": (3, 6)}
+CHANNELS = {"allnet": (9, 2), "head": (3, 9), "coactseg": (3, 6), "scp": (3, 1)}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -27,7 +27,7 @@ def test_a_network_answers_for_every_voxel(name):
 
 
 def test_an_unknown_network_is_refused():
-    with pytest.raises(ModelError, match="choose one of allnet, head"):
+    with pytest.raises(ModelError, match="choose one of allnet, "):
         build("resnet")
 
 

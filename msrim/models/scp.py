@@ -1,0 +1,147 @@
+"""SCP: a classifier whose weights depend on where a pixel lies, and its comparators (Zhang et al. 2023, IJCAI).
+
+The paper prints neither the backbone's widths nor those of the function from place to weights, but the ratios of its
+Table 1 pin them: a U-Net of five levels, two convolutions with batch norm a level, transposed convolutions on the way
+up, its widths ``channels / 16`` to ``channels``, and ``channels / 2`` hidden units. Parameters, operations and memory
+beside the paper's: `python -m tests.benchmarks.scp_cost`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+LEVELS = 5
+# Pixels to order 1. A constant, not the image's size: the same distance to an edge is the same number in every image.
+PIXELS = 100.0
+
+
+class SCP(nn.Module):
+    """A 2-D U-Net with one of four heads, for slices or for volumes slice by slice.
+
+    Parameters
+    ----------
+    head : str
+        ``scp``: weights from the place of a pixel (Eq. 13). ``base``: the same weights everywhere (Eq. 2). ``base-f``:
+        that with the place joined to the input. ``base-b``: that with the place joined before the last convolution.
+    channels : int
+        Of the deepest level, N_c in the paper: 128, 256 or 512; a multiple of 16.
+    in_channels : int
+        Image channels.
+
+    Notes
+    -----
+    Maps (N, C, X, Y) to logits (N, 1, X, Y), and (N, C, X, Y, Z) to (N, 1, X, Y, Z) slice by slice along Z; X and Y
+    must be multiples of 16.
+
+    Examples
+    --------
+    >>> SCP(channels=32, in_channels=2)(torch.zeros(1, 2, 16, 32)).shape
+    torch.Size([1, 1, 16, 32])
+    """
+
+    def __init__(
+        self, head: Literal["scp", "base", "base-f", "base-b"] = "scp", channels: int = 256, in_channels: int = 3
+    ) -> None:
+        super().__init__()
+        features = channels // 2 ** (LEVELS - 1)
+        self.place_in_input = head == "base-f"
+        self.backbone = Backbone(in_channels + 4 * self.place_in_input, channels)
+        if head == "scp":
+            self.head = CovariantHead(features, channels // 2)
+        elif head == "base-b":
+            self.head = CoordinateHead(features)
+        else:
+            self.head = nn.Conv2d(features, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 5:
+            n, c, *plane, z = x.shape
+            slices = x.movedim(-1, 1).reshape(n * z, c, *plane)
+            return self(slices).reshape(n, z, 1, *plane).movedim(1, -1)
+        return self.head(self.backbone(_with_place(x) if self.place_in_input else x))
+
+
+def four_distances(x: Tensor) -> Tensor:
+    """Distance of every pixel to the four edges, S of Eq. 5, in hundreds of pixels: (1, 4, H, W).
+
+    Examples
+    --------
+    >>> (100 * four_distances(torch.zeros(1, 1, 2, 3))[0, :, 1, 2]).int().tolist()
+    [1, 2, 1, 1]
+    """
+    height, width = x.shape[-2:]
+    i, j = torch.meshgrid(torch.arange(height, device=x.device), torch.arange(width, device=x.device), indexing="ij")
+    return torch.stack([i, j, height - i, width - j])[None].to(x.dtype) / PIXELS
+
+
+class CoordinateHead(nn.Sequential):
+    """A coordinate convolution (Liu et al. 2018), then the classifier."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(
+            nn.Conv2d(features + 4, features, 1, bias=False),
+            nn.BatchNorm2d(features),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(features, 1, 1),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(_with_place(features))
+
+
+class CovariantHead(nn.Module):
+    """Weights that are a smooth function of the place, plus shared ones: ``Y = (W(S) + w_r)^T X`` (Eq. 12 and 13)."""
+
+    def __init__(self, features: int, hidden: int) -> None:
+        super().__init__()
+        self.weights_of = nn.Sequential(
+            nn.Conv2d(4, hidden, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, hidden, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, features, 1),
+        )
+        self.shared = nn.Conv2d(features, 1, 1, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        # One set of weights for the whole batch: all its images are of one size.
+        weights = self.weights_of(four_distances(features))
+        return (weights * features).sum(1, keepdim=True) + self.shared(features)
+
+
+def _with_place(x: Tensor) -> Tensor:
+    return torch.cat([x, four_distances(x).expand(len(x), -1, -1, -1)], dim=1)
+
+
+class Backbone(nn.Module):
+    """U-Net of five levels that halve the resolution, ``channels / 16`` features at full resolution out."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        widths = [channels // 2 ** (LEVELS - 1 - level) for level in range(LEVELS)]
+        self.encoder = nn.ModuleList(map(_two_convolutions, [in_channels, *widths[:-1]], widths))
+        self.upsample = nn.ModuleList(nn.ConvTranspose2d(2 * fine, fine, 2, stride=2) for fine in widths[-2::-1])
+        self.decoder = nn.ModuleList(_two_convolutions(2 * fine, fine) for fine in widths[-2::-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips = [x := self.encoder[0](x)]
+        for block in self.encoder[1:]:
+            skips.append(x := block(nn.functional.max_pool2d(x, 2)))
+        skips.pop()
+        for upsample, block in zip(self.upsample, self.decoder, strict=True):
+            x = block(torch.cat([upsample(x), skips.pop()], dim=1))
+        return x
+
+
+def _two_convolutions(in_channels: int, out_channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for before in (in_channels, out_channels):
+        layers += [
+            nn.Conv2d(before, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers)

@@ -1,0 +1,88 @@
+"""SCP and its comparators: what they compute, and what they cost beside the paper's table."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from msrim.models import build
+from msrim.models.scp import CovariantHead, four_distances
+from tests.benchmarks.scp_cost import PAPER, cost
+
+HEADS = ("scp", "base", "base-f", "base-b")
+
+
+@pytest.fixture(scope="module")
+def costs():
+    return {key: cost(*key) for key in PAPER}
+
+
+@pytest.mark.parametrize("figure", [1, 2], ids=["FLOPs", "parameters"])
+def test_cost_ratios_are_the_papers_within_2_percent(costs, figure):
+    for key, paper in PAPER.items():
+        assert costs[key][figure] / costs["base", 128][figure] == pytest.approx(paper[figure], rel=0.02), key
+
+
+def test_memory_ratios_are_the_papers_within_3_percent(costs):
+    for key, (paper, _, _) in PAPER.items():
+        assert costs[key][0] / costs["base", 128][0] == pytest.approx(paper, rel=0.03), key
+
+
+def test_scp_256_saves_what_the_paper_says_against_base_512(costs):
+    saved = [1 - small / large for small, large in zip(costs["scp", 256], costs["base", 512], strict=True)]
+    assert saved == pytest.approx([0.238, 0.649, 0.747], abs=0.015)
+
+
+def test_parameters_by_hand():
+    """Of the function from place to weights: 4 to 128, to 128, to 16, each with its bias; and 16 shared weights."""
+    extra = (4 * 128 + 128) + (128 * 128 + 128) + (128 * 16 + 16) + 16 - (16 + 1)
+    scp, base = (sum(p.numel() for p in build("scp", head=head).parameters()) for head in ("scp", "base"))
+    assert scp - base == extra
+
+
+def test_the_place_is_four_distances():
+    place = 100 * four_distances(torch.zeros(2, 3, 5, 7))
+    assert place.shape == (1, 4, 5, 7)
+    assert place[0, :, 3, 1].tolist() == pytest.approx([3, 1, 2, 6])
+
+
+def test_covariant_head_is_equation_13():
+    torch.manual_seed(0)
+    head = CovariantHead(6, 10).double()
+    features = torch.randn(2, 6, 5, 7, dtype=torch.float64)
+    answer = head(features)
+    for image, i, j in [(0, 0, 0), (1, 4, 2), (0, 3, 6)]:
+        place = torch.tensor([i, j, 5 - i, 7 - j], dtype=torch.float64) / 100
+        first, second, third = (head.weights_of[layer] for layer in (0, 2, 4))
+        hidden = torch.relu(first.weight[:, :, 0, 0] @ place + first.bias)
+        hidden = torch.relu(second.weight[:, :, 0, 0] @ hidden + second.bias)
+        weights = third.weight[:, :, 0, 0] @ hidden + third.bias + head.shared.weight[0, :, 0, 0]
+        assert answer[image, 0, i, j].item() == pytest.approx((weights @ features[image, :, i, j]).item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_only_the_place_makes_two_equal_neighbourhoods_differ(head):
+    """A constant image, seen far from its edges: a plain network answers alike everywhere, the others do not."""
+    torch.manual_seed(0)
+    network = build("scp", head=head, channels=128).eval().double()
+    with torch.inference_mode():
+        answer = network(torch.ones(1, 3, 416, 416, dtype=torch.float64))[0, 0, 192:224, 192:224]
+    # Max-pooling repeats its pattern every 16 pixels.
+    assert torch.allclose(answer[:16], answer[16:], rtol=0, atol=1e-9) == (head == "base")
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_volume_is_its_slices(head):
+    torch.manual_seed(0)
+    network, volume = build("scp", head=head, channels=32).eval(), torch.randn(2, 3, 16, 32, 5)
+    with torch.inference_mode():
+        answer = network(volume)
+        assert torch.allclose(answer[1, :, :, :, 3], network(volume[1:, :, :, :, 3])[0], atol=1e-5)
+    assert answer.shape == (2, 1, 16, 32, 5)
+
+
+def test_every_weight_of_scp_learns():
+    torch.manual_seed(0)
+    network = build("scp", channels=32)
+    network(torch.randn(2, 3, 16, 16)).square().mean().backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().any()] == []
