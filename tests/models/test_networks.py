@@ -15,7 +15,7 @@ from msrim.models.inference import scale_intensities
 from msrim.models.registry import packaged_cards
 from msrim.training.losses import all_net_loss, focal, soft_dice
 
-CHANNELS = {"allnet": (9, 2), "head": (3, 9), "coactseg": (3, 6), "scp": (3, 1)}
+CHANNELS = {"allnet": (9, 2), "allnet-tiramisu": (9, 2), "head": (3, 9), "coactseg": (3, 6), "scp": (3, 1)}
 
 
 @pytest.mark.parametrize("name", MODELS)
