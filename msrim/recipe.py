@@ -84,6 +84,8 @@ class TrainingRecipe(BaseModel):
         The images show the brain alone.
     lesion_bank : Path or None
         Lesion maps to paint into the images; none are painted without it.
+    head_labels : Path or None
+        Folder of whole-head label maps with FreeSurfer values, to synthesise brains from; none without it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -106,6 +108,7 @@ class TrainingRecipe(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     brain_extracted: bool = False
     lesion_bank: Path | None = None
+    head_labels: Path | None = None
 
 
 def read_recipe(path: Path | None = None, **overrides: Any) -> Recipe:

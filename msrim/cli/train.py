@@ -24,6 +24,9 @@ def train(
     lesion_bank: Annotated[
         Path | None, typer.Option("--lesion-bank", help="Lesion maps (.npz) to paint into the images.")
     ] = None,
+    head_labels: Annotated[
+        Path | None, typer.Option("--head-labels", help="Head label maps to synthesise brains from.")
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Instead of the recipe's number.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
@@ -31,7 +34,7 @@ def train(
     from msrim.console import Console
     from msrim.recipe import read_training_recipe
 
-    settings = read_training_recipe(recipe, lesion_bank=lesion_bank, steps=steps)
+    settings = read_training_recipe(recipe, lesion_bank=lesion_bank, head_labels=head_labels, steps=steps)
     from msrim.workflows.train import train_head, train_lesions
 
     console = Console(quiet=quiet)

@@ -36,10 +36,13 @@ class AnaConv(nn.Module):
 class Head(nn.Module):
     """Features of its own, AnaConv, then a voxel-wise perceptron: one logit a voxel."""
 
-    def __init__(self, in_channels: int, width: int) -> None:
+    def __init__(self, in_channels: int, width: int, *, in_plane: bool = False) -> None:
         super().__init__()
+        kernel, padding = ((3, 3, 1), (1, 1, 0)) if in_plane else (3, 1)
         self.features = nn.Sequential(
-            nn.Conv3d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm3d(width), nn.ReLU(inplace=True)
+            nn.Conv3d(in_channels, width, kernel, padding=padding, bias=False),
+            nn.BatchNorm3d(width),
+            nn.ReLU(inplace=True),
         )
         self.anatomy = AnaConv(width, width)
         self.perceptron = nn.Sequential(
@@ -63,17 +66,21 @@ class AllNet(nn.Module):
         Channels of the U-Net's levels, finest first.
     head_width : int
         Channels inside each head.
+    in_plane : int
+        See :class:`msrim.models.unet.UNet`; from 1 on the heads' own features stay in the plane too, AnaConv never does.
 
     Notes
     -----
     Maps (N, contrasts + 6, X, Y, Z), images before coordinates, to logits (N, 2, X, Y, Z): lesion, sphere.
     """
 
-    def __init__(self, contrasts: int = 3, widths: Sequence[int] = (16, 32, 64, 96), head_width: int = 8) -> None:
+    def __init__(
+        self, contrasts: int = 3, widths: Sequence[int] = (16, 32, 64, 96), head_width: int = 8, in_plane: int = 0
+    ) -> None:
         super().__init__()
-        self.backbone = UNet(contrasts, widths=widths, norm=nn.BatchNorm3d)
-        self.lesion = Head(widths[0], head_width)
-        self.sphere = Head(widths[0], head_width)
+        self.backbone = UNet(contrasts, widths=widths, norm=nn.BatchNorm3d, in_plane=in_plane)
+        self.lesion = Head(widths[0], head_width, in_plane=in_plane > 0)
+        self.sphere = Head(widths[0], head_width, in_plane=in_plane > 0)
 
     def forward(self, x: Tensor) -> Tensor:
         image, coordinates = x[:, :-COORDINATES], x[:, -COORDINATES:]

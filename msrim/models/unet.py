@@ -9,16 +9,23 @@ from torch import Tensor, nn
 
 
 class ConvBlock(nn.Sequential):
-    """Two 3x3x3 convolutions, each with normalisation and leaky ReLU."""
+    """Two convolutions, 3x3x3 or within the axial plane 3x3x1, each with normalisation and leaky ReLU."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, norm: Callable[[int], nn.Module], stride: int = 1
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        norm: Callable[[int], nn.Module],
+        stride: int = 1,
+        in_plane: bool = False,
     ) -> None:
+        kernel, padding = ((3, 3, 1), (1, 1, 0)) if in_plane else (3, 1)
         super().__init__(
-            nn.Conv3d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
+            nn.Conv3d(in_channels, out_channels, kernel, stride=stride, padding=padding, bias=False),
             norm(out_channels),
             nn.LeakyReLU(0.01, inplace=True),
-            nn.Conv3d(out_channels, out_channels, 3, padding=1, bias=False),
+            nn.Conv3d(out_channels, out_channels, kernel, padding=padding, bias=False),
             norm(out_channels),
             nn.LeakyReLU(0.01, inplace=True),
         )
@@ -34,6 +41,9 @@ class UNet(nn.Module):
         Channels at each level, finest first; every level halves the resolution.
     norm : callable
         Makes the normalisation layer for a number of channels.
+    in_plane : int
+        Levels, from the finest, whose convolutions stay within the axial plane. Context along the third axis comes from
+        the coarser levels; thick slices have no finer one, and the finest level costs a third.
 
     Notes
     -----
@@ -45,15 +55,21 @@ class UNet(nn.Module):
     torch.Size([1, 4, 8, 8, 8])
     """
 
-    def __init__(self, in_channels: int, *, widths: Sequence[int], norm: Callable[[int], nn.Module]) -> None:
+    def __init__(
+        self, in_channels: int, *, widths: Sequence[int], norm: Callable[[int], nn.Module], in_plane: int = 0
+    ) -> None:
         super().__init__()
         self.encoder = nn.ModuleList(
-            ConvBlock(previous, width, norm=norm, stride=1 if level == 0 else 2)
+            ConvBlock(previous, width, norm=norm, stride=1 if level == 0 else 2, in_plane=level < in_plane)
             for level, (previous, width) in enumerate(zip([in_channels, *widths], widths, strict=False))
         )
         coarse_to_fine = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.upsample = nn.ModuleList(nn.ConvTranspose3d(coarse, fine, 2, stride=2) for coarse, fine in coarse_to_fine)
-        self.decoder = nn.ModuleList(ConvBlock(2 * fine, fine, norm=norm) for _, fine in coarse_to_fine)
+        levels = range(len(widths) - 2, -1, -1)
+        self.decoder = nn.ModuleList(
+            ConvBlock(2 * fine, fine, norm=norm, in_plane=level < in_plane)
+            for level, (_, fine) in zip(levels, coarse_to_fine, strict=True)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         skips = []

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from msrim.image import Volume, to_ras
+from msrim.image import read_volume, to_ras
+from msrim.models.inference import scale_intensities
 from msrim.training import synthesis
 
 # FreeSurfer values of the label maps -> what the network answers (HEAD_LABELS).
@@ -51,8 +51,7 @@ def load_head(path: Path) -> np.ndarray:
 
     Values that TISSUES does not name become soft tissue.
     """
-    image = nib.load(path)
-    labels = to_ras(Volume(np.asarray(image.dataobj).astype(np.int16), image.affine)).data
+    labels = to_ras(read_volume(path)).data.astype(np.int16)
     lookup = np.full(600, 1 + TISSUES.index((507,)), np.uint8)
     lookup[0] = 0
     for index, values in enumerate(TISSUES, start=1):
@@ -121,8 +120,11 @@ class SyntheticHeads(Dataset):
         return synthesis.sample_at(torch.from_numpy(head)[None].float(), points, nearest=True)[0].long()
 
 
-def paint(tissues: Tensor, labels: Tensor, *, contrast: str, rng: np.random.Generator) -> Tensor:
-    """Give every tissue an intensity near that of the contrast, and a texture: (1, X, Y, Z)."""
+def paint(tissues: Tensor, labels: Tensor, *, contrast: str, rng: np.random.Generator, lesions: bool = True) -> Tensor:
+    """Give every tissue an intensity near that of the contrast, and a texture: (1, X, Y, Z).
+
+    With ``lesions``, most samples have white matter of some other intensity.
+    """
     count = len(TISSUES)
     means = np.array(PROTOCOLS[contrast]) + rng.normal(0, 0.05, count)
     means = np.concatenate([[rng.choice([0, rng.uniform(0, 0.1)])], np.clip(means, 0, 1.2)])
@@ -133,8 +135,8 @@ def paint(tissues: Tensor, labels: Tensor, *, contrast: str, rng: np.random.Gene
     size = tissues.shape
     # Muscle, fat and vessels differ within one label, and so does white matter with age.
     image += 1.5 * spread * synthesis.smooth_field(rng, size, channels=1, points=int(rng.integers(8, 24)), spread=1)
-    if rng.random() < 0.7:
-        # Lesions: white matter of any other intensity stays white matter.
+    if lesions and rng.random() < 0.7:
+        # White matter of any other intensity stays white matter.
         field = synthesis.smooth_field(rng, size, channels=1, points=int(rng.integers(8, 32)), spread=1)
         lesion = (labels == 5) & (field[0] > rng.uniform(1.2, 2.2))
         image[0, lesion] = float(np.clip(means[1 + TISSUES.index((2, 41))] + rng.uniform(-0.4, 0.6), 0, 1.3))
@@ -163,13 +165,4 @@ def scan(image: Tensor, rng: np.random.Generator) -> Tensor:
             image[..., :cut] = 0
         else:
             image[..., size[2] - cut :] = 0
-    return scale_intensities(image) ** float(np.exp(rng.normal(0, 0.25)))
-
-
-def scale_intensities(image: Tensor) -> Tensor:
-    """Map the 0.5th and 99.5th percentile of the non-zero voxels to 0 and 1 and cut what lies outside."""
-    values = image[image > 0][::17]
-    if values.numel() < 2:
-        return image
-    low, high = torch.quantile(values, torch.tensor([0.005, 0.995]))
-    return ((image - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+    return torch.from_numpy(scale_intensities(image.numpy())) ** float(np.exp(rng.normal(0, 0.25)))

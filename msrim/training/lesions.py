@@ -17,9 +17,11 @@ from msrim.lesions.spheres import lesion_spheres
 from msrim.training import synthesis
 
 WHITE_MATTER = 5
-# How lesions differ from the tissue around them, in standard deviations of the brain's intensities: darker in T1w,
-# brighter in T2w. The ranges hold the 5th to 95th percentile of what raters marked, with room on both sides.
-PAINTED_CONTRAST = {"FLAIR": (0.5, 2.4), "T1w": (-1.8, 0.0), "T2w": (0.1, 2.2)}
+# How lesions differ from the tissue around them, in robust standard deviations of the brain's intensities: darker in
+# T1w, brighter in T2w. The ranges hold the 5th to 95th percentile of what raters marked, with room on both sides.
+PAINTED_CONTRAST = {"FLAIR": (0.8, 3.8), "T1w": (-2.2, 0.0), "T2w": (0.2, 3.2)}
+# Share of the samples that come from synthetic brains, where there are any.
+SYNTHETIC = 0.25
 # Chance that a contrast which the patient has is withheld. FLAIR is what a lesion is defined on and always stays.
 DROPOUT = {"FLAIR": 0.0, "T1w": 0.3, "T2w": 0.45}
 
@@ -92,6 +94,8 @@ class LesionCrops(Dataset):
         Drawn with equal chance per *patient*, then per visit.
     bank : LesionBank or None
         None paints nothing: real lesions alone.
+    synthetic : list of Patient
+        Brains made from label maps, nearly all without lesions: anatomy that the few real patients do not show.
     contrasts : sequence of str
         Order of the image channels.
     size : int
@@ -107,10 +111,12 @@ class LesionCrops(Dataset):
         size: int,
         samples: int,
         seed: int = 0,
+        synthetic: Sequence[Patient] = (),
     ) -> None:
         names = sorted({patient.name for patient in patients})
         self.visits = [[patient for patient in patients if patient.name == name] for name in names]
-        self.components = {id(patient): _voxels_by_lesion(patient.lesions) for patient in patients}
+        self.synthetic = list(synthetic)
+        self.components = {id(visit): _voxels_by_lesion(visit.lesions) for visit in [*patients, *synthetic]}
         self.bank, self.contrasts = bank, tuple(contrasts)
         self.size, self.samples, self.seed = size, samples, seed
 
@@ -123,6 +129,8 @@ class LesionCrops(Dataset):
             raise IndexError(index)
         rng = np.random.default_rng((self.seed, index))
         visits = self.visits[rng.integers(len(self.visits))]
+        if self.synthetic and rng.random() < SYNTHETIC:
+            visits = self.synthetic
         patient = visits[rng.integers(len(visits))]
         matrix = synthesis.random_affine(rng, max_angle_deg=8, scale=(0.88, 1.2))
         points = synthesis.sampling_points(
@@ -132,7 +140,7 @@ class LesionCrops(Dataset):
         coordinates = _moved_coordinates(synthesis.sample_at(patient.coordinates, points), matrix)
         lesions, brain, white = synthesis.sample_at(patient.masks, points) > 0.5
         present = images.flatten(1).abs().amax(1) > 0
-        images += self._per_contrast(rng, spread=0.25)[:, None, None, None] * _soft(lesions)
+        images += self._per_contrast(rng, spread=0.35)[:, None, None, None] * _soft(lesions)
         if self.bank is not None and rng.random() < 0.6:
             painted, change = self._paint(patient, points, allowed=white & ~_grown(lesions, 2), rng=rng)
             images, lesions = images + change, lesions | painted
@@ -171,15 +179,15 @@ class LesionCrops(Dataset):
 
     def _scan(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         size = images.shape[1:]
-        gain, offset = self._per_contrast(rng, spread=0.12).exp(), self._per_contrast(rng, spread=0.15)
+        gain, offset = self._per_contrast(rng, spread=0.22).exp(), self._per_contrast(rng, spread=0.25)
         images = images * gain[:, None, None, None] + offset[:, None, None, None]
-        images += synthesis.smooth_field(rng, size, channels=len(images), points=3, spread=rng.uniform(0, 0.25))
+        images += synthesis.smooth_field(rng, size, channels=len(images), points=3, spread=rng.uniform(0, 0.35))
         if rng.random() < 0.5:
             images = synthesis.blur(images, sigma_voxels=rng.uniform(0, 0.8, 3))
         if rng.random() < 0.4:
             thickness = rng.uniform(1.5, 5)
             images = synthesis.thick_slices(images, axis=int(rng.choice(3, p=(0.15, 0.15, 0.7))), thickness=thickness)
-        return synthesis.add_noise(rng, images, spread=rng.uniform(0, 0.2))
+        return synthesis.add_noise(rng, images, spread=rng.uniform(0, 0.3))
 
 
 def _moved_coordinates(coordinates: Tensor, matrix: np.ndarray) -> Tensor:

@@ -54,6 +54,7 @@ def fit(
     """
     out.mkdir(parents=True, exist_ok=True)
     device = next(network.parameters()).device
+    network.to(memory_format=torch.channels_last_3d)
     steps = len(samples) // batch_size
     optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps, pct_start=0.1)
@@ -69,7 +70,7 @@ def fit(
     with open(out / "loss.csv", "a", encoding="utf-8") as curve:
         for step, (image, *targets) in enumerate(loader, start=first):
             with torch.autocast(device.type, torch.bfloat16):
-                logits = network(image.to(device))
+                logits = network(image.to(device, memory_format=torch.channels_last_3d))
             value = loss(logits.float(), *(target.to(device) for target in targets))
             optimiser.zero_grad()
             value.backward()

@@ -18,6 +18,7 @@ from msrim.models import build
 from msrim.models.inference import choose_device, csf_of
 from msrim.preprocess.anatomy import anatomical_coordinates
 from msrim.recipe import Recipe, TrainingRecipe
+from msrim.training.brains import synthetic_brain
 from msrim.training.heads import SyntheticHeads
 from msrim.training.lesions import LesionBank, LesionCrops, Patient
 from msrim.training.loop import fit
@@ -62,6 +63,7 @@ def train_lesions(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: l
         size=recipe.crop,
         samples=recipe.steps * recipe.batch_size,
         seed=recipe.seed,
+        synthetic=_synthetic_brains(recipe, console=console),
     )
     torch.manual_seed(recipe.seed)
     network = build(recipe.network, **recipe.settings).to(choose_device(recipe.device))
@@ -100,6 +102,17 @@ def train_head(recipe: TrainingRecipe, data: Path, out: Path, *, console: Consol
     )
     _write_card(recipe, weights, trained_on=f"synthetic scans of {len(paths)} label maps")
     return out
+
+
+def _synthetic_brains(recipe: TrainingRecipe, *, console: Console) -> list[Patient]:
+    if recipe.head_labels is None:
+        return []
+    paths = sorted(recipe.head_labels.glob("*.nii*"))
+    brains = []
+    for seed, path in enumerate(paths):
+        brains.append(synthetic_brain(path, contrasts=recipe.contrasts, seed=seed))
+        console.say(f"brain {seed + 1} of {len(paths)} synthesised")
+    return brains
 
 
 def marked_visits(data: Path) -> list[tuple[Subject, Path]]:
