@@ -67,7 +67,7 @@ class AllNet(nn.Module):
     head_width : int
         Channels inside each head.
     in_plane : int
-        See :class:`msrim.models.unet.UNet`; from 1 on the heads' own features stay in the plane too, AnaConv never does.
+        See :class:`msrim.models.unet.UNet`; from 1 on the heads' features stay in the plane too, AnaConv never does.
 
     Notes
     -----
