@@ -70,6 +70,17 @@ def segment_subject(subject: Subject, recipe: Recipe, out: Path, *, console: Con
     MsrimError
         An input cannot be used; nothing has been written then.
     """
+    return segment_visit(subject, recipe, out, console=console)["write_lesions"]["files"]["mask"]
+
+
+def segment_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Console) -> dict[str, dict[str, Any]]:
+    """Find the lesions of one visit; parameters and errors as :func:`segment_subject`.
+
+    Returns
+    -------
+    dict
+        Outputs of every step, see :func:`msrim.workflows.graph.run_graph`.
+    """
     card = _checked(subject, recipe, out)
     graph = anatomy_graph(subject, recipe, out)
     _add_lesions(graph, subject, recipe, out, card=card)
@@ -81,7 +92,7 @@ def segment_subject(subject: Subject, recipe: Recipe, out: Path, *, console: Con
         written = write_report(report, subject.folder(out) / "report.html")
         write_dataset_description(out)
         manifest.write(subject.folder(out) / "run.json", outputs=[*files.values(), written])
-    return files["mask"]
+    return found
 
 
 def preprocess_subject(subject: Subject, recipe: Recipe, out: Path, *, console: Console) -> Path:
@@ -92,15 +103,19 @@ def preprocess_subject(subject: Subject, recipe: Recipe, out: Path, *, console: 
     Path
         The brain mask, on the FLAIR's own grid.
     """
+    return preprocess_visit(subject, recipe, out, console=console)["write_anatomy"]["files"]["brain"]
+
+
+def preprocess_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Console) -> dict[str, dict[str, Any]]:
+    """Prepare one visit; returns as :func:`segment_visit`."""
     _checked(subject, recipe, out)
     manifest = Manifest(recipe=recipe.model_dump(), inputs=subject.contrasts)
     found = run_graph(
         anatomy_graph(subject, recipe, out), folder=subject.folder(out), console=console, manifest=manifest
     )
-    files = found["write_anatomy"]["files"]
     write_dataset_description(out)
-    manifest.write(subject.folder(out) / "run.json", outputs=list(files.values()))
-    return files["brain"]
+    manifest.write(subject.folder(out) / "run.json", outputs=list(found["write_anatomy"]["files"].values()))
+    return found
 
 
 def anatomy_graph(subject: Subject, recipe: Recipe, out: Path) -> nipype.Workflow:
