@@ -101,6 +101,29 @@ def register_affine(
         return _refine(matrix, moving, fixed, fixed_mask, AFFINE_STEPS, sitk.AffineTransform(3))
 
 
+def refine_affine(
+    moving: Volume, fixed: Volume, *, fixed_from_moving: np.ndarray, fixed_mask: Volume | None = None
+) -> np.ndarray:
+    """Improve a good alignment of two images of one head by an affine, inside the brain alone.
+
+    Scanners' length scales differ by up to a percent between visits, which is 0.7 mm at the brain's surface.
+
+    Parameters
+    ----------
+    moving, fixed : Volume
+    fixed_from_moving : (4, 4) float
+        Where to start.
+    fixed_mask : Volume of bool, optional
+
+    Returns
+    -------
+    (4, 4) float
+        ``fixed_from_moving``, RAS mm.
+    """
+    with one_itk_thread():
+        return _refine(fixed_from_moving, moving, fixed, fixed_mask, RIGID_STEPS[1:], sitk.AffineTransform(3))
+
+
 def _start(moving: Volume, fixed: Volume, moving_mask: Volume | None, fixed_mask: Volume | None) -> np.ndarray:
     """The pose that the headers give, or centre on centre at one of a few tilts: whichever matches best."""
     if moving_mask is None or fixed_mask is None:
