@@ -1,6 +1,6 @@
 """Leave-one-patient-out accuracy of the lesion model, through the same command chain that a user runs.
 
-    python -m tests.benchmarks.leave_one_out --data DIR --lesion-bank FILE --out DIR
+    python -m tests.benchmarks.leave_one_out --data DIR --lesion-bank FILE --head-labels DIR --out DIR
 
 For every patient a model is trained on the others (a folder of ``--out`` that holds one is used as it is), and segments
 that patient's visits with FLAIR and T1w, and with FLAIR alone. Visits of one patient count as one patient: their
@@ -35,11 +35,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="visits with a *label-L*_mask.nii.gz beside the FLAIR")
     parser.add_argument("--lesion-bank", type=Path, help="lesion maps to paint into the training images")
+    parser.add_argument("--head-labels", type=Path, help="head label maps to synthesise brains from")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     visits = marked_visits(given.data)
     patients = sorted({subject.label for subject, _ in visits})
-    recipe = read_training_recipe(RECIPE, lesion_bank=given.lesion_bank)
+    recipe = read_training_recipe(RECIPE, lesion_bank=given.lesion_bank, head_labels=given.head_labels)
     for patient in patients:
         if not (given.out / patient / "card.toml").is_file():
             train_lesions(recipe, given.data, given.out / patient, leave_out=[patient], console=Console())
