@@ -74,7 +74,7 @@ class TrainingRecipe(BaseModel):
         Order of the image channels, and those that a patient must have.
     steps, batch_size : int
     crop : int
-        Side of the cubic crops, voxels of 1 mm.
+        Side of the cubic crops, voxels of 1 mm; rim networks know their own.
     learning_rate : float
     seed : int
     workers : int
@@ -86,13 +86,15 @@ class TrainingRecipe(BaseModel):
         Lesion maps to paint into the images; none are painted without it.
     head_labels : Path or None
         Folder of whole-head label maps with FreeSurfer values, to synthesise brains from; none without it.
+    start : str or None
+        Model whose weights are the first ones, to fine-tune it; a name or a folder as in :class:`Recipe`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1)
     version: str = Field(min_length=1)
-    task: Literal["lesions", "head"]
+    task: Literal["lesions", "head", "rims"]
     summary: str
     normalisation: str
     network: str
@@ -101,7 +103,7 @@ class TrainingRecipe(BaseModel):
     required: tuple[str, ...] = ()
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)
-    crop: int = Field(gt=0, multiple_of=16)
+    crop: int = Field(default=32, gt=0, multiple_of=16)
     learning_rate: float = Field(gt=0)
     seed: int = 0
     workers: int = Field(default=1, ge=0)
@@ -109,6 +111,7 @@ class TrainingRecipe(BaseModel):
     brain_extracted: bool = False
     lesion_bank: Path | None = None
     head_labels: Path | None = None
+    start: str | None = None
 
 
 def read_recipe(path: Path | None = None, **overrides: Any) -> Recipe:

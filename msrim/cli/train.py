@@ -13,7 +13,9 @@ def train(
     recipe: Annotated[Path, typer.Option("--recipe", help="Settings in TOML, see pipelines/allnet.toml.")],
     data: Annotated[
         Path,
-        typer.Option("--data", help="Subjects with a *label-L*_mask.nii.gz beside each FLAIR, or head label maps."),
+        typer.Option(
+            "--data", help="Subjects with a *label-L*_mask.nii.gz beside each FLAIR, head label maps, or a rim cohort."
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", help="Folder for weights, card and loss curve; a run there is continued.")
@@ -27,6 +29,9 @@ def train(
     head_labels: Annotated[
         Path | None, typer.Option("--head-labels", help="Head label maps to synthesise brains from.")
     ] = None,
+    start: Annotated[
+        str | None, typer.Option("--start", help="Fine-tune: the model whose weights are the first ones.")
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Instead of the recipe's number.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
@@ -34,11 +39,15 @@ def train(
     from msrim.console import Console
     from msrim.recipe import read_training_recipe
 
-    settings = read_training_recipe(recipe, lesion_bank=lesion_bank, head_labels=head_labels, steps=steps)
+    settings = read_training_recipe(recipe, lesion_bank=lesion_bank, head_labels=head_labels, start=start, steps=steps)
     from msrim.workflows.train import train_head, train_lesions
 
     console = Console(quiet=quiet)
     if settings.task == "head":
         typer.echo(train_head(settings, data, out, console=console))
+    elif settings.task == "rims":
+        from msrim.workflows.train_rims import train_rims
+
+        typer.echo(train_rims(settings, data, out, leave_out=leave_out or [], console=console))
     else:
         typer.echo(train_lesions(settings, data, out, leave_out=leave_out or [], console=console))

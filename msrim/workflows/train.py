@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from msrim.bids import Subject, find_subject
 from msrim.console import Console
-from msrim.errors import InputError
+from msrim.errors import InputError, ModelError
 from msrim.files import sha256_of, write_text
 from msrim.image import read_volume, resample
 from msrim.manifest import Manifest
-from msrim.models import build
+from msrim.models import build, load_model, read_card
 from msrim.models.inference import choose_device, csf_of
 from msrim.preprocess.anatomy import anatomical_coordinates
 from msrim.recipe import Recipe, TrainingRecipe
@@ -65,21 +68,9 @@ def train_lesions(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: l
         seed=recipe.seed,
         synthetic=_synthetic_brains(recipe, console=console),
     )
-    torch.manual_seed(recipe.seed)
-    network = build(recipe.network, **recipe.settings).to(choose_device(recipe.device))
-    weights = fit(
-        network,
-        crops,
-        loss=all_net_loss,
-        out=out,
-        batch_size=recipe.batch_size,
-        learning_rate=recipe.learning_rate,
-        workers=recipe.workers,
-        report=console.say,
-    )
     names = sorted({patient.name for patient in patients})
-    _write_card(recipe, weights, trained_on=f"{len(visits)} visits of {len(names)} patients ({', '.join(names)})")
-    return out
+    seen = f"{len(visits)} visits of {len(names)} patients ({', '.join(names)})"
+    return _train(recipe, crops, loss=all_net_loss, out=out, trained_on=seen, console=console)
 
 
 def train_head(recipe: TrainingRecipe, data: Path, out: Path, *, console: Console) -> Path:
@@ -88,19 +79,40 @@ def train_head(recipe: TrainingRecipe, data: Path, out: Path, *, console: Consol
     if not paths:
         raise InputError(f"{data}: no label maps (*.nii.gz)")
     heads = SyntheticHeads(paths, size=recipe.crop, samples=recipe.steps * recipe.batch_size, seed=recipe.seed)
+    seen = f"synthetic scans of {len(paths)} label maps"
+    return _train(recipe, heads, loss=cross_entropy_and_dice, out=out, trained_on=seen, console=console)
+
+
+def _train(
+    recipe: TrainingRecipe,
+    samples: Dataset,
+    *,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    out: Path,
+    trained_on: str,
+    console: Console,
+) -> Path:
     torch.manual_seed(recipe.seed)
+    network = build(recipe.network, **recipe.settings)
+    if recipe.start is not None:
+        card = read_card(recipe.start)
+        if (card.network, card.settings, card.contrasts) != (recipe.network, recipe.settings, recipe.contrasts):
+            raise ModelError(
+                f"{recipe.start}: its network, settings or contrasts are not the recipe's; make them the same"
+            )
+        network = load_model(card)
+        trained_on += f"; started from {card.label}"
     weights = fit(
-        build(recipe.network, **recipe.settings).to(choose_device(recipe.device)),
-        heads,
-        loss=cross_entropy_and_dice,
+        network.to(choose_device(recipe.device)),
+        samples,
+        loss=loss,
         out=out,
         batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
-        average_decay=0.99,
         workers=recipe.workers,
         report=console.say,
     )
-    _write_card(recipe, weights, trained_on=f"synthetic scans of {len(paths)} label maps")
+    _write_card(recipe, weights, trained_on=trained_on)
     return out
 
 
