@@ -34,6 +34,11 @@ MIN_PIECE_MM3 = 10.0
 # Half of a small lesion's radius: averages the noise of neighbouring voxels and keeps the lesion.
 SMOOTHING_MM = 0.8
 EDGE_LEVELS = 24
+RULE = (
+    f"z of the matched FLAIR difference over {GROW_Z:g} everywhere and {SEED_Z:g} somewhere, intensity over "
+    f"{BRIGHT:g} deviations, lesion probability over {LIKELY:g} somewhere and higher than at the other visit, "
+    f"{MIN_PIECE_MM3:g} mm3 or more"
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from dataclasses import astuple, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 
+import cc3d
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -134,6 +135,39 @@ def track_lesions(baseline: Volume, followup: Volume) -> list[TrackedLesion]:
             )
         )
     return rows
+
+
+def lesions_of_visit(parts: Volume, mask: Volume, *, min_mm3: float) -> Volume:
+    """Number the lesions of one visit.
+
+    Parameters
+    ----------
+    parts : Volume of int
+        The lesions of both visits together, those grown into one another apart: two visits cut in one way, so that a
+        cut never looks like a change.
+    mask : Volume of bool
+        The lesions of this visit.
+    min_mm3 : float
+        Smaller pieces are left out.
+
+    Returns
+    -------
+    Volume of int32
+        1..n by descending volume: the pieces that each part is in at this visit.
+
+    Examples
+    --------
+    >>> parts = Volume(np.array([[[1, 1, 1, 2, 2]]]), np.eye(4))
+    >>> lesions_of_visit(parts, parts.like(np.array([[[True, False, True, True, True]]])), min_mm3=1).data.tolist()
+    [[[2, 0, 3, 1, 1]]]
+    """
+    pieces = cc3d.connected_components(np.where(mask.data, parts.data, 0), connectivity=26)
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    order = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes * parts.voxel_volume_mm3 >= min_mm3 - 1e-3)]
+    rank = np.zeros(sizes.size, np.int32)
+    rank[order] = np.arange(1, order.size + 1)
+    return parts.like(rank[pieces])
 
 
 def change_of(baseline_count: int, followup_count: int, baseline_mm3: float, followup_mm3: float) -> str:

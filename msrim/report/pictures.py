@@ -252,14 +252,14 @@ def lesion_pictures(
             frame.size_mm(plane),
             data_uri(picture_slice(grey, plane, index)),
             outlines={"lesion": "".join(outline(mask) for mask in masks.values())},
-            numbers=_place_numbers(masks, here > 0),
+            numbers=place_numbers(masks, here > 0),
             lesions={lesion: int(np.count_nonzero(mask)) for lesion, mask in masks.items()},
         )
         pictures.append(picture)
     return pictures
 
 
-def _place_numbers(masks: dict[int, np.ndarray], lesions: np.ndarray) -> list[tuple[float, float, int]]:
+def place_numbers(masks: dict[int, np.ndarray], lesions: np.ndarray) -> list[tuple[float, float, int]]:
     """Put each lesion's number beside it, the largest first, where it covers neither a lesion nor another number."""
     taken = lesions.copy()
     height = int(np.ceil(LABEL_HEIGHT_MM / GRID_SPACING_MM))

@@ -1,0 +1,198 @@
+"""The report of two visits: side by side, the difference image, and what became of every lesion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+import numpy as np
+
+from msrim.files import write_text
+from msrim.image import Volume, resample
+from msrim.lesions.track import CHANGE_COLUMNS, CHANGES, TrackedLesion
+from msrim.manifest import StepRecord
+from msrim.report.pictures import (
+    AXIAL,
+    Frame,
+    Picture,
+    choose_slices,
+    data_uri,
+    mask_extent,
+    outline,
+    picture_slice,
+    place_numbers,
+    upright_frame,
+    window,
+)
+
+LEAST_SLICES, MOST_SLICES = 8, 24
+# The difference image is black and white at this many noise levels: what is called a change is well off grey.
+DIFFERENCE_RANGE_Z = 8.0
+HEADINGS = {
+    "id": "Lesion",
+    "change": "Change",
+    "baseline_mm3": "Baseline",
+    "followup_mm3": "Follow-up",
+    "change_mm3": "Difference",
+    "new_mm3": "New tissue",
+    "gone_mm3": "Gone tissue",
+    "baseline_ids": "Numbers at baseline",
+    "followup_ids": "Numbers at follow-up",
+}
+
+
+@dataclass(frozen=True)
+class ChangeReport:
+    """Exactly what a report of two visits shows; everything with voxels lies on the midway grid.
+
+    Attributes
+    ----------
+    subject : str
+    sessions : (str, str)
+    date : datetime
+        When the run ended.
+    method : str
+        How changes were decided.
+    model_limits : str
+    images : (Volume, Volume)
+        Matched FLAIRs of baseline and follow-up.
+    difference : Volume
+        In noise levels, positive where follow-up is brighter.
+    brain : Volume of bool
+    tracked : Volume of int
+        Number of the lesion in ``rows``, at either visit.
+    lesions : (Volume of bool, Volume of bool)
+    new, gone : Volume of bool
+        Tissue that is lesion at one visit alone.
+    mni_from_midway : (4, 4) float
+    rows : sequence of TrackedLesion
+    summary : dict
+        Of :func:`msrim.lesions.track.summarise_changes`, with how well the visits agree.
+    inputs : dict of str to Path
+    steps : sequence of StepRecord
+    versions : dict of str to str
+    recipe : str
+        TOML.
+    warnings : sequence of str
+    """
+
+    subject: str
+    sessions: tuple[str, str]
+    date: datetime
+    method: str
+    model_limits: str
+    images: tuple[Volume, Volume]
+    difference: Volume
+    brain: Volume
+    tracked: Volume
+    lesions: tuple[Volume, Volume]
+    new: Volume
+    gone: Volume
+    mni_from_midway: np.ndarray
+    rows: Sequence[TrackedLesion]
+    summary: dict
+    inputs: dict[str, Path]
+    steps: Sequence[StepRecord]
+    versions: dict[str, str]
+    recipe: str
+    warnings: Sequence[str]
+
+
+def write_change_report(report: ChangeReport, path: Path) -> Path:
+    """Write the page: one file, no network, readable without scripts.
+
+    Raises
+    ------
+    OutputError
+        The file can't be written.
+    """
+    frame = upright_frame(report.brain, mni_from_flair=report.mni_from_midway)
+    triplets = _triplets(report, frame)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.from_string((files("msrim.report") / "longitudinal.html.jinja").read_text("utf-8")).render(
+        report=report,
+        triplets=triplets,
+        headings=HEADINGS,
+        described=CHANGE_COLUMNS,
+        changes=CHANGES,
+        rows=sorted(report.rows, key=lambda row: (row.change == "stable", row.id)),
+        shown_on=_best_slices(triplets),
+        cell=_cell,
+    )
+    return write_text(page, path)
+
+
+def _triplets(report: ChangeReport, frame: Frame) -> list[tuple[Picture, Picture, Picture]]:
+    """Slices of baseline, follow-up and difference, chosen to show as many changed lesions as possible."""
+
+    def on_grid(volume: Volume) -> np.ndarray:
+        nearest = not np.issubdtype(volume.data.dtype, np.floating)
+        return resample(volume, frame.grid, nearest=nearest).data
+
+    brain, tracked, new, gone = (on_grid(v) for v in (report.brain, report.tracked, report.new, report.gone))
+    lesions = [on_grid(volume) for volume in report.lesions]
+    # One window for both: what differs on the page differs in the images.
+    images = window(np.stack([on_grid(image) for image in report.images]), np.stack([brain, brain]))
+    z = on_grid(report.difference)
+    difference = np.clip(127.5 * (1 + z / DIFFERENCE_RANGE_Z), 0, 255).astype(np.uint8)
+    changed = [row.id for row in report.rows if row.change != "stable"]
+    wanted = np.where(np.isin(tracked, changed), tracked, 0)
+    triplets = []
+    for index in choose_slices(wanted, AXIAL, extent=mask_extent(brain, AXIAL), least=LEAST_SLICES, most=MOST_SLICES):
+        cut = {
+            name: picture_slice(data, AXIAL, index)
+            for name, data in {
+                "new": new,
+                "gone": gone,
+                "before": lesions[0],
+                "after": lesions[1],
+                "all": tracked,
+            }.items()
+        }
+        masks = {int(number): cut["all"] == number for number in np.unique(cut["all"][cut["all"] > 0])}
+        numbers = place_numbers({n: mask for n, mask in masks.items() if n in changed}, cut["all"] > 0)
+        paths = {"new": outline(cut["new"]), "gone": outline(cut["gone"])}
+        triplets.append(
+            tuple(
+                Picture(
+                    AXIAL,
+                    frame.position_mm(AXIAL, index),
+                    frame.size_mm(AXIAL),
+                    data_uri(picture_slice(image, AXIAL, index)),
+                    outlines=outlines,
+                    numbers=numbers,
+                    lesions={number: int(np.count_nonzero(mask)) for number, mask in masks.items()},
+                )
+                for image, outlines in (
+                    (images[0], {"lesion": outline(cut["before"]), **paths}),
+                    (images[1], {"lesion": outline(cut["after"]), **paths}),
+                    (difference, paths),
+                )
+            )
+        )
+    return triplets
+
+
+def _best_slices(triplets: Sequence[tuple[Picture, ...]]) -> dict[int, float]:
+    """For each lesion shown, the position of the slice where it is largest."""
+    best: dict[int, Picture] = {}
+    for picture, *_ in triplets:
+        for lesion, pixels in picture.lesions.items():
+            if lesion not in best or pixels > best[lesion].lesions[lesion]:
+                best[lesion] = picture
+    return {lesion: picture.position_mm for lesion, picture in best.items()}
+
+
+def _cell(row: TrackedLesion, column: str) -> str:
+    value = getattr(row, column)
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "–"
+    if isinstance(value, float):
+        return f"{value:{'+' if column == 'change_mm3' else ''}.0f}".replace("-", "\N{MINUS SIGN}")
+    return str(value)

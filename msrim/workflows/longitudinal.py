@@ -1,0 +1,253 @@
+"""Several visits of one patient: what is new since the last scan, and what became of every lesion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import nipype
+import numpy as np
+
+from msrim.bids import Subject, write_dataset_description
+from msrim.console import Console
+from msrim.errors import InputError
+from msrim.image import read_volume
+from msrim.lesions.change import RULE
+from msrim.lesions.track import TrackedLesion, chain_lesions, write_chain_tsv
+from msrim.manifest import Manifest, package_versions
+from msrim.models.registry import Card, read_card
+from msrim.recipe import Recipe
+from msrim.report.longitudinal import ChangeReport, write_change_report
+from msrim.transform import read_transform
+from msrim.workflows import changes
+from msrim.workflows.graph import run_graph, step
+from msrim.workflows.inputs import check_output_folder
+from msrim.workflows.steps import read_mask, read_own
+from msrim.workflows.subject import preprocess_visit, segment_visit
+from msrim.workflows.visits import check_visits
+
+# Which result is which file: of each visit, and of the pair.
+OF_VISIT = {
+    "instances": "space-orig_seg-lesions_dseg.nii.gz",
+    "table": "desc-lesions.tsv",
+    "midway": "space-midway_desc-matched_FLAIR.nii.gz",
+    "transform": "from-FLAIR_to-midway_mode-image_xfm.txt",
+}
+CHANGED = {"baseline": "space-orig_label-L_desc-gone_mask", "followup": "space-orig_label-L_desc-new_mask"}
+OF_PAIR = {
+    "changes": "desc-changes.tsv",
+    "changes_columns": "desc-changes.json",
+    "table_columns": "desc-lesions.json",
+    "summary": "desc-summary.json",
+    "tracked": "space-midway_seg-lesions_dseg.nii.gz",
+    "difference": "space-midway_stat-z_desc-difference_statmap.nii.gz",
+}
+
+
+def follow_visits(visits: Sequence[Subject], recipe: Recipe, out: Path, *, console: Console) -> Path:
+    """Segment every visit, and track every lesion from each visit to the next.
+
+    Parameters
+    ----------
+    visits : sequence of Subject
+        Of :func:`msrim.workflows.visits.find_visits`, in the order of time.
+    recipe : Recipe
+        With a lesion model, changes are decided by rule (:mod:`msrim.lesions.change`); with a model for the task
+        "longitudinal", by that.
+    out : Path
+        Folder of the derivative dataset.
+    console : Console
+
+    Returns
+    -------
+    Path
+        The mask of new lesions and of the grown part of enlarging ones, on the grid of the last visit's FLAIR.
+
+    Raises
+    ------
+    MsrimError
+        An input cannot be used; nothing has been written then.
+    """
+    card = read_card(recipe.model)
+    if card.task not in ("lesions", "longitudinal"):
+        raise InputError(f"{card.label}: finds no lesions (its task is {card.task}); choose another model")
+    check_output_folder(out)
+    notes = check_visits(visits)
+    for note in notes:
+        console.say(f"note: {note}")
+    prepare = segment_visit if card.task == "lesions" else preprocess_visit
+    found = []
+    for visit in visits:
+        console.say(f"visit ses-{visit.session}")
+        found.append(prepare(visit, recipe, out, console=console))
+    pairs = []
+    for (one, other), (before, after) in zip(pairwise(visits), pairwise(found), strict=True):
+        console.say(f"from ses-{one.session} to ses-{other.session}")
+        pairs.append(_compare(one, other, before, after, recipe, out, card=card, notes=notes, console=console))
+    if len(pairs) > 1:
+        _write_chain(visits, pairs, out)
+    return pairs[-1]["files"]["followup_changed"]
+
+
+def change_graph(
+    visits: tuple[Subject, Subject],
+    found: tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]],
+    recipe: Recipe,
+    *,
+    card: Card,
+    folder: Path,
+) -> nipype.Workflow:
+    """What happens between two visits: meet half way, match intensities, decide what changed, track every lesion.
+
+    Parameters
+    ----------
+    visits : (Subject, Subject)
+    found : (dict, dict)
+        What the steps of each visit gave.
+    recipe : Recipe
+    card : Card
+    folder : Path
+        Of the results.
+    """
+    graph = nipype.Workflow("changes")
+    by_visit = list(zip(changes.VISITS, visits, found, strict=True))
+    meet = step(
+        changes.meet,
+        outputs=["met", "agreement"],
+        **{name: given["correct_FLAIR"]["image"] for name, _, given in by_visit},
+        **{f"{name}_brain": given["extract_brain_FLAIR"]["brain"] for name, _, given in by_visit},
+        **{f"{name}_to_mni": given["align_to_template"]["transform"] for name, _, given in by_visit},
+    )
+    threshold = card.threshold if recipe.threshold is None else recipe.threshold
+    if card.task == "lesions":
+        lesions = {f"{name}_lesion": given["find_lesions"]["lesion"] for name, _, given in by_visit}
+        spheres = {f"{name}_sphere": given["find_lesions"]["sphere"] for name, _, given in by_visit}
+        match = step(changes.match, outputs=["matched"], **lesions)
+        decide = step(
+            changes.decide_by_rule, name="decide", outputs=["tissue"], threshold=threshold, **lesions, **spheres
+        )
+    else:
+        match = step(changes.match, outputs=["matched"])
+        decide = step(
+            changes.decide_by_network,
+            name="decide",
+            outputs=["tissue"],
+            model=recipe.model,
+            sha256=card.sha256,
+            device=recipe.device,
+            threshold=threshold,
+        )
+    write = step(
+        changes.write_changes,
+        outputs=["files", "rows", "summary"],
+        **{f"{name}_flair": visit.contrasts["FLAIR"] for name, visit, _ in by_visit},
+        **{f"{name}_anatomy": given["write_anatomy"]["files"] for name, _, given in by_visit},
+        min_lesion_mm3=recipe.min_lesion_mm3,
+        method=change_method(card),
+        folder=folder,
+        names=_names(*visits),
+    )
+    for target in (match, decide, write):
+        graph.connect(meet, "met", target, "met")
+    for target in (decide, write):
+        graph.connect(match, "matched", target, "matched")
+    graph.connect(meet, "agreement", write, "agreement")
+    graph.connect(decide, "tissue", write, "tissue")
+    return graph
+
+
+def change_method(card: Card) -> str:
+    """How changes are decided, as run.json, summary and report say it."""
+    return card.label if card.task == "longitudinal" else f"rule on the difference image with {card.label}: {RULE}"
+
+
+def _compare(
+    baseline: Subject,
+    followup: Subject,
+    before: dict[str, dict[str, Any]],
+    after: dict[str, dict[str, Any]],
+    recipe: Recipe,
+    out: Path,
+    *,
+    card: Card,
+    notes: list[str],
+    console: Console,
+) -> dict[str, Any]:
+    """Run one pair and write its report and run.json; what its last step gave."""
+    folder = out / f"sub-{baseline.label}" / f"ses-{baseline.session}_to_ses-{followup.session}"
+    graph = change_graph((baseline, followup), (before, after), recipe, card=card, folder=folder)
+    inputs = {
+        f"{name} {contrast}": path
+        for name, visit in zip(changes.VISITS, (baseline, followup), strict=True)
+        for contrast, path in visit.contrasts.items()
+    }
+    settings = recipe.model_dump() | {"change_method": change_method(card)}
+    manifest = Manifest(recipe=settings, inputs=inputs, fallbacks=list(notes))
+    found = run_graph(graph, folder=folder, console=console, manifest=manifest)
+    written = found["write_changes"]
+    report = _report(baseline, followup, found, after, recipe, card=card, manifest=manifest)
+    page = write_change_report(report, folder / "report.html")
+    write_dataset_description(out)
+    manifest.write(folder / "run.json", outputs=[*written["files"].values(), page])
+    return written
+
+
+def _report(
+    baseline: Subject,
+    followup: Subject,
+    found: dict[str, dict[str, Any]],
+    after: dict[str, dict[str, Any]],
+    recipe: Recipe,
+    *,
+    card: Card,
+    manifest: Manifest,
+) -> ChangeReport:
+    met, tissue, written = found["meet"]["met"], found["decide"]["tissue"], found["write_changes"]
+    mni_from_followup = read_transform(after["align_to_template"]["transform"])
+    return ChangeReport(
+        subject=f"sub-{baseline.label}",
+        sessions=(f"ses-{baseline.session}", f"ses-{followup.session}"),
+        date=datetime.now().astimezone(),
+        method=change_method(card),
+        model_limits=card.limits,
+        images=tuple(read_own(written["files"][f"{name}_midway"]) for name in changes.VISITS),
+        difference=read_own(written["files"]["difference"]),
+        brain=read_mask(met["brain"]),
+        tracked=read_own(written["files"]["tracked"]),
+        lesions=tuple(read_mask(tissue[name]) for name in changes.VISITS),
+        new=read_mask(tissue["new"]),
+        gone=read_mask(tissue["gone"]),
+        mni_from_midway=mni_from_followup @ np.linalg.inv(read_transform(met["from_followup"])),
+        rows=[TrackedLesion(**row) for row in written["rows"]],
+        summary=written["summary"],
+        inputs=manifest.inputs,
+        steps=manifest.steps,
+        versions=package_versions(),
+        recipe=recipe.as_toml(),
+        warnings=manifest.fallbacks,
+    )
+
+
+def _write_chain(visits: Sequence[Subject], pairs: Sequence[dict[str, Any]], out: Path) -> Path:
+    """One table of all visits, beside the folders of the pairs."""
+    tables = [[TrackedLesion(**row) for row in pair["rows"]] for pair in pairs]
+    between = [
+        (read_volume(one["files"]["followup_instances"]), read_volume(other["files"]["baseline_instances"]))
+        for one, other in pairwise(pairs)
+    ]
+    path = out / f"sub-{visits[0].label}" / f"sub-{visits[0].label}_desc-changes.tsv"
+    return write_chain_tsv(chain_lesions(tables, between), path, visits=[f"ses-{visit.session}" for visit in visits])
+
+
+def _names(baseline: Subject, followup: Subject) -> dict[str, str]:
+    """What the results are called, below the folder of the pair."""
+    names = {key: f"anat/sub-{baseline.label}_{suffix}" for key, suffix in OF_PAIR.items()}
+    for name, visit in zip(changes.VISITS, (baseline, followup), strict=True):
+        own = OF_VISIT | {"changed": f"{CHANGED[name]}.nii.gz", "changed_sidecar": f"{CHANGED[name]}.json"}
+        for key, suffix in own.items():
+            kind = "xfm" if suffix.endswith("_xfm.txt") else "anat"
+            names[f"{name}_{key}"] = f"{kind}/sub-{visit.label}_ses-{visit.session}_{suffix}"
+    return names

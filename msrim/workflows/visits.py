@@ -1,0 +1,104 @@
+"""Several visits of one patient, as a user names them, and what can be wrong with them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+from msrim.bids import Subject, find_subject, subject_from_files
+from msrim.errors import InputError
+from msrim.files import sha256_of
+from msrim.workflows.inputs import read_subject
+
+# Fields of a FLAIR's JSON sidecar that tell when it was taken, as scanners' converters write them.
+DATE_FIELDS = ("AcquisitionDateTime", "AcquisitionDate", "SeriesDate", "StudyDate", "ContentDate")
+
+
+def find_visits(paths: Sequence[Path]) -> list[Subject]:
+    """The visits of one patient, in the order given.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Two or more folders or FLAIR files. The patient's name is the first visit's; sessions that have no name, or the
+        same, are numbered.
+
+    Raises
+    ------
+    InputError
+        A single visit, a visit without FLAIR, the same file twice, or visits that are not in the order of their dates.
+    """
+    if len(paths) < 2:
+        raise InputError("one visit is not enough; give a baseline and a follow-up, folders or FLAIR files")
+    found = [subject_from_files(path) if Path(path).is_file() else find_subject(path) for path in paths]
+    for one, other in ((a, b) for k, a in enumerate(found) for b in found[k + 1 :]):
+        if one.contrasts["FLAIR"].resolve() == other.contrasts["FLAIR"].resolve():
+            raise InputError(f"{one.contrasts['FLAIR']}: given as two visits; give the FLAIR of another visit")
+    for earlier, later in pairwise(found):
+        dates = [visit_date(visit.contrasts["FLAIR"]) for visit in (earlier, later)]
+        # Days are compared as far as both are known: one may come with its time.
+        shared = min(map(len, dates))
+        if dates[0][:shared] > dates[1][:shared]:
+            raise InputError(
+                f"{later.contrasts['FLAIR']}: taken on {dates[1]}, before {earlier.contrasts['FLAIR']} of {dates[0]}; "
+                "give the visits in the order of time"
+            )
+    sessions = [visit.session for visit in found]
+    if None in sessions or len(set(sessions)) < len(sessions):
+        sessions = [f"{number:02d}" for number in range(1, len(found) + 1)]
+    return [replace(visit, label=found[0].label, session=name) for visit, name in zip(found, sessions, strict=True)]
+
+
+def check_visits(visits: Sequence[Subject]) -> list[str]:
+    """Read every image, so that nothing is written for the first visit if the second cannot be used.
+
+    Returns
+    -------
+    list of str
+        What the user should know before the results are trusted.
+
+    Raises
+    ------
+    InputError
+        An image cannot be used.
+    """
+    for visit in visits:
+        read_subject(visit)
+    notes = []
+    digests: dict[str, Path] = {}
+    for flair in (visit.contrasts["FLAIR"] for visit in visits):
+        first = digests.setdefault(sha256_of(flair), flair)
+        if first is not flair:
+            notes.append(f"{flair} is a copy of {first}, byte for byte: no change can be found between them")
+    return notes
+
+
+def visit_date(flair: Path) -> str:
+    """When a FLAIR was taken, from its JSON sidecar or the session's ``*_scans.tsv``: digits of date and perhaps time.
+
+    Empty if nothing tells.
+    """
+    sidecar = flair.with_name(re.sub(r"\.nii(\.gz)?$", ".json", flair.name))
+    if sidecar.is_file():
+        try:
+            content = json.loads(sidecar.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{sidecar}: not a JSON file ({error}); mend or remove it") from error
+        for name in DATE_FIELDS:
+            if content.get(name):
+                return _digits(str(content[name]))
+    for scans in flair.parent.parent.glob("*_scans.tsv"):
+        with scans.open(encoding="utf-8") as stream:
+            for row in csv.DictReader(stream, delimiter="\t"):
+                if str(row.get("filename", "")).endswith(flair.name) and row.get("acq_time", "n/a") != "n/a":
+                    return _digits(row["acq_time"])
+    return ""
+
+
+def _digits(date: str) -> str:
+    return re.sub(r"\D", "", date)[:14]
