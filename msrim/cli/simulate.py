@@ -28,3 +28,43 @@ def subject(
     from msrim.simulation.phantom import simulate_subject
 
     typer.echo(simulate_subject(out, seed=seed))
+
+
+@app.command()
+def rim_cohort(
+    *,
+    subjects: Annotated[int, typer.Option("--subjects", min=1, help="172 have about 177 lesions with a rim.")] = 172,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed gives other patients.")] = 0,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the cohort; made if missing.")],
+    lesion_bank: Annotated[
+        Path | None, typer.Option("--lesion-bank", help="Lesion maps (.npz) for shapes and places; made ones without.")
+    ] = None,
+    label_noise: Annotated[
+        bool, typer.Option("--label-noise", help="Rims as two raters and a third between them see them.")
+    ] = False,
+    in_plane_mm: Annotated[float, typer.Option("--in-plane-mm", min=0.4, max=1.5, help="Voxels of the QSM.")] = 0.75,
+    slice_mm: Annotated[float, typer.Option("--slice-mm", min=0.5, max=5, help="Their thickness.")] = 3.0,
+    field_t: Annotated[float, typer.Option("--field-t", min=0.5, max=10, help="Main field in tesla.")] = 3.0,
+    snr: Annotated[float, typer.Option("--snr", min=5, help="Of white matter right after excitation.")] = 60.0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+) -> None:
+    """Make patients with QSM, FLAIR and lesions whose rims are known. Prints the cohort's folder."""
+    from msrim.workflows.inputs import check_output_folder
+
+    check_output_folder(out)
+    from msrim.console import Console
+    from msrim.simulation.cohort import Scanner, simulate_cohort
+    from msrim.simulation.susceptibility import GradientEcho
+
+    scanner = Scanner(in_plane_mm, slice_mm, GradientEcho(field_t=field_t, snr=snr))
+    typer.echo(
+        simulate_cohort(
+            out,
+            subjects=subjects,
+            seed=seed,
+            scanner=scanner,
+            lesion_bank=lesion_bank,
+            label_noise=label_noise,
+            report=Console(quiet=quiet).say,
+        )
+    )

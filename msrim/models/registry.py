@@ -16,6 +16,11 @@ MODELS = {
     "head": "msrim.models.head:HeadNet",
     "coactseg": "msrim.models.coactseg:CoactSeg",
     "scp": "msrim.models.scp:SCP",
+    "datrnet": "msrim.models.datrnet:DATRNet",
+    "qsmrimnet": "msrim.models.qsmrimnet:QSMRimNet",
+    "rimnet": "msrim.models.rimnet:RimNet",
+    "aprl-rf": "msrim.models.aprl:Forest",
+    "aprl-nn": "msrim.models.qsmrimnet:RadiomicNet",
 }
 CARDS = Path(__file__).parent / "cards"
 WEIGHTS = Path(__file__).parent / "weights"
@@ -34,19 +39,21 @@ class Card:
     settings : dict
         Arguments of the network.
     task : str
-        ``lesions``, ``head`` or ``longitudinal``.
+        ``lesions``, ``head``, ``longitudinal`` or ``rims``.
     summary : str
         One line.
     contrasts : tuple of str
         Order of the image channels.
     required : tuple of str
         The contrasts that must be there; any other may be missing.
-    spacing_mm : float
-        Of the isotropic grid on which the network works.
+    spacing_mm : float, or list of three
+        Of the grid on which the network works; one number for an isotropic one.
     normalisation : str
         How intensities and coordinates are scaled.
     threshold : float
-        On the probability, above which a voxel is a lesion.
+        On the probability, above which a voxel is a lesion, or a lesion is rim+.
+    sensitive_threshold : float or None
+        A lower one for a rim network, by which few rims are missed and many are seen that are none.
     sha256 : str
         Of the weights file.
     licence, training, limits : str
@@ -64,7 +71,7 @@ class Card:
     summary: str
     contrasts: tuple[str, ...]
     required: tuple[str, ...]
-    spacing_mm: float
+    spacing_mm: float | list[float]
     normalisation: str
     threshold: float
     sha256: str
@@ -72,6 +79,7 @@ class Card:
     training: str
     limits: str
     metrics: dict[str, Any] = field(default_factory=dict)
+    sensitive_threshold: float | None = None
     weights: Path = Path()
 
     @property
@@ -114,7 +122,7 @@ def _parse(path: Path, weights: Path) -> Card:
             f"{path}: cannot be read as a model card ({error}); restore the card that came with it"
         ) from error
     known = {f.name for f in fields(Card)}
-    missing = sorted(known - {"metrics", "weights"} - values.keys())
+    missing = sorted(known - {"metrics", "sensitive_threshold", "weights"} - values.keys())
     unknown = sorted(values.keys() - known)
     if missing or unknown:
         raise ModelError(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from msrim.errors import ModelError
-from msrim.models import MODELS, build, load_model, read_card
+from msrim.models import build, load_model, read_card
 from msrim.models.allnet import AnaConv
 from msrim.models.head import fold_blocks, unfold_blocks
 from msrim.models.inference import scale_intensities
@@ -18,7 +18,7 @@ from msrim.training.losses import all_net_loss, focal, soft_dice
 CHANNELS = {"allnet": (9, 2), "allnet-tiramisu": (9, 2), "head": (3, 9), "coactseg": (3, 6), "scp": (3, 1)}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CHANNELS)
 def test_a_network_answers_for_every_voxel(name):
     inputs, outputs = CHANNELS[name]
     with torch.inference_mode():

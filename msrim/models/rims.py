@@ -1,0 +1,100 @@
+"""What the rim networks look at, and their answers for a patient's lesions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from msrim.models import load_model
+from msrim.models.inference import choose_device
+from msrim.models.registry import Card
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a network wants of a lesion.
+
+    Attributes
+    ----------
+    patch : (3,) int or None
+        Voxels of the patches; None for no image.
+    masked : bool
+        Only what lies inside the lesion is left in the patch.
+    features : bool
+        The radiomic features.
+    """
+
+    patch: tuple[int, int, int] | None
+    masked: bool = False
+    features: bool = False
+
+
+INPUTS = {
+    "datrnet": Inputs((32, 32, 8)),
+    "qsmrimnet": Inputs((32, 32, 16), masked=True, features=True),
+    "rimnet": Inputs((32, 32, 16), masked=True),
+    "aprl-rf": Inputs(None, features=True),
+    "aprl-nn": Inputs(None, features=True),
+}
+
+
+def network_inputs(kind: Inputs, patches: Tensor, features: Tensor | None) -> list[Tensor]:
+    """Arguments of a network's forward.
+
+    Parameters
+    ----------
+    patches : (N, 3, X, Y, Z)
+        QSM, FLAIR and lesion.
+    features : (N, 527) or None
+    """
+    given = []
+    if kind.patch is not None:
+        given.append(patches[:, :2] * (patches[:, 2:] > 0.5) if kind.masked else patches[:, :2])
+    if kind.features:
+        given.append(features)
+    return given
+
+
+def rim_probabilities(
+    card: Card, patches: np.ndarray, features: np.ndarray | None, *, device: str = "cpu"
+) -> np.ndarray:
+    """Probability of a rim for each lesion.
+
+    Parameters
+    ----------
+    card : Card
+        Of a rim network.
+    patches : (N, 3, X, Y, Z) float32
+        As :func:`msrim.lesions.patches.cut_patches` gives them, of the size that INPUTS says.
+    features : (N, 527) float or None
+        For the networks that want them.
+
+    Returns
+    -------
+    (N,) float64
+    """
+    return answers(load_model(card), INPUTS[card.network], patches, features, device=device)
+
+
+def answers(
+    network: nn.Module, kind: Inputs, patches: np.ndarray, features: np.ndarray | None, *, device: str = "cpu"
+) -> np.ndarray:
+    """Probabilities of a network at hand; see :func:`rim_probabilities`."""
+    network = network.to(choose_device(device)).eval()
+    parts = [np.zeros(0)]
+    for start in range(0, len(patches), BATCH):
+        rows = slice(start, start + BATCH)
+        given = network_inputs(
+            kind,
+            torch.from_numpy(patches[rows]).float(),
+            None if features is None else torch.from_numpy(features[rows]).float(),
+        )
+        with torch.inference_mode():
+            logits = network(*(part.to(choose_device(device)) for part in given))
+        parts.append(torch.sigmoid(logits.double()).cpu().numpy())
+    return np.concatenate(parts)

@@ -1,0 +1,298 @@
+"""Training rim networks on a cohort: lesions from disk, batches that are not all rim-, and the loop."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from msrim.errors import InputError
+from msrim.files import written_atomically
+from msrim.image import Volume, read_volume
+from msrim.lesions.patches import cut_patches, susceptibility_ppm
+from msrim.lesions.radiomics import FIRST_ORDER_COLUMNS, lesion_features
+from msrim.models.aprl import Forest
+from msrim.models.qsmrimnet import Scale
+from msrim.models.rims import Inputs, network_inputs
+from msrim.preprocess.normalise import normalise_intensity
+from msrim.training import synthesis
+from msrim.training.loop import write_weights
+
+# Room around the patches for turned and scaled ones, voxels on each side.
+MARGIN = (4, 4, 1)
+# Share of rim+ in a batch; in a cohort they are one of 24.
+RIM_SHARE = 0.3
+MAX_ANGLE_DEG = 15.0
+SCALE = (0.95, 1.05)
+SHIFT = 0.7
+BLUR_CHANCE, BLUR_VOXELS = 0.3, (0.1, 0.6)
+# Of all steps, where the learning rate falls to a tenth (Zhang et al. 2022, section 2.3).
+MILESTONES = (0.5, 0.7, 0.9)
+
+
+@dataclass(frozen=True, eq=False)
+class RimLesions:
+    """Lesions of a cohort.
+
+    Attributes
+    ----------
+    patches : (N, 3, X, Y, Z) float16
+        QSM, FLAIR and lesion, with MARGIN around what the network sees; (N, 3, 0, 0, 0) where it sees no image.
+    features : (N, 527) float64 or None
+    labels : (N,) bool
+        Rim+, as the raters say.
+    truth : (N,) bool
+        Rim+, as it was made.
+    subjects : (N,) int
+        Whose lesion it is: index into ``names``.
+    names : tuple of str
+    """
+
+    patches: np.ndarray
+    features: np.ndarray | None
+    labels: np.ndarray
+    truth: np.ndarray
+    subjects: np.ndarray
+    names: tuple[str, ...]
+
+    def of(self, chosen: np.ndarray) -> RimLesions:
+        """Some of the lesions, by (N,) bool."""
+        features = None if self.features is None else self.features[chosen]
+        return RimLesions(
+            self.patches[chosen], features, self.labels[chosen], self.truth[chosen], self.subjects[chosen], self.names
+        )
+
+    def seen(self) -> np.ndarray:
+        """The patches without their margin: (N, 3, X, Y, Z) float32."""
+        inner = [slice(m, n - m) if n else slice(0) for m, n in zip(MARGIN, self.patches.shape[2:], strict=True)]
+        return self.patches[:, :, *inner].astype(np.float32)
+
+
+def read_cohort(
+    data: Path, *, kind: Inputs, cache: Path | None = None, report: Callable[[str], None] = lambda line: None
+) -> RimLesions:
+    """Read the lesions of a cohort that `msrim simulate rim-cohort` made, or one in the same order.
+
+    Parameters
+    ----------
+    data : Path
+        ``sub-*/anat`` with ``_Chimap`` and ``_FLAIR`` on one grid; under ``derivatives/truth`` the lesions
+        (``_seg-lesions_dseg``) and ``_desc-lesions.tsv`` with columns ``id``, ``rim`` and, if it differs, ``truth``.
+    kind : Inputs
+        What the network looks at.
+    cache : Path, optional
+        Folder that keeps radiomic features.
+
+    Raises
+    ------
+    InputError
+        No subject, or one that is not complete.
+    """
+    folders = sorted(folder for folder in data.glob("sub-*") if folder.is_dir())
+    if not folders:
+        raise InputError(f"{data}: no sub-* folders; make a cohort with `msrim simulate rim-cohort`")
+    size = None if kind.patch is None else tuple(n + 2 * m for n, m in zip(kind.patch, MARGIN, strict=True))
+    patches, features, labels, truth, counts = [], [], [], [], []
+    for number, folder in enumerate(folders, start=1):
+        name, derived = folder.name, data / "derivatives" / "truth" / folder.name / "anat"
+        qsm, _ = susceptibility_ppm(read_volume(folder / "anat" / f"{name}_Chimap.nii.gz"), name=name)
+        instances = _read_instances(derived / f"{name}_seg-lesions_dseg.nii.gz")
+        rows = _read_labels(derived / f"{name}_desc-lesions.tsv")
+        if len(rows) != len(np.unique(instances.data)) - 1:
+            raise InputError(f"{derived}: {len(rows)} rows in the table, but not as many lesions in the instance map")
+        if size is None:
+            patches.append(np.zeros((len(rows), 3, 0, 0, 0), np.float16))
+        else:
+            flair = read_volume(folder / "anat" / f"{name}_FLAIR.nii.gz")
+            flair = normalise_intensity(flair, qsm.like(qsm.data != 0))
+            patches.append(cut_patches(qsm, flair, instances, size=size).images.astype(np.float16))
+        if kind.features:
+            features.append(lesion_features(qsm, instances, cache=cache))
+        labels += [row["rim"] == "true" for row in rows]
+        truth += [row.get("truth", row["rim"]) == "true" for row in rows]
+        counts.append(len(rows))
+        if number % 20 == 0 or number == len(folders):
+            report(f"read {number} of {len(folders)} subjects")
+    return RimLesions(
+        np.concatenate(patches),
+        np.concatenate(features) if features else None,
+        np.array(labels),
+        np.array(truth),
+        np.repeat(np.arange(len(folders)), counts),
+        tuple(folder.name for folder in folders),
+    )
+
+
+def fit_rims(
+    network: nn.Module,
+    lesions: RimLesions,
+    *,
+    kind: Inputs,
+    out: Path,
+    steps: int,
+    batch_size: int = 64,
+    learning_rate: float = 1e-4,
+    seed: int = 0,
+    report_every: int = 25,
+    report: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Train and write the weights.
+
+    Parameters
+    ----------
+    network : nn.Module
+        A rim network; its scaling of features is fitted to ``lesions`` first.
+    kind : Inputs
+    out : Path
+        Folder for ``weights.safetensors``, ``checkpoint.pt`` and ``loss.csv``. A checkpoint found there is continued.
+    steps, batch_size : int
+        Batch ``i`` is a function of ``seed`` and ``i`` alone.
+
+    Returns
+    -------
+    Path
+        The weights file.
+
+    Notes
+    -----
+    Adam and the milestones of Zhang et al. 2022; binary cross-entropy, every batch with RIM_SHARE of rim+.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    device = next(network.parameters()).device
+    for module in network.modules():
+        if isinstance(module, Scale):
+            module.fit(torch.from_numpy(lesions.features))
+    optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, [int(steps * part) for part in MILESTONES])
+    state = {"network": network, "optimiser": optimiser, "schedule": schedule}
+    checkpoint = out / "checkpoint.pt"
+    first = _resume(state, checkpoint) if checkpoint.exists() else 0
+    patches = torch.from_numpy(lesions.patches)
+    features = None if lesions.features is None else torch.from_numpy(lesions.features).float()
+    network.train()
+    began, running = time.perf_counter(), []
+    with open(out / "loss.csv", "a", encoding="utf-8") as curve:
+        for step in range(first, steps):
+            torch.manual_seed(hash((seed, step)))
+            index, labels = draw_batch(lesions.labels, batch_size, rng=np.random.default_rng((seed, step)))
+            images = augment(patches[index].float(), kind.patch, rng=np.random.default_rng((seed, step, 1)))
+            given = network_inputs(kind, images, None if features is None else features[index])
+            if getattr(network, "smote", False):
+                given.append(labels)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                logits = network(*(part.to(device) for part in given))
+            loss = rim_loss(logits.float(), labels.to(device))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            running.append(loss.item())
+            if (step + 1) % report_every == 0 or step + 1 == steps:
+                seconds = time.perf_counter() - began
+                curve.write(f"{step + 1},{np.mean(running):.5f},{seconds:.0f}\n")
+                curve.flush()
+                report(f"step {step + 1}/{steps} loss {np.mean(running):.4f} after {seconds:.0f} s")
+                running.clear()
+            if (step + 1) % (10 * report_every) == 0 or step + 1 == steps:
+                with written_atomically(checkpoint) as temporary:
+                    torch.save(
+                        {"step": step + 1, **{name: part.state_dict() for name, part in state.items()}}, temporary
+                    )
+    return write_weights(network, out / "weights.safetensors")
+
+
+def rim_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy; rows beyond the labels are synthetic rim+ (DeepSMOTE).
+
+    Examples
+    --------
+    >>> round(float(rim_loss(torch.zeros(3), torch.zeros(2))), 4)
+    0.6931
+    """
+    return F.binary_cross_entropy_with_logits(logits, F.pad(labels, (0, len(logits) - len(labels)), value=1.0))
+
+
+def draw_batch(labels: np.ndarray, size: int, *, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Rows of a batch, RIM_SHARE of them rim+, and their labels (size,) float."""
+    rims = round(RIM_SHARE * size)
+    chosen = np.concatenate([
+        rng.choice(np.flatnonzero(labels), rims), rng.choice(np.flatnonzero(~labels), size - rims)
+    ])  # fmt: skip
+    return torch.from_numpy(chosen), torch.from_numpy(labels[chosen]).float()
+
+
+def augment(patches: Tensor, size: Sequence[int] | None, *, rng: np.random.Generator) -> Tensor:
+    """Mirror, turn about the slices' normal, scale, shift and blur; cut to ``size``.
+
+    Parameters
+    ----------
+    patches : (N, 3, X, Y, Z)
+        With MARGIN.
+    size : (3,) int or None
+        None gives the patches back: there is no image.
+    """
+    if size is None:
+        return patches
+    n, _, *whole = patches.shape
+    angle = np.radians(rng.uniform(-MAX_ANGLE_DEG, MAX_ANGLE_DEG, n))
+    scale = rng.uniform(*SCALE, (n, 2, 1))
+    turn = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], axis=-1).reshape(n, 2, 2) * scale
+    matrix = np.zeros((n, 3, 4))
+    mirror = rng.choice((-1.0, 1.0), (n, 3))
+    matrix[:, :2, :2] = turn * mirror[:, None, :2]
+    matrix[:, 2, 2] = mirror[:, 2]
+    matrix[:, :2, 3] = rng.uniform(-SHIFT, SHIFT, (n, 2))
+    # grid_sample counts axes from the last, and from -1 to 1 over the whole patch.
+    half = (np.array(whole) - 1) / 2
+    wanted = [(np.arange(k) - (k - 1) / 2) for k in size]
+    points = np.stack(np.meshgrid(*wanted, indexing="ij"), axis=-1).reshape(-1, 3)
+    places = (points @ matrix[:, :, :3].transpose(0, 2, 1) + matrix[:, None, :, 3]) / half
+    grid = torch.from_numpy(places[..., ::-1].copy()).float().reshape(n, *size, 3)
+    sampled = F.grid_sample(patches, grid, align_corners=True)
+    if rng.random() < BLUR_CHANCE:
+        sigma = (*rng.uniform(*BLUR_VOXELS, 2), 0.05)
+        sampled[:, :2] = synthesis.blur(sampled[:, :2].flatten(0, 1), sigma_voxels=sigma).unflatten(0, (n, 2))
+    return sampled
+
+
+def fit_forest(lesions: RimLesions, *, trees: int = 200, seed: int = 0) -> Forest:
+    """APRL: rim+ lesions oversampled to as many as the others, and a random forest on the first-order features."""
+    from imblearn.over_sampling import SMOTE
+    from sklearn.ensemble import RandomForestClassifier
+
+    known = np.nan_to_num(lesions.features[:, FIRST_ORDER_COLUMNS])
+    neighbours = min(5, int(lesions.labels.sum()) - 1)
+    rows, labels = SMOTE(k_neighbors=neighbours, random_state=seed).fit_resample(known, lesions.labels)
+    forest = RandomForestClassifier(trees, random_state=seed).fit(rows, labels)
+    return Forest.of(forest, columns=FIRST_ORDER_COLUMNS)
+
+
+def _read_instances(path: Path) -> Volume:
+    """An instance map; one without any lesion is a valid one, which :func:`read_volume` refuses."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; every subject needs a map of its lesions")
+    image = nib.load(path)
+    return Volume(np.asarray(image.dataobj).astype(np.int32), image.affine)
+
+
+def _read_labels(path: Path) -> list[dict[str, str]]:
+    try:
+        with open(path, encoding="utf-8", newline="") as stream:
+            return list(csv.DictReader(stream, delimiter="\t"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); every subject needs a table of rims") from error
+
+
+def _resume(state: dict, path: Path) -> int:
+    saved = torch.load(path, weights_only=True, map_location="cpu")
+    for name, part in state.items():
+        part.load_state_dict(saved[name])
+    return saved["step"]
