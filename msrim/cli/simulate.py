@@ -53,7 +53,8 @@ def rim_cohort(
 
     check_output_folder(out)
     from msrim.console import Console
-    from msrim.simulation.cohort import Scanner, simulate_cohort
+    from msrim.simulation.cohort import simulate_cohort
+    from msrim.simulation.rim_patient import Scanner
     from msrim.simulation.susceptibility import GradientEcho
 
     scanner = Scanner(in_plane_mm, slice_mm, GradientEcho(field_t=field_t, snr=snr))
