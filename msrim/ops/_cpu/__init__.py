@@ -1,0 +1,8 @@
+"""Kernels for a CPU, compiled by Numba at their first use and kept on disk."""
+
+from __future__ import annotations
+
+from msrim.ops._cpu.rim import rim_transform, rim_transform_backward
+from msrim.ops._cpu.votes import accumulate, sample, slope
+
+__all__ = ["accumulate", "rim_transform", "rim_transform_backward", "sample", "slope"]

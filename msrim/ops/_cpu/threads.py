@@ -1,0 +1,31 @@
+"""How a kernel is compiled, and how its work is shared out between threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+compiled = partial(njit, nogil=True, cache=True, error_model="numpy")
+
+
+def share(kernel: Callable, pieces: int, *arguments: Any) -> None:
+    """Run ``kernel(*arguments, first, last)`` over all pieces on as many threads as torch may use.
+
+    Python's own threads, as the kernels hold no lock: Numba's would not outlive a fork (DataLoader workers).
+    """
+    arrays = [np.asarray(a) if isinstance(a, Tensor | list | tuple) else a for a in arguments]
+    threads = min(torch.get_num_threads(), pieces)
+    if threads < 2:
+        kernel(*arrays, 0, pieces)
+        return
+    # Several ranges a thread, so that one that is slowed down does not keep the others waiting.
+    edges = [pieces * i // (4 * threads) for i in range(4 * threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda first, last: kernel(*arrays, first, last), edges[:-1], edges[1:]))
