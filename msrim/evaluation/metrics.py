@@ -6,10 +6,11 @@ Lesions are 26-connected components. Voxel-wise measures and volumes take the ma
 out components below ``min_volume_mm3``, in truth and prediction. Whether a lesion is touched is asked of the other mask
 whole, so that a small component counts neither for nor against anybody.
 
-Both masks empty is perfect agreement: 1 for ``dice``, ``jaccard``, ``ppv``, ``tpr``, ``ltpr``, ``l_f1`` and 0 for
-``lfpr``, ``hd95_mm``, ``asd_mm``; the same for lesion-wise measures where neither mask has a lesion that counts. One
-empty mask gives 0 for ``dice``, ``jaccard`` and ``l_f1``, and None for what would be 0/0 (``tpr`` and ``ltpr`` without
-truth, ``ppv`` and ``lfpr`` without prediction) and for distances. None means undefined: leave it out of means.
+Both masks empty is perfect agreement: 1 for ``dice``, ``jaccard``, ``ppv``, ``tpr``, ``ltpr``, ``l_ppv``, ``l_dice``,
+``l_f1`` and 0 for ``lfpr``, ``hd95_mm``, ``asd_mm``, ``volume_difference``; the same for lesion-wise measures where
+neither mask has a lesion that counts. One empty mask gives 0 for ``dice``, ``jaccard``, ``l_dice`` and ``l_f1``, and
+None for what would be a division by zero (``tpr``, ``ltpr`` and ``volume_difference`` without truth, ``ppv``, ``l_ppv``
+and ``lfpr`` without prediction) and for distances. None means undefined: leave it out of means.
 """
 
 from __future__ import annotations
@@ -38,9 +39,11 @@ def segmentation_metrics(truth: Volume, prediction: Volume, *, min_volume_mm3: f
     dict
         Ready for JSON: ``dice``, ``jaccard``, ``ppv`` (precision), ``tpr`` (sensitivity); ``ltpr``, the share of true
         lesions that the prediction touches; ``lfpr``, the share of predicted lesions that touch no truth; ``l_f1``
-        (:func:`lesion_f1`); ``hd95_mm``, the larger of the two directed 95th percentiles of the distance between
-        surfaces; ``asd_mm``, the mean of that distance over the surface voxels of both; volumes in mm3 and numbers of
-        lesions. Surface voxels are those with a face on the outside.
+        (:func:`lesion_f1`); ``l_ppv`` and ``l_dice``, touched true lesions by the number of predicted ones, and twice
+        that by the number of both; ``hd95_mm``, the larger of the two directed 95th percentiles of the distance between
+        surfaces; ``asd_mm``, the mean of that distance over the surface voxels of both; volumes in mm3, the absolute
+        ``volume_difference`` as a share of the true volume, and numbers of lesions. Surface voxels are those with a
+        face on the outside.
 
     Raises
     ------
@@ -52,6 +55,11 @@ def segmentation_metrics(truth: Volume, prediction: Volume, *, min_volume_mm3: f
     Zhang et al. 2021 (ALL-Net), Eq. 4 to 10, but for two points. Eq. 4 lacks a factor of 2: Dice is
     2 TP / (2 TP + FP + FN). For LTP in Eq. 8 the text counts predicted lesions, which may exceed the number of true
     ones; here LTP counts true lesions, as Carass et al. 2017 (doi:10.1016/j.neuroimage.2016.12.064) do.
+
+    ``l_ppv`` and ``l_dice`` are those of Zhang et al. 2023 (SCP), whose L-Dice lacks a factor of 2. Both count true
+    lesions above the line, so one prediction over several lesions may put them above 1; ``1 - lfpr`` counts predicted
+    lesions. CoactSeg's F1 (Wu et al. 2023) is ``l_f1`` with ``min_volume_mm3`` of 11 voxels, and its distances, in
+    voxels, are those of volumes with 1 mm voxels.
 
     Examples
     --------
@@ -73,8 +81,8 @@ def segmentation_metrics(truth: Volume, prediction: Volume, *, min_volume_mm3: f
     def ratio(part: int, whole: int) -> float | None:
         return 1.0 if empty else part / whole if whole else None
 
-    lesions, hits = _lesions_touching(a, b, min_voxels=min_volume_mm3 / volume)
-    claims, confirmed = _lesions_touching(b, a, min_voxels=min_volume_mm3 / volume)
+    lesions, hits = lesions_touching(a, b, min_voxels=min_volume_mm3 / volume)
+    claims, confirmed = lesions_touching(b, a, min_voxels=min_volume_mm3 / volume)
     none_counted = not lesions and not claims
     ltpr = 1.0 if none_counted else hits / lesions if lesions else None
     lfpr = 0.0 if none_counted else (claims - confirmed) / claims if claims else None
@@ -86,11 +94,14 @@ def segmentation_metrics(truth: Volume, prediction: Volume, *, min_volume_mm3: f
         "tpr": ratio(both, true),
         "ltpr": ltpr,
         "lfpr": lfpr,
+        "l_ppv": 1.0 if none_counted else hits / claims if claims else None,
+        "l_dice": 1.0 if none_counted else 2 * hits / (lesions + claims),
         "l_f1": 0.0 if ltpr is None or lfpr is None else lesion_f1(ltpr=ltpr, lfpr=lfpr),
         "hd95_mm": hd95_mm,
         "asd_mm": asd_mm,
         "truth_volume_mm3": true * volume,
         "prediction_volume_mm3": found * volume,
+        "volume_difference": 0.0 if empty else abs(found - true) / true if true else None,
         "truth_lesions": lesions,
         "prediction_lesions": claims,
     }
@@ -108,7 +119,7 @@ def lesion_f1(*, ltpr: float, lfpr: float) -> float:
     return 2 * precision * ltpr / (precision + ltpr) if precision + ltpr else 0.0
 
 
-def _lesions_touching(mask: np.ndarray, other: np.ndarray, *, min_voxels: float) -> tuple[int, int]:
+def lesions_touching(mask: np.ndarray, other: np.ndarray, *, min_voxels: float) -> tuple[int, int]:
     """Number of lesions of at least ``min_voxels`` in ``mask``, and of those that share a voxel with ``other``."""
     labels = cc3d.connected_components(mask.astype(np.uint8), connectivity=26)
     # The product of edges in a header's float32 may put a lesion of just the minimum below it.

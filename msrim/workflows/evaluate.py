@@ -1,0 +1,116 @@
+"""Evaluation of a cohort: folders of masks in, tables and a page out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from msrim.console import Console
+from msrim.errors import InputError
+from msrim.evaluation.cohort import Scan, compare_methods, scan_figures, summarise_cohort
+from msrim.evaluation.curves import lesion_roc_curve, precision_recall_curve
+from msrim.files import write_text
+from msrim.image import Volume, read_volume, same_grid
+from msrim.report.cohort import Method, write_cohort_page
+
+NAME = re.compile(r"sub-([A-Za-z0-9]+)(?:_ses-([A-Za-z0-9]+))?_(?:.*_)?label-L_(?:.*_)?(mask|probseg)\.nii(?:\.gz)?")
+Visit = tuple[str, str | None]
+
+
+def evaluate_cohort(
+    truth: Path, predictions: dict[str, Path], out: Path, *, min_volume_mm3: float, console: Console
+) -> Path:
+    """Compare methods with the truth, and with each other, on all visits of a cohort.
+
+    Parameters
+    ----------
+    truth : Path
+        Folder with one ``sub-X[_ses-Y]_*label-L_*mask.nii.gz`` for each visit, anywhere below it.
+    predictions : dict of str to Path
+        By method's name, folders with a mask for each of those visits on the grid of the true one, as `msrim segment`
+        writes them, and perhaps ``*label-L_probseg.nii.gz`` beside it for the curves. The first method is what the
+        others are compared with.
+    out : Path
+        Gets ``scans.tsv``, ``summary.tsv``, ``comparisons.tsv`` and ``report.html``.
+    min_volume_mm3 : float
+        Lesion-wise figures ignore smaller components.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    InputError
+        There is no truth, a method lacks a visit, a visit has two masks, or grids differ.
+    """
+    true_masks = _by_visit(truth, "mask")
+    if not true_masks:
+        raise InputError(f"{truth}: no lesion masks; they must be called sub-X[_ses-Y]_*label-L_*mask.nii.gz")
+    methods = []
+    for name, folder in predictions.items():
+        masks, probabilities = _by_visit(folder, "mask"), _by_visit(folder, "probseg")
+        if missing := true_masks.keys() - masks.keys():
+            raise InputError(f"{folder}: no lesion mask for {', '.join(sorted(map(_label, missing)))}")
+        scans = []
+        for visit, path in true_masks.items():
+            console.say(f"{name}: {_label(visit)}")
+            figures = scan_figures(
+                read_volume(path, mask=True), read_volume(masks[visit], mask=True), min_volume_mm3=min_volume_mm3
+            )
+            scans.append(Scan(*visit, figures))
+        precision_recall = lesion_roc = None
+        if true_masks.keys() <= probabilities.keys():
+            precision_recall = precision_recall_curve(_pairs(true_masks, probabilities))
+            lesion_roc = lesion_roc_curve(_pairs(true_masks, probabilities), min_volume_mm3=min_volume_mm3)
+        methods.append(Method(name, scans, summarise_cohort(scans), precision_recall, lesion_roc))
+    first, *others = methods
+    comparisons = {method.name: compare_methods(first.scans, method.scans) for method in others}
+    _write_tsv(
+        [
+            {"method": method.name, "patient": scan.patient, "session": scan.session} | scan.figures
+            for method in methods
+            for scan in method.scans
+        ],
+        out / "scans.tsv",
+    )
+    _write_tsv([{"method": method.name} | row for method in methods for row in method.summary], out / "summary.tsv")
+    if others:
+        rows = [{"method": name, "against": first.name} | row for name, found in comparisons.items() for row in found]
+        _write_tsv(rows, out / "comparisons.tsv")
+    return write_cohort_page(methods, comparisons, out / "report.html", min_volume_mm3=min_volume_mm3)
+
+
+def _by_visit(folder: Path, suffix: str) -> dict[Visit, Path]:
+    """Files of lesions below a folder by patient and session, in order."""
+    found: dict[Visit, Path] = {}
+    for path in sorted(folder.rglob("sub-*.nii*")):
+        name = NAME.fullmatch(path.name)
+        if not name or name[3] != suffix:
+            continue
+        visit = (name[1], name[2])
+        if visit in found:
+            raise InputError(f"{folder}: two files for {_label(visit)}, {found[visit].name} and {path.name}; keep one")
+        found[visit] = path
+    return found
+
+
+def _pairs(truth: dict[Visit, Path], probabilities: dict[Visit, Path]) -> Iterator[tuple[Volume, Volume]]:
+    for visit, path in truth.items():
+        mask, probability = read_volume(path, mask=True), read_volume(probabilities[visit])
+        if not same_grid(mask, probability):
+            raise InputError(f"{probabilities[visit]}: not on the grid of {path.name}; resample it")
+        yield mask, probability
+
+
+def _label(visit: Visit) -> str:
+    patient, session = visit
+    return f"sub-{patient}" + (f" ses-{session}" if session else "")
+
+
+def _write_tsv(rows: Sequence[dict], path: Path) -> Path:
+    lines = [rows[0].keys()] if rows else []
+    cells = [["n/a" if value is None else str(value) for value in row.values()] for row in rows]
+    return write_text("".join("\t".join(line) + "\n" for line in [*lines, *cells]), path)
