@@ -39,7 +39,7 @@ def label_lesions(mask: np.ndarray) -> np.ndarray:
     >>> label_lesions(np.array([[[1, 0, 1, 1]]], dtype=bool)).tolist()
     [[[2, 0, 1, 1]]]
     """
-    return _largest_first(cc3d.connected_components(mask.astype(np.uint8), connectivity=CONNECTIVITY))
+    return largest_first(cc3d.connected_components(mask.astype(np.uint8), connectivity=CONNECTIVITY))
 
 
 def split_confluent(mask: Volume, *, sphere_probability: Volume | None) -> Volume:
@@ -94,7 +94,7 @@ def split_confluent(mask: Volume, *, sphere_probability: Volume | None) -> Volum
         cut = _cut(component, height, spacing=spacing, min_voxels=min_voxels)
         parts[box][component] = used + cut[component]
         used += cut.max()
-    return mask.like(_largest_first(parts))
+    return mask.like(largest_first(parts))
 
 
 def _cut(component: np.ndarray, height: np.ndarray, *, spacing: np.ndarray, min_voxels: int) -> np.ndarray:
@@ -130,7 +130,14 @@ def _peaks(component: np.ndarray, height: np.ndarray, *, spacing: np.ndarray) ->
     return kept
 
 
-def _largest_first(labels: np.ndarray) -> np.ndarray:
+def largest_first(labels: np.ndarray) -> np.ndarray:
+    """The same parts numbered 1..n by descending size, 0 staying 0: int32.
+
+    Examples
+    --------
+    >>> largest_first(np.array([7, 0, 3, 3])).tolist()
+    [2, 0, 1, 1]
+    """
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     order = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]

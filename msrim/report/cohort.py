@@ -15,14 +15,14 @@ from msrim.evaluation.curves import Curve
 from msrim.evaluation.statistics import bootstrap_interval
 from msrim.files import write_text
 
-SHOWN = {"dice": "Dice", "l_f1": "Lesion F1", "ltpr": "LTPR", "lfpr": "LFPR", "pq": "Panoptic quality"}
+SHOWN = {"dice": "Dice", "l_f1": "Lesion F1", "ltpr": "LTPR", "lfpr": "LFPR", "pq": "PQ"}
 
 
 @dataclass(frozen=True)
 class Series:
     """Points of one method, and lines through some of them, all in per cent of the axes, y upwards."""
 
-    method: int
+    method: int | None
     points: list[tuple[float, float]]
     lines: list[list[tuple[float, float]]]
 
@@ -109,10 +109,8 @@ def _volumes(methods: Sequence[Method]) -> Plot:
     names = ("truth_volume_mm3", "prediction_volume_mm3")
     pairs = [np.array([[scan.figures[name] / 1000 for name in names] for scan in m.scans]) for m in methods]
     top = max(1.0, *(float(values.max()) for values in pairs)) * 1.05
-    series = [
-        Series(number, _percent(*(values.T / top)), [[(0, 0), (100, 100)]] if number == 0 else [])
-        for number, values in enumerate(pairs)
-    ]
+    agreement = Series(None, [], [[(0, 0), (100, 100)]])
+    series = [agreement, *(Series(number, _percent(*(values.T / top)), []) for number, values in enumerate(pairs))]
     ticks = [(percent, f"{percent * top / 100:.3g}") for percent in (0, 25, 50, 75, 100)]
     return Plot("Lesion volume, ml; on the line both agree", "Truth", "Found", ticks, ticks, series)
 
