@@ -20,6 +20,7 @@ CONTRASTS = {
     "T1w": r"t1w?|t1weighted|t1mprage|mprage|t1spgr|spgr|t1tfe",
     "T2w": r"t2w?|t2weighted|t2tse|t2fse",
 }
+QSM = re.compile(r"(.*[^a-z0-9])?(chimap|qsm|chi|susceptibility)([^a-z0-9].*)?")
 # What lies beside an image under its name: masks, results, and T1w after gadolinium, which shows other things.
 NOT_A_CONTRAST = (
     r".*mask|.*seg|labels?|lesions?|truth|gt|consensus|manual|expert|bias|biasfield|pve|prob|warp|xfm|gd|gado|gadolinium|post|"
@@ -101,6 +102,25 @@ def find_subject(path: Path) -> Subject:
         names = ", ".join(file.name for file in images) or "no NIfTI files"
         raise InputError(f"{folder}: no FLAIR among {names}; msrim needs one, name it with --flair")
     return _named({contrast: found[contrast][0] for contrast in CONTRASTS if contrast in found})
+
+
+def find_qsm(path: Path) -> Path:
+    """The susceptibility map in a subject's folder: ``*_Chimap.nii.gz``, or a name that says QSM or chi.
+
+    Raises
+    ------
+    InputError
+        None, or several.
+    """
+    folder = _image_folder(Path(path).absolute())
+    maps = [file for file in sorted(folder.glob("*.nii*")) if QSM.fullmatch(file.name.lower())]
+    if len(maps) == 1:
+        return maps[0]
+    if maps:
+        raise InputError(
+            f"{folder}: several files may be the QSM ({', '.join(f.name for f in maps)}); name it with --qsm"
+        )
+    raise InputError(f"{folder}: no QSM (a file called *_Chimap.nii.gz); name it with --qsm")
 
 
 def subject_from_files(flair: Path, *, t1: Path | None = None, t2: Path | None = None) -> Subject:

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from msrim import __version__
-from msrim.cli import doctor, evaluate, longitudinal, models, segment, simulate, train
+from msrim.cli import doctor, evaluate, longitudinal, models, rims, segment, simulate, train
 from msrim.errors import MsrimError
 
 
@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 app.command()(segment.segment)
 app.command()(segment.preprocess)
+app.command()(rims.rim_classify)
 app.command()(longitudinal.longitudinal)
 app.command()(train.train)
 app.command()(models.models)

@@ -18,8 +18,8 @@ SPACING_MM = (0.75, 0.75, 3.0)
 SPACING_TOLERANCE = 0.1
 # What the QSM is divided by, so that rims are of order 1.
 QSM_SCALE_PPM = 0.05
-# From this share of the lesion on, zeros are a mask's and not the tissue's.
-MASKED_SHARE = 0.05
+# From this share of the lesion on, zeros are a mask's and not the tissue's; with half of it there is nothing to judge.
+MASKED_SHARE, HIDDEN_SHARE = 0.05, 0.5
 # QSM of a brain spreads over some tenths of a ppm, and so over hundreds of ppb.
 MAX_PPM, MIN_PPB = 3.0, 20.0
 # How much further than the bright end of the values the dark one may reach; iron and veins are bright.
@@ -39,11 +39,14 @@ class Patches:
         lesion; 0 where a patch leaves the field of view. Z runs across the slices.
     remarks : dict of int to list of str
         By lesion number, what stands in the way of a judgement.
+    seen : dict of int to bool
+        By lesion number, whether enough of it is there to be judged.
     """
 
     numbers: np.ndarray
     images: np.ndarray
     remarks: dict[int, list[str]]
+    seen: dict[int, bool]
 
 
 def cut_patches(
@@ -86,9 +89,11 @@ def cut_patches(
     numbers = np.unique(instances.data[instances.data > 0])
     patches = np.zeros((len(numbers), 3, *size), np.float32)
     remarks: dict[int, list[str]] = {int(number): [] for number in numbers}
+    seen = {int(number): True for number in numbers}
     if not len(numbers):
-        return Patches(numbers, patches, remarks)
+        return Patches(numbers, patches, remarks, seen)
     for number, share in zip(numbers, _masked_share(qsm, instances, numbers), strict=True):
+        seen[int(number)] = bool(share <= HIDDEN_SHARE)
         if share > MASKED_SHARE:
             remarks[int(number)].append(f"QSM is zero in {100 * share:.0f} % of it")
     brain = qsm.like(qsm.data != 0)
@@ -101,6 +106,7 @@ def cut_patches(
         box = boxes[number - 1] if number <= len(boxes) else None
         if box is None:
             remarks[int(number)].append("too small for the network's voxels")
+            seen[int(number)] = False
             continue
         inside = labels[box] == number
         centre = np.round(ndimage.center_of_mass(inside)).astype(int) + [s.start for s in box]
@@ -110,7 +116,7 @@ def cut_patches(
             remarks[int(number)].append("larger than the patch: only its middle was seen")
         for channel, data in enumerate((*channels, labels == number)):
             _copy(data, patches[row, channel], centre - half)
-    return Patches(numbers, patches, remarks)
+    return Patches(numbers, patches, remarks, seen)
 
 
 def on_spacing(volume: Volume, spacing_mm: tuple[float, float, float], *, nearest: bool = False) -> Volume:

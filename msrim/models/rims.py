@@ -34,6 +34,8 @@ class Inputs:
     features: bool = False
 
 
+# What is cut for the report where the network sees no image.
+SHOWN_PATCH = (32, 32, 8)
 INPUTS = {
     "datrnet": Inputs((32, 32, 8)),
     "qsmrimnet": Inputs((32, 32, 16), masked=True, features=True),

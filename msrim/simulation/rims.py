@@ -26,9 +26,11 @@ CENTRE_PPM = (0.02, 0.06)
 VEIN_PPM = 0.4
 EDGE_VEIN_MM = (0.18, 0.32)
 CENTRAL_VEIN_MM = (0.1, 0.25)
-# What a lesion without a rim is, and how often.
-KINDS = {"plain": 0.52, "faint": 0.14, "finger": 0.14, "bright centre": 0.08, "edge vein": 0.07, "partial rim": 0.05}
-HARD_KINDS = ("bright centre", "edge vein", "partial rim")
+# What a lesion without a rim is, and how often: a small one, and one as large as those with a rim.
+KINDS = ("plain", "faint", "finger", "bright centre", "edge vein", "partial rim")
+KINDS_SMALL = (0.60, 0.16, 0.13, 0.05, 0.04, 0.02)
+KINDS_LARGE = (0.28, 0.12, 0.14, 0.20, 0.15, 0.11)
+HARD_KINDS = KINDS[3:]
 CENTRAL_VEIN_CHANCE = 0.4
 
 # Median and log-deviation of the in-plane radius, and its bounds, in mm.
@@ -123,7 +125,8 @@ class RimLesion:
 
 def draw_lesion(shape: Blob | TracedShape, *, rim: bool, rng: np.random.Generator) -> RimLesion:
     """Draw what a lesion of a given shape consists of."""
-    kind = "rim" if rim else str(rng.choice(list(KINDS), p=list(KINDS.values())))
+    large = np.sort(shape.radii_mm)[1] > RADIUS_MM[True][2]
+    kind = "rim" if rim else str(rng.choice(KINDS, p=KINDS_LARGE if large else KINDS_SMALL))
     lesion_ppm = rng.normal(*LESION_PPM)
     veins = []
     if kind == "finger" or rng.random() < CENTRAL_VEIN_CHANCE:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from msrim.console import Console
 from msrim.errors import InputError
 from msrim.files import written_atomically
 from msrim.image import Volume, read_volume
@@ -76,9 +77,7 @@ class RimLesions:
         return self.patches[:, :, *inner].astype(np.float32)
 
 
-def read_cohort(
-    data: Path, *, kind: Inputs, cache: Path | None = None, report: Callable[[str], None] = lambda line: None
-) -> RimLesions:
+def read_cohort(data: Path, *, kind: Inputs, console: Console, cache: Path | None = None) -> RimLesions:
     """Read the lesions of a cohort that `msrim simulate rim-cohort` made, or one in the same order.
 
     Parameters
@@ -88,6 +87,8 @@ def read_cohort(
         (``_seg-lesions_dseg``) and ``_desc-lesions.tsv`` with columns ``id``, ``rim`` and, if it differs, ``truth``.
     kind : Inputs
         What the network looks at.
+    console : Console
+        Gets a line about each subject.
     cache : Path, optional
         Folder that keeps radiomic features.
 
@@ -100,34 +101,40 @@ def read_cohort(
     if not folders:
         raise InputError(f"{data}: no sub-* folders; make a cohort with `msrim simulate rim-cohort`")
     size = None if kind.patch is None else tuple(n + 2 * m for n, m in zip(kind.patch, MARGIN, strict=True))
-    patches, features, labels, truth, counts = [], [], [], [], []
-    for number, folder in enumerate(folders, start=1):
-        name, derived = folder.name, data / "derivatives" / "truth" / folder.name / "anat"
-        qsm, _ = susceptibility_ppm(read_volume(folder / "anat" / f"{name}_Chimap.nii.gz"), name=name)
-        instances = _read_instances(derived / f"{name}_seg-lesions_dseg.nii.gz")
-        rows = _read_labels(derived / f"{name}_desc-lesions.tsv")
-        if len(rows) != len(np.unique(instances.data)) - 1:
-            raise InputError(f"{derived}: {len(rows)} rows in the table, but not as many lesions in the instance map")
-        if size is None:
-            patches.append(np.zeros((len(rows), 3, 0, 0, 0), np.float16))
-        else:
-            flair = read_volume(folder / "anat" / f"{name}_FLAIR.nii.gz")
-            flair = normalise_intensity(flair, qsm.like(qsm.data != 0))
-            patches.append(cut_patches(qsm, flair, instances, size=size).images.astype(np.float16))
-        if kind.features:
-            features.append(lesion_features(qsm, instances, cache=cache))
-        labels += [row["rim"] == "true" for row in rows]
-        truth += [row.get("truth", row["rim"]) == "true" for row in rows]
-        counts.append(len(rows))
-        if number % 20 == 0 or number == len(folders):
-            report(f"read {number} of {len(folders)} subjects")
+    parts = []
+    with console.progress(len(folders)):
+        for index, folder in enumerate(folders):
+            console.started(folder.name)
+            parts.append(_read_subject(folder, data, index, size=size, kind=kind, cache=cache))
+            console.finished(folder.name, f"{len(parts[-1].labels)} lesions read")
+    together = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("patches", "labels", "truth", "subjects", *(["features"] if kind.features else []))
+    }
+    return RimLesions(**{"features": None, **together}, names=tuple(folder.name for folder in folders))
+
+
+def _read_subject(
+    folder: Path, data: Path, index: int, *, size: tuple[int, ...] | None, kind: Inputs, cache: Path | None
+) -> RimLesions:
+    name, derived = folder.name, data / "derivatives" / "truth" / folder.name / "anat"
+    qsm, _ = susceptibility_ppm(read_volume(folder / "anat" / f"{name}_Chimap.nii.gz"), name=name)
+    instances = _read_instances(derived / f"{name}_seg-lesions_dseg.nii.gz")
+    rows = _read_labels(derived / f"{name}_desc-lesions.tsv")
+    if len(rows) != len(np.unique(instances.data)) - 1:
+        raise InputError(f"{derived}: {len(rows)} rows in the table, but not as many lesions in the instance map")
+    patches = np.zeros((len(rows), 3, 0, 0, 0), np.float16)
+    if size is not None:
+        flair = read_volume(folder / "anat" / f"{name}_FLAIR.nii.gz")
+        flair = normalise_intensity(flair, qsm.like(qsm.data != 0))
+        patches = cut_patches(qsm, flair, instances, size=size).images.astype(np.float16)
     return RimLesions(
-        np.concatenate(patches),
-        np.concatenate(features) if features else None,
-        np.array(labels),
-        np.array(truth),
-        np.repeat(np.arange(len(folders)), counts),
-        tuple(folder.name for folder in folders),
+        patches,
+        lesion_features(qsm, instances, cache=cache) if kind.features else None,
+        np.array([row["rim"] == "true" for row in rows], bool),
+        np.array([row.get("truth", row["rim"]) == "true" for row in rows], bool),
+        np.full(len(rows), index),
+        (name,),
     )
 
 

@@ -48,7 +48,7 @@ def train_rims(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: list
     kind = INPUTS.get(recipe.network)
     if kind is None:
         raise InputError(f"{recipe.network}: not a rim network; choose one of {', '.join(INPUTS)}")
-    lesions = read_cohort(data, kind=kind, cache=out / "prepared", report=console.say)
+    lesions = read_cohort(data, kind=kind, cache=out / "prepared", console=console)
     lesions = lesions.of(~np.isin(lesions.subjects, [lesions.names.index(f"sub-{name}") for name in leave_out]))
     counts = np.bincount(lesions.subjects, weights=lesions.labels, minlength=len(lesions.names))
     held_out = (stratified_folds(counts, folds=FOLDS, seed=recipe.seed) == 0)[lesions.subjects]

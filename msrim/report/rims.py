@@ -1,0 +1,131 @@
+"""The report of rims: every lesion with its probability, the most likely first, and what the network saw of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+import numpy as np
+
+from msrim.files import write_text
+from msrim.lesions.measure import Lesion
+from msrim.manifest import StepRecord
+from msrim.report.pictures import AXIAL, GRID_SPACING_MM, data_uri, outline, picture_slice
+
+# Reach of the votes in the pictures, voxels: the largest of DA-TR-Net's.
+SHOWN_RADIUS = 15
+# Values of black and white: QSM in units of 0.05 ppm about the brain's median, FLAIR in deviations about its mean.
+QSM_WINDOW, FLAIR_WINDOW = (-1.5, 2.5), (-2.0, 4.0)
+
+
+@dataclass(frozen=True, eq=False)
+class RimReport:
+    """Exactly what a report of rims shows.
+
+    Attributes
+    ----------
+    subject : str
+    session : str or None
+    date : datetime
+    model, model_limits : str
+    lesions : sequence of Lesion
+        With rim probability and decision where they were judged.
+    patches : (N, 3, X, Y, Z) float32
+        Of :class:`msrim.lesions.patches.Patches`, for the lesions ``numbers``.
+    numbers : sequence of int
+    remarks : dict of str to list of str
+        By lesion number.
+    summary : dict
+    inputs : dict of str to Path
+    steps : sequence of StepRecord
+    versions : dict of str to str
+    warnings : sequence of str
+    """
+
+    subject: str
+    session: str | None
+    date: datetime
+    model: str
+    model_limits: str
+    lesions: Sequence[Lesion]
+    patches: np.ndarray
+    numbers: Sequence[int]
+    remarks: dict[str, list[str]]
+    summary: dict
+    inputs: dict[str, Path]
+    steps: Sequence[StepRecord]
+    versions: dict[str, str]
+    warnings: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A lesion, its pictures by name, the outline on them (SVG path), and what there is to say of it."""
+
+    lesion: Lesion
+    pictures: dict[str, str]
+    outline: str
+    remarks: Sequence[str]
+
+
+def write_rim_report(report: RimReport, path: Path) -> Path:
+    """Write the page.
+
+    Raises
+    ------
+    OutputError
+        The file can't be written.
+    """
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.from_string((files("msrim.report") / "rims.html.jinja").read_text("utf-8")).render(
+        report=report,
+        rows=rim_rows(report),
+        side=(report.patches.shape[3] if len(report.patches) else 1) * GRID_SPACING_MM,
+    )
+    return write_text(page, path)
+
+
+def rim_rows(report: RimReport) -> list[Row]:
+    """The page's rows: by descending probability, those not judged last."""
+    pictures = dict(zip(report.numbers, zip(*_pictures(report.patches), strict=True), strict=True))
+    ranked = sorted(report.lesions, key=lambda lesion: (lesion.rim_probability is None, -(lesion.rim_probability or 0)))
+    return [
+        Row(lesion, *pictures.get(lesion.id, ({}, "")), remarks=report.remarks.get(str(lesion.id), []))
+        for lesion in ranked
+    ]
+
+
+def _pictures(patches: np.ndarray) -> tuple[list[dict[str, str]], list[str]]:
+    """Of each lesion the slice where it is largest, in four images, and its outline."""
+    import torch
+
+    from msrim.ops import rim_transform
+
+    if not len(patches):
+        return [], []
+    v_u, v_s = (v[:, 0, 0].numpy() for v in rim_transform(torch.from_numpy(patches[:, :1]), (SHOWN_RADIUS,), eps=1e-3))
+    windows = {"QSM": QSM_WINDOW, "FLAIR": FLAIR_WINDOW}
+    # One scale for all lesions: it is the height of the peak that tells them apart.
+    windows |= {name: tuple(np.percentile(v, (1, 99.9))) for name, v in (("V_u", v_u), ("V_s", v_s))}
+    images = {"QSM": patches[:, 0], "FLAIR": patches[:, 1], "V_u": v_u, "V_s": v_s}
+    shown, outlines = [], []
+    for row, lesion in enumerate(patches[:, 2] > 0.5):
+        index = int(lesion.sum(axis=(0, 1)).argmax())
+        shown.append(
+            {
+                name: data_uri(_grey(picture_slice(image[row], AXIAL, index), *windows[name]))
+                for name, image in images.items()
+            }
+        )
+        outlines.append(outline(picture_slice(lesion, AXIAL, index)))
+    return shown, outlines
+
+
+def _grey(picture: np.ndarray, low: float, high: float) -> np.ndarray:
+    return np.clip((picture - low) * (255 / max(high - low, 1e-6)), 0, 255).astype(np.uint8)

@@ -1,0 +1,126 @@
+"""Evaluation of rim classification: a packaged model on a cohort, or a recipe by cross-validation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from msrim.console import Console
+from msrim.errors import InputError
+from msrim.evaluation.rims import bootstrap_intervals, decide, majority, rim_metrics, stratified_folds
+from msrim.models.inference import choose_device
+from msrim.models.registry import read_card
+from msrim.models.rims import INPUTS, answers, rim_probabilities
+from msrim.recipe import TrainingRecipe
+from msrim.training.rims import RimLesions, read_cohort
+from msrim.workflows.train_rims import fit_network
+
+SEEDS = 3
+
+
+def evaluate_rims(
+    cohort: Path, *, model: str, console: Console, device: str = "cpu", cache: Path | None = None
+) -> dict:
+    """How well a trained model tells the rims of a cohort that it never saw.
+
+    Parameters
+    ----------
+    cohort : Path
+        See :func:`msrim.training.rims.read_cohort`.
+    model : str
+        Of the task "rims"; its card's threshold decides.
+    console : Console
+    device : str
+    cache : Path, optional
+        Folder that keeps radiomic features.
+
+    Returns
+    -------
+    dict
+        Ready for JSON: ``model``, ``threshold``, the figures of :func:`msrim.evaluation.rims.rim_metrics`, and under
+        ``intervals`` their 95 % intervals by bootstrap over subjects.
+
+    Raises
+    ------
+    InputError
+        The cohort cannot be used, or the model tells no rims.
+    """
+    card = read_card(model)
+    if card.task != "rims":
+        raise InputError(f"{card.label}: tells no rims (its task is {card.task}); choose another model")
+    choose_device(device)
+    lesions = read_cohort(cohort, kind=INPUTS[card.network], console=console, cache=cache)
+    probability = rim_probabilities(card, lesions.seen(), lesions.features, device=device)
+    rim = probability >= card.threshold
+    figures = rim_metrics(lesions.truth, probability, subjects=lesions.subjects, rim=rim)
+    intervals = bootstrap_intervals(lesions.truth, probability, subjects=lesions.subjects, rim=rim)
+    return {"model": card.label, "threshold": card.threshold, **figures, "intervals": intervals}
+
+
+@dataclass(frozen=True, eq=False)
+class CrossValidated:
+    """What networks said of lesions that they had not seen.
+
+    Attributes
+    ----------
+    probability : (seeds, lesions) float
+    folds : (lesions,) int
+    truth : (lesions,) bool
+    subjects : (lesions,) int
+    """
+
+    probability: np.ndarray
+    folds: np.ndarray
+    truth: np.ndarray
+    subjects: np.ndarray
+
+    @property
+    def rim(self) -> np.ndarray:
+        """The seeds' majority, each by the F1-best threshold of its fold."""
+        return majority(np.array([decide(self.truth, row, folds=self.folds) for row in self.probability]))
+
+    def figures(self) -> dict:
+        """The papers' figures with intervals; the curves are those of the seeds' mean probability."""
+        mean = self.probability.mean(axis=0)
+        given = {"subjects": self.subjects, "folds": self.folds, "rim": self.rim}
+        figures = rim_metrics(self.truth, mean, **given)
+        return {**figures, "intervals": bootstrap_intervals(self.truth, mean, **given)}
+
+
+def cross_validate(
+    recipe: TrainingRecipe, lesions: RimLesions, out: Path, *, console: Console, folds: int = 5, seeds: int = SEEDS
+) -> CrossValidated:
+    """Train on four fifths of the subjects and judge the rest, five times, with several seeds.
+
+    A fold that ``out`` holds the probabilities of is not trained again.
+
+    Parameters
+    ----------
+    recipe : TrainingRecipe
+    lesions : RimLesions
+        Read for the recipe's network.
+    out : Path
+        Gets a folder for every fold and seed.
+    console : Console
+    """
+    kind = INPUTS[recipe.network]
+    counts = np.bincount(lesions.subjects, weights=lesions.labels, minlength=len(lesions.names))
+    of_lesion = stratified_folds(counts, folds=folds)[lesions.subjects]
+    probability = np.zeros((seeds, len(lesions.labels)))
+    for seed in range(seeds):
+        for fold in range(folds):
+            held_out = of_lesion == fold
+            folder = out / f"fold-{fold}_seed-{seed}"
+            done = folder / "probability.npy"
+            if not done.is_file():
+                console.say(f"{recipe.name}: fold {fold + 1} of {folds}, seed {seed + 1} of {seeds}")
+                network, _ = fit_network(
+                    recipe, lesions.of(~held_out), folder, console=console, seed=recipe.seed + seed
+                )
+                judged = lesions.of(held_out)
+                found = answers(network, kind, judged.seen(), judged.features, device=recipe.device)
+                np.save(done, found, allow_pickle=False)
+            probability[seed, held_out] = np.load(done, allow_pickle=False)
+    return CrossValidated(probability, of_lesion, lesions.truth, lesions.subjects)
