@@ -69,3 +69,35 @@ def cohort(
     check_output_folder(out)
     console = Console(quiet=quiet)
     typer.echo(evaluate_cohort(truth, folders, out, min_volume_mm3=min_volume_mm3, console=console))
+
+
+@app.command()
+def rims(
+    *,
+    cohort: Annotated[Path, typer.Option("--cohort", help="Folder as `msrim simulate rim-cohort` makes it.")],
+    model: Annotated[str, typer.Option("--model", help="Rim model: its name, or folder of one of your own.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda: where the network runs.")] = "auto",
+    cache: Annotated[Path | None, typer.Option("--cache", help="Folder that keeps radiomic features.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+) -> None:
+    """Judge a rim model on a cohort that it never saw: areas, F1 and counts with 95 % intervals over subjects."""
+    import json
+
+    from msrim.console import Console
+    from msrim.workflows.evaluate_rims import evaluate_rims
+
+    figures = evaluate_rims(cohort, model=model, console=Console(quiet=quiet), device=device, cache=cache)
+    if as_json:
+        typer.echo(json.dumps(figures, indent=2))
+        return
+    n = figures["n"]
+    typer.echo(f"{figures['model']} on {n['lesions']} lesions ({n['rim']} rim+) of {n['subjects']} subjects")
+    for name in ("pr_auc", "proc_auc", "roc_auc", "accuracy", "f1", "sensitivity", "specificity", "ppv"):
+        interval = figures["intervals"].get(name)
+        spread = "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+        typer.echo(f"{name:<12} {'n/a' if figures[name] is None else format(figures[name], '.3f')}{spread}")
+    counts = figures["counts"]
+    typer.echo(
+        f"counts       r {'n/a' if counts['r'] is None else format(counts['r'], '.2f')}, MSE {counts['mse']:.2f}"
+    )
