@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from msrim.cli.evaluate_longitudinal import longitudinal
 from msrim.errors import InputError
 
 app = typer.Typer(help="Compare results with the truth.", no_args_is_help=True)
@@ -15,6 +16,9 @@ app = typer.Typer(help="Compare results with the truth.", no_args_is_help=True)
 @app.callback()
 def evaluate() -> None:
     """Compare results with the truth."""
+
+
+app.command()(longitudinal)
 
 
 @app.command()

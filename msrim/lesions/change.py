@@ -3,8 +3,9 @@
 Tissue is *new* when all of this holds in a connected piece of MIN_PIECE_MM3 or more:
 
 1. the matched FLAIR is brighter at follow-up than at baseline by GROW_Z noise levels in every voxel, and by SEED_Z in
-   one. The noise is that of this pair of scans, measured in the brain outside lesions apart for voxels on flat ground
-   and on edges of each steepness, because an edge that is resampled or half a voxel off differs without any change;
+   one; a piece ends where the difference falls below PEAK_SHARE of its largest, which is where a blurred lesion has its
+   edge. The noise is that of this pair of scans, measured apart for voxels on flat ground and on
+   edges of each steepness, because an edge that is resampled or half a voxel off differs without any change;
 2. at follow-up it is as bright as lesions are: BRIGHT deviations above the brain's mean in every voxel;
 3. the lesion network takes the piece for a lesion at follow-up, at least in one voxel and at least with LIKELY, and
    thinks so more than at baseline.
@@ -28,6 +29,7 @@ from msrim.image import Volume
 
 SEED_Z = 4.0
 GROW_Z = 2.0
+PEAK_SHARE = 0.4
 BRIGHT = 0.5
 LIKELY = 0.2
 MIN_PIECE_MM3 = 10.0
@@ -35,9 +37,9 @@ MIN_PIECE_MM3 = 10.0
 SMOOTHING_MM = 0.8
 EDGE_LEVELS = 24
 RULE = (
-    f"z of the matched FLAIR difference over {GROW_Z:g} everywhere and {SEED_Z:g} somewhere, intensity over "
-    f"{BRIGHT:g} deviations, lesion probability over {LIKELY:g} somewhere and higher than at the other visit, "
-    f"{MIN_PIECE_MM3:g} mm3 or more"
+    f"z of the matched FLAIR difference over {GROW_Z:g} everywhere and {SEED_Z:g} somewhere, cut off at "
+    f"{PEAK_SHARE:g} of the peak, intensity over {BRIGHT:g} deviations, lesion probability over {LIKELY:g} somewhere "
+    f"and higher than at the other visit, {MIN_PIECE_MM3:g} mm3 or more"
 )
 
 
@@ -69,8 +71,7 @@ def decide_change(
     """
     before, after = (volume.data for volume in probabilities)
     inside = brain.data.astype(bool)
-    noise_free = inside & (np.maximum(before, after) < LIKELY)
-    z = difference_z(baseline, followup, brain=brain, quiet=brain.like(noise_free)).data
+    z = difference_z(baseline, followup, brain=brain).data
     piece_voxels = MIN_PIECE_MM3 / brain.voxel_volume_mm3
     new = _appeared(z, followup.data, after, before, inside, piece_voxels=piece_voxels)
     gone = _appeared(-z, baseline.data, before, after, inside, piece_voxels=piece_voxels)
@@ -96,28 +97,26 @@ def changed_tissue(lesion: Volume, *, new: Volume, gone: Volume) -> ChangedTissu
     )
 
 
-def difference_z(baseline: Volume, followup: Volume, *, brain: Volume, quiet: Volume) -> Volume:
+def difference_z(baseline: Volume, followup: Volume, *, brain: Volume) -> Volume:
     """Difference of two matched images in units of the noise at edges of the same steepness.
 
     Parameters
     ----------
     baseline, followup : Volume of float
     brain : Volume of bool
-    quiet : Volume of bool
-        Brain where no lesion is, to measure the noise.
 
     Returns
     -------
     Volume of float32
         Follow-up minus baseline; 0 outside the brain. With the visits exchanged, exactly the negative.
     """
-    inside, calm = brain.data.astype(bool), quiet.data.astype(bool)
+    inside = brain.data.astype(bool)
     sigma = SMOOTHING_MM / brain.spacing
     difference = ndimage.gaussian_filter(followup.data - baseline.data, sigma)
     edge = ndimage.gaussian_gradient_magnitude(baseline.data + followup.data, sigma)
-    levels = np.quantile(edge[calm], np.linspace(0, 1, EDGE_LEVELS + 1))
-    level = np.clip(np.searchsorted(levels, edge[calm], side="right") - 1, 0, EDGE_LEVELS - 1)
-    size = np.abs(difference[calm])
+    levels = np.quantile(edge[inside], np.linspace(0, 1, EDGE_LEVELS + 1))
+    level = np.clip(np.searchsorted(levels, edge[inside], side="right") - 1, 0, EDGE_LEVELS - 1)
+    size = np.abs(difference[inside])
     # The median of a normal variable's size is 0.6745 of its deviation; changes are too rare to move a median.
     noise = np.array([np.median(size[level == k]) / 0.6745 for k in range(EDGE_LEVELS)])
     noise = np.maximum.accumulate(np.maximum(noise, 1e-6))
@@ -138,6 +137,8 @@ def _appeared(
 ) -> np.ndarray:
     """Pieces that are brighter than at the other visit, as bright as lesions, and likely lesions."""
     pieces = cc3d.connected_components(inside & (z >= GROW_Z) & (image >= BRIGHT), connectivity=26)
+    peaks = ndimage.maximum(z, pieces, np.arange(int(pieces.max(initial=0)) + 1))
+    pieces = cc3d.connected_components((pieces > 0) & (z >= PEAK_SHARE * peaks[pieces]), connectivity=26)
     count = int(pieces.max(initial=0))
     if not count:
         return np.zeros(inside.shape, bool)

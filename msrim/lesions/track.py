@@ -36,8 +36,8 @@ CHANGE_COLUMNS = {
             "stable": "Neither grown nor shrunk so much",
             "shrinking": "Shrunk by so much",
             "vanished": "At baseline only",
-            "merged": "More lesions at baseline than at follow-up",
-            "split": "More lesions at follow-up than at baseline",
+            "merged": "More lesions at baseline than at follow-up, crumbs not counted",
+            "split": "More lesions at follow-up than at baseline, crumbs not counted",
         },
     },
     "baseline_ids": {
@@ -116,16 +116,18 @@ def track_lesions(baseline: Volume, followup: Volume) -> list[TrackedLesion]:
     first_voxel = np.full(count, voxels.size)
     np.minimum.at(first_voxel, group, np.arange(voxels.size))
     order = np.lexsort((first_voxel, -(mm3["before"] + mm3["after"])))
+    before_mm3, after_mm3 = np.bincount(before) * unit, np.bincount(after) * unit
     numbers_before, numbers_after = np.unique(before[before > 0]), np.unique(after[after > 0])
     rows = []
     for number, index in enumerate(order, start=1):
         before_ids = tuple(numbers_before[group_before[numbers_before] == index].tolist())
         after_ids = tuple(numbers_after[group_after[numbers_after] == index].tolist())
         volumes = [round(float(mm3[name][index]), 3) for name in ("before", "after")]
+        counts = (_substantial(before_mm3[list(before_ids)]), _substantial(after_mm3[list(after_ids)]))
         rows.append(
             TrackedLesion(
                 number,
-                change_of(len(before_ids), len(after_ids), *volumes),
+                change_of(*counts, *volumes),
                 before_ids,
                 after_ids,
                 *volumes,
@@ -301,6 +303,12 @@ def _joint_change(lesions: Sequence[TrackedLesion]) -> str:
     counts = [sum(len(getattr(lesion, name)) for lesion in lesions) for name in ("baseline_ids", "followup_ids")]
     volumes = [sum(getattr(lesion, name) for lesion in lesions) for name in ("baseline_mm3", "followup_mm3")]
     return change_of(*counts, *volumes)
+
+
+def _substantial(volumes_mm3: np.ndarray) -> int:
+    """How many of the pieces of a lesion count: a crumb beside it doesn't make it two."""
+    least = max(MIN_CHANGE_MM3, MIN_CHANGE_SHARE * volumes_mm3.sum())
+    return max(int(np.count_nonzero(volumes_mm3 >= least)), min(volumes_mm3.size, 1))
 
 
 def _groups(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:

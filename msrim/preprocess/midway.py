@@ -142,7 +142,7 @@ def brain_overlap(baseline: Volume, followup: Volume) -> float:
     (1.0, 0.0)
     """
     both = np.count_nonzero(baseline.data & followup.data)
-    return 2 * both / (np.count_nonzero(baseline.data) + np.count_nonzero(followup.data))
+    return float(2 * both / (np.count_nonzero(baseline.data) + np.count_nonzero(followup.data)))
 
 
 def _register(moving: Volume, fixed: Volume, *, moving_brain: Volume, fixed_brain: Volume) -> np.ndarray:

@@ -137,8 +137,9 @@ def _triplets(report: ChangeReport, frame: Frame) -> list[tuple[Picture, Picture
 
     brain, tracked, new, gone = (on_grid(v) for v in (report.brain, report.tracked, report.new, report.gone))
     lesions = [on_grid(volume) for volume in report.lesions]
-    # One window for both: what differs on the page differs in the images.
-    images = window(np.stack([on_grid(image) for image in report.images]), np.stack([brain, brain]))
+    # One window for both: what differs on the page differs in the images. Around the brain it is dark.
+    inside = np.stack([brain, brain])
+    images = np.where(inside, window(np.stack([on_grid(image) for image in report.images]), inside), 0).astype(np.uint8)
     z = on_grid(report.difference)
     difference = np.clip(127.5 * (1 + z / DIFFERENCE_RANGE_Z), 0, 255).astype(np.uint8)
     changed = [row.id for row in report.rows if row.change != "stable"]

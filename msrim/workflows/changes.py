@@ -187,8 +187,7 @@ def write_changes(
         write_volume(read_own(matched[name]), files[f"{name}_midway"])
     write_volume(_tracked(rows, instances), files["tracked"])
     images = [read_own(matched[name]) for name in VISITS]
-    quiet = brain.like(brain.data & (parts.data == 0))
-    write_volume(difference_z(*images, brain=brain, quiet=quiet), files["difference"])
+    write_volume(difference_z(*images, brain=brain), files["difference"])
     write_changes_tsv(rows, files["changes"])
     summary = {**summarise_changes(rows), **agreement, "method": method}
     for key, content in (

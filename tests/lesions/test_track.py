@@ -14,6 +14,7 @@ from msrim.lesions.track import (
     TrackedLesion,
     chain_lesions,
     change_of,
+    lesions_of_visit,
     summarise_changes,
     track_lesions,
     write_chain_tsv,
@@ -172,3 +173,21 @@ def test_what_only_the_last_pair_sees_was_absent_before():
     one = TrackedLesion(1, "new", (), (1,), 0.0, 20.0, 20.0, 20.0, 0.0)
     empty = Volume(np.zeros((2, 2, 2), int), AFFINE)
     assert [row.changes for row in chain_lesions([[], [one]], [(empty, empty)])] == [("absent", "new")]
+
+
+def test_crumbs_do_not_make_a_split():
+    """A lesion that shrank to one piece and a voxel beside it is a shrinking one."""
+    before = boxes(((10, 2, 2), (8, 5, 5)))
+    after = boxes(((10, 2, 2), (4, 5, 5)), ((16, 2, 2), (1, 1, 1)))
+    rows = track_lesions(Volume(label_lesions(before), AFFINE), Volume(label_lesions(after), AFFINE))
+    assert [(row.change, row.followup_ids) for row in rows] == [("shrinking", (1, 2))]
+
+
+def test_a_visit_s_lesions_are_the_pieces_of_the_parts():
+    parts = Volume(np.repeat(np.array([1, 1, 1, 1, 2, 2, 2, 3])[:, None, None], 3, axis=1), AFFINE)
+    mask = parts.like(parts.data > 0)
+    mask.data[1, :, :] = False
+    mask.data[7, :2, :] = False
+    found = lesions_of_visit(parts, mask, min_mm3=3.0)
+    assert found.data[:, 0, 0].tolist() == [3, 0, 2, 2, 1, 1, 1, 0]
+    assert found.data[7].max() == 0  # 2 mm3 are left of the third

@@ -1,0 +1,115 @@
+"""The rule of change: what it takes for new, what it leaves alone, and its symmetry."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from msrim.image import Volume
+from msrim.lesions.change import decide_change, difference_z
+
+SHAPE = (48, 48, 48)
+BRAIN = np.linalg.norm(np.indices(SHAPE) - 23.5, axis=0) < 22
+AFFINE = np.eye(4)
+
+
+def ball(centre, radius) -> np.ndarray:
+    return np.linalg.norm(np.indices(SHAPE) - np.reshape(centre, (3, 1, 1, 1)), axis=0) < radius
+
+
+OLD, NEW, GONE = ball((14, 24, 24), 4), ball((34, 24, 24), 3), ball((24, 12, 24), 3)
+
+
+def visit(seed: int, *lesions: np.ndarray, bright: float = 2.0, shift=0.0) -> tuple[Volume, Volume]:
+    """Image and lesion probability."""
+    rng = np.random.default_rng(seed)
+    mask = np.any(lesions, axis=0) if lesions else np.zeros(SHAPE, bool)
+    image = bright * ndimage.gaussian_filter(mask.astype(float), 0.6) + ndimage.shift(
+        np.sin(np.indices(SHAPE)[2]), shift
+    )
+    image += rng.normal(0, 0.3, SHAPE)
+    return (
+        Volume((image * BRAIN).astype(np.float32), AFFINE),
+        Volume((0.9 * ndimage.gaussian_filter(mask.astype(np.float32), 0.5)).astype(np.float32), AFFINE),
+    )
+
+
+def decide(before, after):
+    brain = Volume(BRAIN, AFFINE)
+    return decide_change(before[0], after[0], brain=brain, probabilities=(before[1], after[1]), threshold=0.5)
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+def test_new_gone_and_stable_lesions():
+    tissue = decide(visit(0, OLD, GONE), visit(1, OLD, NEW))
+    assert dice(tissue.new.data, NEW) > 0.75
+    assert dice(tissue.gone.data, GONE) > 0.75
+    assert dice(tissue.baseline.data, OLD | GONE) > 0.8
+    assert dice(tissue.followup.data, OLD | NEW) > 0.8
+    assert not (tissue.baseline.data & tissue.new.data).any()
+
+
+def test_growth_is_the_tissue_around():
+    tissue = decide(visit(0, ball((24, 24, 24), 3)), visit(1, ball((24, 24, 24), 6)))
+    shell = ball((24, 24, 24), 6) & ~ball((24, 24, 24), 3)
+    assert dice(tissue.new.data, shell) > 0.7
+    assert not tissue.gone.data.any()
+
+
+def test_swapped_visits_swap_new_and_gone_exactly():
+    one, other = visit(0, OLD, GONE), visit(1, OLD, NEW)
+    forth, back = decide(one, other), decide(other, one)
+    for ours, theirs in (("new", "gone"), ("gone", "new"), ("baseline", "followup"), ("followup", "baseline")):
+        assert np.array_equal(getattr(forth, ours).data, getattr(back, theirs).data)
+
+
+def test_what_only_the_network_sees_is_no_change():
+    """It marks a lesion at follow-up that is as bright at baseline: then it was there."""
+    image, _ = visit(0, OLD, NEW)
+    other, seen = visit(1, OLD, NEW)
+    _, missed = visit(0, OLD)
+    tissue = decide((image, missed), (other, seen))
+    assert not tissue.new.data.any()
+    assert np.array_equal(tissue.baseline.data, tissue.followup.data)
+
+
+def test_what_only_the_images_show_is_no_lesion():
+    """A bright spot that the network takes for something else, such as flow."""
+    before, (bright, _) = visit(0, OLD), visit(1, OLD, NEW)
+    assert not decide(before, (bright, before[1])).new.data.any()
+
+
+def test_darker_csf_and_brighter_grey_are_not_lesions():
+    """A change below the brightness of lesions is left alone, whatever its size."""
+    before, after = visit(0, OLD), visit(1, OLD)
+    after[0].data[NEW] -= 2.0
+    assert not decide(after, before).new.data.any()
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.4])
+def test_noise_and_edges_half_a_voxel_off_are_not_a_change(shift):
+    before, after = visit(0, OLD), visit(1, OLD, shift=(0, 0, shift))
+    after[1].data[:] = 0.6  # the network would agree with anything
+    tissue = decide(before, after)
+    assert not tissue.new.data.any() and not tissue.gone.data.any()
+
+
+def test_a_scan_against_itself():
+    one = visit(0, OLD)
+    tissue = decide(one, one)
+    assert not tissue.new.data.any() and not tissue.gone.data.any()
+    assert np.array_equal(tissue.baseline.data, tissue.followup.data)
+
+
+def test_the_unit_of_z_is_the_noise():
+    (before, _), (after, _) = visit(0), visit(1)
+    brain = Volume(BRAIN, AFFINE)
+    z = difference_z(before, after, brain=brain).data
+    assert np.std(z[BRAIN]) == pytest.approx(1, rel=0.1)
+    assert not z[~BRAIN].any()
+    turned = difference_z(after, before, brain=brain).data
+    assert np.array_equal(z, -turned)
