@@ -38,7 +38,7 @@ def stratified_folds(rims: np.ndarray, *, folds: int = 5, seed: int = 0) -> np.n
     Examples
     --------
     >>> stratified_folds(np.array([0, 0, 2, 2, 9, 9]), folds=2).tolist()
-    [0, 1, 1, 0, 1, 0]
+    [0, 1, 0, 1, 0, 1]
     """
     rng = np.random.default_rng(seed)
     fold = np.empty(len(rims), int)

@@ -35,7 +35,7 @@ class Forest(nn.Module):
         super().__init__()
         self.columns = columns or [0]
         # A leaf is its own child on both sides.
-        self.register_buffer("children", torch.arange(nodes).repeat(trees, 2, 1))
+        self.register_buffer("below", torch.arange(nodes).repeat(trees, 2, 1))
         self.register_buffer("feature", torch.zeros(trees, nodes, dtype=torch.long))
         self.register_buffer("threshold", torch.zeros(trees, nodes, dtype=torch.float64))
         self.register_buffer("share", torch.zeros(trees, nodes, dtype=torch.float64))
@@ -48,7 +48,7 @@ class Forest(nn.Module):
         for index, tree in enumerate(trees):
             n = tree.node_count
             for side, children in enumerate((tree.children_left, tree.children_right)):
-                tables.children[index, side, :n] = torch.from_numpy(np.where(children < 0, np.arange(n), children))
+                tables.below[index, side, :n] = torch.from_numpy(np.where(children < 0, np.arange(n), children))
             tables.feature[index, :n] = torch.from_numpy(np.maximum(tree.feature, 0))
             tables.threshold[index, :n] = torch.from_numpy(tree.threshold)
             tables.share[index, :n] = torch.from_numpy(tree.value[:, 0, 1] / tree.value[:, 0].sum(axis=1))
@@ -61,8 +61,8 @@ class Forest(nn.Module):
         node = torch.zeros(len(self.feature), len(known), dtype=torch.long)
         while True:
             value = known[torch.arange(len(known)), self.feature[tree, node]]
-            below = self.children[tree, (value > self.threshold[tree, node]).long(), node]
-            if torch.equal(below, node):
+            following = self.below[tree, (value > self.threshold[tree, node]).long(), node]
+            if torch.equal(following, node):
                 break
-            node = below
+            node = following
         return torch.logit(self.share[tree, node].mean(0), eps=1e-6).float()

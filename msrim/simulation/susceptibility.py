@@ -60,8 +60,8 @@ def dipole_response(
 
     Examples
     --------
-    >>> dipole_response((1, 1, 4), (1.0, 1.0, 1.0)).round(3).ravel().tolist()
-    [0.0, -0.667, -0.667]
+    >>> dipole_response((1, 1, 4), (1.0, 1.0, 1.0)).round(3).ravel()
+    array([ 0.   , -0.667, -0.667], dtype=float32)
     """
     x, y = (scipy.fft.fftfreq(n, s).astype(np.float32) for n, s in zip(shape[:2], spacing[:2], strict=True))
     z = scipy.fft.rfftfreq(shape[2], spacing[2]).astype(np.float32)
