@@ -88,13 +88,17 @@ class TrainingRecipe(BaseModel):
         Folder of whole-head label maps with FreeSurfer values, to synthesise brains from; none without it.
     start : str or None
         Model whose weights are the first ones, to fine-tune it; a name or a folder as in :class:`Recipe`.
+    samples : str
+        What a "longitudinal" network learns from: pairs of visits, single visits, or as many of each.
+    relations, staged : bool
+        Whether the relations between its heads are asked for, and only in the second half (CoactSeg, Table 3).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1)
     version: str = Field(min_length=1)
-    task: Literal["lesions", "head", "rims"]
+    task: Literal["lesions", "head", "rims", "longitudinal"]
     summary: str
     normalisation: str
     network: str
@@ -112,6 +116,9 @@ class TrainingRecipe(BaseModel):
     lesion_bank: Path | None = None
     head_labels: Path | None = None
     start: str | None = None
+    samples: Literal["both", "pairs", "singles"] = "both"
+    relations: bool = True
+    staged: bool = True
 
 
 def read_recipe(path: Path | None = None, **overrides: Any) -> Recipe:

@@ -49,5 +49,9 @@ def train(
         from msrim.workflows.train_rims import train_rims
 
         typer.echo(train_rims(settings, data, out, leave_out=leave_out or [], console=console))
+    elif settings.task == "longitudinal":
+        from msrim.workflows.train_longitudinal import train_longitudinal
+
+        typer.echo(train_longitudinal(settings, data, out, leave_out=leave_out or [], console=console))
     else:
         typer.echo(train_lesions(settings, data, out, leave_out=leave_out or [], console=console))

@@ -81,6 +81,15 @@ def meet(
     }
 
 
+def meeting_inputs(visits: list[tuple[str, dict[str, dict[str, Any]]]]) -> dict[str, Path]:
+    """Arguments of :func:`meet` from what the steps of the two visits, by the names of VISITS, gave."""
+    taken = {"": ("correct_FLAIR", "image"), "_brain": ("extract_brain_FLAIR", "brain")}
+    taken["_to_mni"] = ("align_to_template", "transform")
+    return {
+        f"{name}{suffix}": given[node][output] for name, given in visits for suffix, (node, output) in taken.items()
+    }
+
+
 def match(met: dict[str, Path], *, baseline_lesion: Path | None = None, followup_lesion: Path | None = None) -> dict:
     """Both FLAIRs with matched intensities; the lesions of the visits, where they are known, have no say in it."""
     brain = read_mask(met["brain"])

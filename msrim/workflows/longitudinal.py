@@ -114,13 +114,8 @@ def change_graph(
     """
     graph = nipype.Workflow("changes")
     by_visit = list(zip(changes.VISITS, visits, found, strict=True))
-    meet = step(
-        changes.meet,
-        outputs=["met", "agreement"],
-        **{name: given["correct_FLAIR"]["image"] for name, _, given in by_visit},
-        **{f"{name}_brain": given["extract_brain_FLAIR"]["brain"] for name, _, given in by_visit},
-        **{f"{name}_to_mni": given["align_to_template"]["transform"] for name, _, given in by_visit},
-    )
+    meeting = changes.meeting_inputs([(name, given) for name, _, given in by_visit])
+    meet = step(changes.meet, outputs=["met", "agreement"], **meeting)
     threshold = card.threshold if recipe.threshold is None else recipe.threshold
     if card.task == "lesions":
         lesions = {f"{name}_lesion": given["find_lesions"]["lesion"] for name, _, given in by_visit}

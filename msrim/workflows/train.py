@@ -70,7 +70,7 @@ def train_lesions(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: l
     )
     names = sorted({patient.name for patient in patients})
     seen = f"{len(visits)} visits of {len(names)} patients ({', '.join(names)})"
-    return _train(recipe, crops, loss=all_net_loss, out=out, trained_on=seen, console=console)
+    return train_on(recipe, crops, loss=all_net_loss, out=out, trained_on=seen, console=console)
 
 
 def train_head(recipe: TrainingRecipe, data: Path, out: Path, *, console: Console) -> Path:
@@ -80,18 +80,19 @@ def train_head(recipe: TrainingRecipe, data: Path, out: Path, *, console: Consol
         raise InputError(f"{data}: no label maps (*.nii.gz)")
     heads = SyntheticHeads(paths, size=recipe.crop, samples=recipe.steps * recipe.batch_size, seed=recipe.seed)
     seen = f"synthetic scans of {len(paths)} label maps"
-    return _train(recipe, heads, loss=cross_entropy_and_dice, out=out, trained_on=seen, console=console)
+    return train_on(recipe, heads, loss=cross_entropy_and_dice, out=out, trained_on=seen, console=console)
 
 
-def _train(
+def train_on(
     recipe: TrainingRecipe,
     samples: Dataset,
     *,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Callable[..., Tensor],
     out: Path,
     trained_on: str,
     console: Console,
 ) -> Path:
+    """Make or load the recipe's network, fit it to the samples, and write weights and card."""
     torch.manual_seed(recipe.seed)
     network = build(recipe.network, **recipe.settings)
     if recipe.start is not None:

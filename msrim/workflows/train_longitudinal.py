@@ -1,0 +1,108 @@
+"""Training of networks that compare two visits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nipype
+import numpy as np
+import torch
+
+from msrim.bids import Subject
+from msrim.console import Console
+from msrim.errors import InputError
+from msrim.image import read_volume, resample
+from msrim.manifest import Manifest
+from msrim.recipe import Recipe, TrainingRecipe
+from msrim.training.coactseg_loss import coactseg_loss
+from msrim.training.lesions import LesionBank
+from msrim.training.pairs import MarkedPair, VisitCrops
+from msrim.transform import read_transform
+from msrim.workflows import changes
+from msrim.workflows.graph import run_graph, step
+from msrim.workflows.steps import read_own
+from msrim.workflows.subject import preprocess_visit
+from msrim.workflows.train import marked_visits, prepare_visit, train_on
+
+# A pair of the MSSEG-2 challenge: both FLAIRs in one space, and the consensus of the experts there.
+PAIR_FILES = ("flair_time01_on_middle_space.nii.gz", "flair_time02_on_middle_space.nii.gz", "ground_truth.nii.gz")
+
+
+def train_longitudinal(
+    recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: list[str], console: Console
+) -> Path:
+    """Train CoactSeg on the marked visits and the marked pairs below ``data``.
+
+    Parameters
+    ----------
+    recipe : TrainingRecipe
+    data : Path
+        Visits as for a lesion network, and folders of MSSEG-2 (PAIR_FILES). Without such folders, pairs are made from
+        the visits.
+    out : Path
+        Gets ``weights.safetensors``, ``card.toml``, the loss curve and the prepared visits.
+    leave_out : list of str
+        Patients that must not be seen: labels without ``sub-``, names of pairs' folders.
+
+    Returns
+    -------
+    Path
+        The folder, ready for ``msrim longitudinal --model``.
+    """
+    singles = [visit for visit in marked_visits(data) if visit[0].label not in leave_out]
+    folders = [folder for folder in marked_pairs(data) if folder.name not in leave_out]
+    if not singles and (recipe.samples != "pairs" or not folders):
+        raise InputError(f"{data}: no visit with a FLAIR and a *label-L*_mask.nii.gz beside it is left to train on")
+    prepared = out / "prepared"
+    patients = [prepare_visit(subject, mask, recipe=recipe, out=prepared, console=console) for subject, mask in singles]
+    pairs = [prepare_pair(folder, recipe=recipe, out=prepared, console=console) for folder in folders]
+    crops = VisitCrops(
+        patients,
+        pairs,
+        None if recipe.lesion_bank is None else LesionBank(recipe.lesion_bank),
+        channel=recipe.contrasts.index("FLAIR"),
+        size=recipe.crop,
+        samples=recipe.steps * recipe.batch_size,
+        seed=recipe.seed,
+        kinds=recipe.samples,
+        relations=recipe.relations,
+        staged=recipe.staged,
+    )
+    names = sorted({patient.name for patient in patients} | {pair.name for pair in pairs})
+    made = f"{len(pairs)} marked pairs" if pairs else "pairs made from them"
+    seen = f"{len(patients)} visits and {made}, {len(names)} patients ({', '.join(names)})"
+    return train_on(recipe, crops, loss=coactseg_loss, out=out, trained_on=seen, console=console)
+
+
+def marked_pairs(data: Path) -> list[Path]:
+    """Folders of MSSEG-2 below a folder, whole ones."""
+    folders = sorted(path.parent for path in data.rglob(PAIR_FILES[0]))
+    return [folder for folder in folders if all((folder / name).is_file() for name in PAIR_FILES)]
+
+
+def prepare_pair(folder: Path, *, recipe: TrainingRecipe, out: Path, console: Console) -> MarkedPair:
+    """A marked pair on its midway grid, by the same steps that ``msrim longitudinal`` takes."""
+    settings = Recipe(brain_extracted=recipe.brain_extracted, device=recipe.device)
+    visits = [
+        Subject(folder.name, session, {"FLAIR": folder / name})
+        for session, name in zip(("01", "02"), PAIR_FILES, strict=False)
+    ]
+    found = [preprocess_visit(visit, settings, out, console=console) for visit in visits]
+    graph = nipype.Workflow("pair")
+    by_visit = list(zip(changes.VISITS, found, strict=True))
+    meet = step(changes.meet, outputs=["met", "agreement"], **changes.meeting_inputs(by_visit))
+    match = step(changes.match, outputs=["matched"])
+    graph.connect(meet, "met", match, "met")
+    manifest = Manifest(recipe=settings.model_dump(), inputs={})
+    done = run_graph(graph, folder=out / f"sub-{folder.name}", console=console, manifest=manifest)
+    met, matched = done["meet"]["met"], done["match"]["matched"]
+    images = [read_own(matched[name]) for name in changes.VISITS]
+    truth = read_volume(folder / PAIR_FILES[2], mask=True)
+    # The truth lies in the space of both files; the follow-up is where new lesions are seen.
+    new = resample(
+        truth.like(truth.data.astype(np.float32)),
+        images[1],
+        target_from_source=read_transform(met["from_followup"]),
+    )
+    stack = torch.from_numpy(np.stack([image.data for image in images]).astype(np.float32))
+    return MarkedPair(folder.name, stack, new.data > 0.5)
