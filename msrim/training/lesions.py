@@ -17,9 +17,13 @@ from msrim.lesions.spheres import lesion_spheres
 from msrim.training import synthesis
 
 WHITE_MATTER = 5
-# How lesions differ from the tissue around them, in robust standard deviations of the brain's intensities: darker in
-# T1w, brighter in T2w. The ranges hold the 5th to 95th percentile of what raters marked, with room on both sides.
-PAINTED_CONTRAST = {"FLAIR": (0.8, 3.8), "T1w": (-2.2, 0.0), "T2w": (0.2, 3.2)}
+# How lesions differ from the tissue around them, in robust standard deviations of the brain's tissue: darker in T1w,
+# brighter in T2w. The ranges hold the 5th to 95th percentile of what raters marked, with room on both sides.
+PAINTED_CONTRAST = {"FLAIR": (0.9, 4.5), "T1w": (-2.6, 0.0), "T2w": (0.3, 4.5)}
+# What real lesions gain or lose of it: a site's sequence decides how much they stand out, and there are few sites.
+CHANGED_CONTRAST = {"FLAIR": (-1.5, 0.7), "T1w": (-0.5, 0.5), "T2w": (-1.2, 0.6)}
+# Brightness and contrast that normalisation leaves unknown.
+GAIN, OFFSET = (0.55, 1.7), 0.8
 # Share of the samples that come from synthetic brains, where there are any.
 SYNTHETIC = 0.25
 # Chance that a contrast which the patient has is withheld. FLAIR is what a lesion is defined on and always stays.
@@ -140,7 +144,7 @@ class LesionCrops(Dataset):
         coordinates = _moved_coordinates(synthesis.sample_at(patient.coordinates, points), matrix)
         lesions, brain, white = synthesis.sample_at(patient.masks, points) > 0.5
         present = images.flatten(1).abs().amax(1) > 0
-        images += self._per_contrast(rng, spread=0.35)[:, None, None, None] * _soft(lesions)
+        images += self._drawn(rng, CHANGED_CONTRAST) * _soft(lesions)
         if self.bank is not None and rng.random() < 0.6:
             painted, change = self._paint(patient, points, allowed=white & ~_grown(lesions, 2), rng=rng)
             images, lesions = images + change, lesions | painted
@@ -162,8 +166,9 @@ class LesionCrops(Dataset):
             if patient.brain[tuple(voxel)]:
                 return voxel.astype(float)
 
-    def _per_contrast(self, rng: np.random.Generator, *, spread: float) -> Tensor:
-        return torch.from_numpy(rng.normal(0, spread, len(self.contrasts))).float()
+    def _drawn(self, rng: np.random.Generator, ranges: dict[str, tuple[float, float]]) -> Tensor:
+        """A value for each contrast: (C, 1, 1, 1)."""
+        return torch.tensor([rng.uniform(*ranges[name]) for name in self.contrasts])[:, None, None, None].float()
 
     def _paint(
         self, patient: Patient, points: Tensor, *, allowed: Tensor, rng: np.random.Generator
@@ -174,13 +179,12 @@ class LesionCrops(Dataset):
         mask = (synthesis.sample_at(self.bank.draw(rng), places)[0] > 0.5) & allowed
         edge = synthesis.blur(mask[None].float(), sigma_voxels=rng.uniform(0.4, 1.0, 3))
         texture = 1 + 0.25 * synthesis.smooth_field(rng, mask.shape, channels=1, points=self.size // 5, spread=1)
-        strength = torch.tensor([rng.uniform(*PAINTED_CONTRAST[name]) for name in self.contrasts]).float()
-        return mask, strength[:, None, None, None] * edge * texture
+        return mask, self._drawn(rng, PAINTED_CONTRAST) * edge * texture
 
     def _scan(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         size = images.shape[1:]
-        gain, offset = self._per_contrast(rng, spread=0.22).exp(), self._per_contrast(rng, spread=0.25)
-        images = images * gain[:, None, None, None] + offset[:, None, None, None]
+        gain = torch.from_numpy(rng.uniform(*np.log(GAIN), (len(images), 1, 1, 1))).exp().float()
+        images = images * gain + torch.from_numpy(rng.uniform(-OFFSET, OFFSET, gain.shape)).float()
         images += synthesis.smooth_field(rng, size, channels=len(images), points=3, spread=rng.uniform(0, 0.35))
         if rng.random() < 0.5:
             images = synthesis.blur(images, sigma_voxels=rng.uniform(0, 0.8, 3))
