@@ -24,6 +24,8 @@ from msrim.workflows.graph import run_graph, step
 from msrim.workflows.inputs import check_output_folder, field_of_view, read_subject
 from msrim.workflows.subject import preprocess_visit, segment_visit
 
+# Below the visit's folder, so that a later `msrim segment` finds its own results as it left them.
+FOLDER = "rims"
 RIMS = {
     "rims": "space-orig_seg-rims_dseg.nii.gz",
     "instances": "space-orig_seg-lesions_dseg.nii.gz",
@@ -81,45 +83,28 @@ def classify_rims(
     limit = _threshold(card, threshold)
     prepare = segment_visit if lesions is None else preprocess_visit
     before = prepare(subject, recipe, out, console=console)
-    folder = subject.folder(out) / "rims"
-    graph = _graph(subject, qsm, recipe, before, folder, card=card, model=model, threshold=limit, lesions=lesions,
-                   magnitude=magnitude)  # fmt: skip
+    graph = rim_graph(
+        subject, qsm, recipe, before, out, card=card, model=model, threshold=limit, lesions=lesions, magnitude=magnitude
+    )
     inputs = {**subject.contrasts, "Chimap": qsm}
     inputs |= {name: path for name, path in (("lesions", lesions), ("magnitude", magnitude)) if path is not None}
     manifest = Manifest({**recipe.model_dump(), "rim_model": card.label, "rim_threshold": limit}, inputs)
+    folder = subject.folder(out) / FOLDER
     found = run_graph(graph, folder=folder, console=console, manifest=manifest)
     written = found["write_rims"]
     console.say(f"{written['summary']['rim_lesions']} of {written['summary']['lesions']} lesions with a rim")
-    page = write_rim_report(
-        RimReport(
-            subject=f"sub-{subject.label}",
-            session=None if subject.session is None else f"ses-{subject.session}",
-            date=datetime.now().astimezone(),
-            model=card.label,
-            model_limits=card.limits,
-            lesions=[Lesion(**row) for row in written["lesions"]],
-            patches=np.load(found["classify"]["patches"], allow_pickle=False),
-            numbers=found["classify"]["numbers"],
-            remarks=found["classify"]["remarks"],
-            summary=written["summary"],
-            inputs=manifest.inputs,
-            steps=manifest.steps,
-            versions=package_versions(),
-            warnings=manifest.fallbacks,
-        ),
-        folder / "report.html",
-    )
+    page = write_rim_report(_report(subject, found, card=card, manifest=manifest), folder / "report.html")
     write_dataset_description(out)
     manifest.write(folder / "run.json", outputs=[*written["files"].values(), page])
     return written["files"]["table"]
 
 
-def _graph(
+def rim_graph(
     subject: Subject,
     qsm: Path,
     recipe: Recipe,
     before: dict[str, dict[str, Any]],
-    folder: Path,
+    out: Path,
     *,
     card: Card,
     model: str,
@@ -127,6 +112,10 @@ def _graph(
     lesions: Path | None,
     magnitude: Path | None,
 ) -> nipype.Workflow:
+    """What happens after the FLAIR is prepared: bring everything to the QSM, cut, measure, classify, write.
+
+    Parameters are those of :func:`classify_rims`; ``before`` is what the steps of the visit gave.
+    """
     from msrim.models.rims import INPUTS
 
     graph = nipype.Workflow("rims")
@@ -167,7 +156,7 @@ def _graph(
         rows=None if segmented is None else segmented["lesions"],
         threshold=threshold,
         model=card.label,
-        folder=folder,
+        folder=subject.folder(out) / FOLDER,
         names={key: subject.output(Path(), suffix).relative_to(subject.folder(Path())).as_posix()
                for key, suffix in RIMS.items()},
     )  # fmt: skip
@@ -183,6 +172,26 @@ def _graph(
     graph.connect(classify, "probability", write, "probability")
     graph.connect(classify, "remarks", write, "remarks")
     return graph
+
+
+def _report(subject: Subject, found: dict[str, dict[str, Any]], *, card: Card, manifest: Manifest) -> RimReport:
+    classified, written = found["classify"], found["write_rims"]
+    return RimReport(
+        subject=f"sub-{subject.label}",
+        session=None if subject.session is None else f"ses-{subject.session}",
+        date=datetime.now().astimezone(),
+        model=card.label,
+        model_limits=card.limits,
+        lesions=[Lesion(**row) for row in written["lesions"]],
+        patches=np.load(classified["patches"], allow_pickle=False),
+        numbers=classified["numbers"],
+        remarks=classified["remarks"],
+        summary=written["summary"],
+        inputs=manifest.inputs,
+        steps=manifest.steps,
+        versions=package_versions(),
+        warnings=manifest.fallbacks,
+    )
 
 
 def _checked(subject: Subject, qsm: Path, out: Path, *, model: str, lesions: Path | None) -> Card:

@@ -1,0 +1,196 @@
+"""Rim cohorts from disk to weights and a card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from msrim.console import Console
+from msrim.errors import InputError
+from msrim.files import write_text
+from msrim.image import Volume, write_volume
+from msrim.models import build, load_model, read_card
+from msrim.models.rims import INPUTS, Inputs
+from msrim.recipe import TrainingRecipe
+from msrim.training.rims import RIM_SHARE, RimLesions, augment, draw_batch, fit_forest, fit_rims, read_cohort, rim_loss
+from msrim.workflows.evaluate_rims import cross_validate, evaluate_rims
+from msrim.workflows.train_rims import train_rims
+
+QUIET = Console(quiet=True)
+AFFINE = np.diag([0.75, 0.75, 3.0, 1.0])
+SMALL = {"features": 4, "radii": [5], "pre_convs": 1, "widths": [4, 4, 8, 8]}
+RECIPE = TrainingRecipe(
+    name="tiny", version="0", task="rims", summary="of a test", normalisation="none", network="datrnet",
+    settings=SMALL, contrasts=("Chimap", "FLAIR"), steps=4, batch_size=8, learning_rate=1e-3,
+)  # fmt: skip
+
+
+def write_subject(root: Path, number: int, rng: np.random.Generator) -> None:
+    """Two lesions on noise; the first is a ring in QSM, the second a plain disc. The raters miss the ring of sub-3."""
+    index = np.stack(np.meshgrid(*map(np.arange, (64, 64, 12)), indexing="ij"), axis=-1)
+    qsm = rng.normal(-0.02, 0.01, index.shape[:3])
+    instances = np.zeros(qsm.shape, np.uint8)
+    for label, centre in enumerate(((18, 18, 6), (44, 44, 6)), start=1):
+        distance = np.linalg.norm((index - centre)[..., :2], axis=-1)
+        inside = (distance < 7) & (np.abs(index[..., 2] - 6) < 2)
+        instances[inside] = label
+        qsm[inside & (distance > (4.5 if label == 1 else -1))] += 0.06
+    name, kept = f"sub-{number}", root / "derivatives" / "truth" / f"sub-{number}" / "anat"
+    write_volume(Volume(qsm.astype(np.float32), AFFINE), root / name / "anat" / f"{name}_Chimap.nii.gz")
+    flair = Volume(rng.normal(100, 10, qsm.shape).astype(np.float32), AFFINE)
+    write_volume(flair, root / name / "anat" / f"{name}_FLAIR.nii.gz")
+    write_volume(Volume(instances, AFFINE), kept / f"{name}_seg-lesions_dseg.nii.gz")
+    seen = "false" if number == 3 else "true"
+    write_text(f"id\trim\ttruth\n1\t{seen}\ttrue\n2\tfalse\tfalse\n", kept / f"{name}_desc-lesions.tsv")
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("cohort")
+    for number in range(1, 11):
+        write_subject(root, number, np.random.default_rng(number))
+    return root
+
+
+@pytest.fixture(scope="module")
+def lesions(cohort) -> RimLesions:
+    return read_cohort(cohort, kind=INPUTS["datrnet"], console=QUIET)
+
+
+def test_lesions_come_with_their_labels_and_subjects(lesions):
+    assert lesions.names == tuple(sorted(f"sub-{n}" for n in range(1, 11)))
+    assert lesions.patches.shape == (20, 3, 40, 40, 10) and lesions.seen().shape == (20, 3, 32, 32, 8)
+    assert lesions.truth.sum() == 10 and lesions.labels.sum() == 9
+    assert not lesions.labels[lesions.subjects == lesions.names.index("sub-3")].any()
+    ring, disc = lesions.seen()[:2]
+    assert ring[0, 16, 16, 4] < 0.8 < ring[0, 16, 22, 4]
+    assert disc[0, 16, 16, 4] > 0.8
+
+
+def test_incomplete_cohorts_are_refused(cohort, tmp_path):
+    with pytest.raises(InputError, match="no sub-"):
+        read_cohort(tmp_path, kind=INPUTS["datrnet"], console=QUIET)
+    write_subject(tmp_path, 1, np.random.default_rng(0))
+    table = tmp_path / "derivatives/truth/sub-1/anat/sub-1_desc-lesions.tsv"
+    write_text("id\trim\n1\ttrue\n", table)
+    with pytest.raises(InputError, match="1 rows in the table"):
+        read_cohort(tmp_path, kind=INPUTS["datrnet"], console=QUIET)
+    table.unlink()
+    with pytest.raises(InputError, match="every subject needs a table of rims"):
+        read_cohort(tmp_path, kind=INPUTS["datrnet"], console=QUIET)
+
+
+def test_batches_are_not_all_without_a_rim():
+    labels = np.arange(500) % 50 == 0
+    index, drawn = draw_batch(labels, 40, rng=np.random.default_rng(0))
+    assert drawn.sum() == RIM_SHARE * 40
+    assert torch.equal(drawn.bool(), torch.from_numpy(labels)[index])
+
+
+def test_augmented_lesions_stay_in_the_middle_and_keep_their_size(lesions):
+    patches = torch.from_numpy(lesions.patches).float()
+    moved = augment(patches, (32, 32, 8), rng=np.random.default_rng(0))
+    assert moved.shape == (20, 3, 32, 32, 8)
+    volume = moved[:, 2].sum((1, 2, 3)) / patches[:, 2].sum((1, 2, 3))
+    assert (volume - 1).abs().max() < 0.15
+    where = torch.stack([(lesion > 0.5).nonzero().float().mean(0) for lesion in moved[:, 2]])
+    assert (where[:, :2] - 15.5).abs().max() < 1.5
+    assert not torch.allclose(moved, patches[:, :, 4:36, 4:36, 1:9])
+
+
+def test_batches_without_augmentation_would_be_the_seen_patches(lesions, monkeypatch):
+    """The margin is exactly what augmentation needs: with nothing turned or moved the patch is the inner one."""
+    for name, value in (("MAX_ANGLE_DEG", 0), ("SCALE", (1, 1)), ("SHIFT", 0), ("BLUR_CHANCE", 0)):
+        monkeypatch.setattr(f"msrim.training.rims.{name}", value)
+
+    class Upright:
+        def uniform(self, low, high, size=None):
+            return np.random.default_rng(0).uniform(low, high, size)
+
+        def choice(self, _, size):
+            return np.ones(size)
+
+        def random(self):
+            return 1.0
+
+    plain = augment(torch.from_numpy(lesions.patches).float(), (32, 32, 8), rng=Upright())
+    # The middle of an even patch lies between voxels on both sides of the margin alike.
+    assert np.abs(plain.numpy() - lesions.seen()).max() < 1e-3
+
+
+def test_synthetic_rows_count_as_rims():
+    logits = torch.tensor([2.0, -1.0, 3.0, 3.0])
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.tensor([1.0, 0, 1, 1]))
+    assert torch.allclose(rim_loss(logits, torch.tensor([1.0, 0.0])), expected)
+
+
+def test_training_learns_a_ring_and_goes_on_where_it_stopped(lesions, tmp_path):
+    def train(out: Path, steps: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        network = build("datrnet", **SMALL)
+        return load_file(
+            fit_rims(network, lesions, kind=INPUTS["datrnet"], out=out, steps=steps, batch_size=16, learning_rate=3e-3,
+                     report_every=1)
+        )  # fmt: skip
+
+    whole = train(tmp_path / "whole", 20)
+    losses = [float(line.split(",")[1]) for line in (tmp_path / "whole" / "loss.csv").read_text().splitlines()]
+    assert len(losses) == 20 and np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
+    # A run that is done trains nothing more.
+    again = train(tmp_path / "whole", 20)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_a_trained_network_has_a_card_that_loads_and_evaluates(cohort, tmp_path):
+    folder = train_rims(RECIPE, cohort, tmp_path / "model", leave_out=["3"], console=QUIET)
+    card = read_card(folder)
+    assert (card.task, card.network, card.spacing_mm) == ("rims", "datrnet", [0.75, 0.75, 3.0])
+    assert "Trained on simulated susceptibility; validate before use" in card.limits
+    assert 0 <= card.sensitive_threshold <= 1 and 0 <= card.threshold <= 1
+    assert "9 simulated patients" in card.training
+    load_model(card)
+    figures = evaluate_rims(cohort, model=str(folder), console=QUIET)
+    assert figures["n"] == {"subjects": 10, "lesions": 20, "rim": 10}
+    assert set(figures["intervals"]) >= {"pr_auc", "proc_auc", "roc_auc", "accuracy"}
+
+
+def test_cross_validation_judges_every_lesion_by_networks_that_did_not_see_it(cohort, lesions, tmp_path):
+    result = cross_validate(RECIPE, lesions, tmp_path, console=QUIET, folds=2, seeds=2)
+    assert result.probability.shape == (2, 20) and (result.probability > 0).all()
+    # Both lesions of a subject are in one fold.
+    assert all(len(set(result.folds[lesions.subjects == subject])) == 1 for subject in range(10))
+    assert result.rim.shape == (20,)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("probability.npy")}
+    assert len(kept) == 4
+    cross_validate(RECIPE, lesions, tmp_path, console=QUIET, folds=2, seeds=2)
+    assert kept == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("probability.npy")}
+
+
+def test_aprl_oversamples_and_knows_first_order_features_alone():
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 12 == 0
+    features = rng.normal(size=(120, 527))
+    features[:, 14 + 8] += 4 * labels  # the mean
+    features[5, 14] = np.nan
+    empty = np.zeros((120, 3, 0, 0, 0), np.float16)
+    forest = fit_forest(RimLesions(empty, features, labels, labels, np.zeros(120, int), ("sub-1",)), trees=30)
+    assert len(forest.columns) == 18 and forest.share.shape[0] == 30
+    logits = forest(torch.from_numpy(features))
+    assert logits[torch.from_numpy(labels)].min() > logits[~torch.from_numpy(labels)].median()
+
+
+def test_a_network_of_another_task_is_refused(cohort, tmp_path):
+    recipe = RECIPE.model_copy(update={"network": "head"})
+    with pytest.raises(InputError, match="not a rim network"):
+        train_rims(recipe, cohort, tmp_path, leave_out=[], console=QUIET)
+    with pytest.raises(InputError, match="tells no rims"):
+        evaluate_rims(cohort, model="head", console=QUIET)
+
+
+def test_inputs_without_an_image_read_no_flair(cohort):
+    found = read_cohort(cohort, kind=Inputs(None), console=QUIET)
+    assert found.patches.shape == (20, 3, 0, 0, 0) and found.seen().shape == (20, 3, 0, 0, 0)
