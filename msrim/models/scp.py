@@ -19,7 +19,7 @@ PIXELS = 100.0
 
 
 class SCP(nn.Module):
-    """A 2-D U-Net with one of four heads, for slices or for volumes slice by slice.
+    """A U-Net that works within axial slices, with one of four heads.
 
     Parameters
     ----------
@@ -33,8 +33,8 @@ class SCP(nn.Module):
 
     Notes
     -----
-    Maps (N, C, X, Y) to logits (N, 1, X, Y), and (N, C, X, Y, Z) to (N, 1, X, Y, Z) slice by slice along Z; X and Y
-    must be multiples of 16.
+    Maps (N, C, X, Y, Z) to logits (N, 1, X, Y, Z), and a single slice (N, C, X, Y) to (N, 1, X, Y). No kernel reaches
+    into another slice. X and Y must be multiples of 16.
 
     Examples
     --------
@@ -54,27 +54,25 @@ class SCP(nn.Module):
         elif head == "base-b":
             self.head = CoordinateHead(features)
         else:
-            self.head = nn.Conv2d(features, 1, 1)
+            self.head = nn.Conv3d(features, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim == 5:
-            n, c, *plane, z = x.shape
-            slices = x.movedim(-1, 1).reshape(n * z, c, *plane)
-            return self(slices).reshape(n, z, 1, *plane).movedim(1, -1)
+        if x.ndim == 4:
+            return self(x[..., None])[..., 0]
         return self.head(self.backbone(_with_place(x) if self.place_in_input else x))
 
 
 def four_distances(x: Tensor) -> Tensor:
-    """Distance of every pixel to the four edges, S of Eq. 5, in hundreds of pixels: (1, 4, H, W).
+    """Distance of every pixel to the four edges of its slice, S of Eq. 5, in hundreds of pixels: (1, 4, X, Y, 1).
 
     Examples
     --------
-    >>> (100 * four_distances(torch.zeros(1, 1, 2, 3))[0, :, 1, 2]).int().tolist()
+    >>> (100 * four_distances(torch.zeros(1, 1, 2, 3, 1))[0, :, 1, 2, 0]).int().tolist()
     [1, 2, 1, 1]
     """
-    height, width = x.shape[-2:]
+    height, width = x.shape[2:4]
     i, j = torch.meshgrid(torch.arange(height, device=x.device), torch.arange(width, device=x.device), indexing="ij")
-    return torch.stack([i, j, height - i, width - j])[None].to(x.dtype) / PIXELS
+    return torch.stack([i, j, height - i, width - j])[None, ..., None].to(x.dtype) / PIXELS
 
 
 class CoordinateHead(nn.Sequential):
@@ -82,10 +80,10 @@ class CoordinateHead(nn.Sequential):
 
     def __init__(self, features: int) -> None:
         super().__init__(
-            nn.Conv2d(features + 4, features, 1, bias=False),
-            nn.BatchNorm2d(features),
+            nn.Conv3d(features + 4, features, 1, bias=False),
+            nn.BatchNorm3d(features),
             nn.ReLU(inplace=True),
-            nn.Conv2d(features, 1, 1),
+            nn.Conv3d(features, 1, 1),
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -98,22 +96,22 @@ class CovariantHead(nn.Module):
     def __init__(self, features: int, hidden: int) -> None:
         super().__init__()
         self.weights_of = nn.Sequential(
-            nn.Conv2d(4, hidden, 1),
+            nn.Conv3d(4, hidden, 1),
             nn.ReLU(inplace=True),
-            nn.Conv2d(hidden, hidden, 1),
+            nn.Conv3d(hidden, hidden, 1),
             nn.ReLU(inplace=True),
-            nn.Conv2d(hidden, features, 1),
+            nn.Conv3d(hidden, features, 1),
         )
-        self.shared = nn.Conv2d(features, 1, 1, bias=False)
+        self.shared = nn.Conv3d(features, 1, 1, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        # One set of weights for the whole batch: all its images are of one size.
+        # One set of weights for the whole batch and all slices: they are of one size.
         weights = self.weights_of(four_distances(features))
         return (weights * features).sum(1, keepdim=True) + self.shared(features)
 
 
 def _with_place(x: Tensor) -> Tensor:
-    return torch.cat([x, four_distances(x).expand(len(x), -1, -1, -1)], dim=1)
+    return torch.cat([x, four_distances(x).expand(len(x), -1, -1, -1, x.shape[-1])], dim=1)
 
 
 class Backbone(nn.Module):
@@ -123,13 +121,15 @@ class Backbone(nn.Module):
         super().__init__()
         widths = [channels // 2 ** (LEVELS - 1 - level) for level in range(LEVELS)]
         self.encoder = nn.ModuleList(map(_two_convolutions, [in_channels, *widths[:-1]], widths))
-        self.upsample = nn.ModuleList(nn.ConvTranspose2d(2 * fine, fine, 2, stride=2) for fine in widths[-2::-1])
+        self.upsample = nn.ModuleList(
+            nn.ConvTranspose3d(2 * fine, fine, (2, 2, 1), stride=(2, 2, 1)) for fine in widths[-2::-1]
+        )
         self.decoder = nn.ModuleList(_two_convolutions(2 * fine, fine) for fine in widths[-2::-1])
 
     def forward(self, x: Tensor) -> Tensor:
         skips = [x := self.encoder[0](x)]
         for block in self.encoder[1:]:
-            skips.append(x := block(nn.functional.max_pool2d(x, 2)))
+            skips.append(x := block(nn.functional.max_pool3d(x, (2, 2, 1))))
         skips.pop()
         for upsample, block in zip(self.upsample, self.decoder, strict=True):
             x = block(torch.cat([upsample(x), skips.pop()], dim=1))
@@ -140,8 +140,8 @@ def _two_convolutions(in_channels: int, out_channels: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for before in (in_channels, out_channels):
         layers += [
-            nn.Conv2d(before, out_channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(out_channels),
+            nn.Conv3d(before, out_channels, (3, 3, 1), padding=(1, 1, 0), bias=False),
+            nn.BatchNorm3d(out_channels),
             nn.ReLU(inplace=True),
         ]
     return nn.Sequential(*layers)

@@ -59,11 +59,10 @@ class TiramisuAllNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         image, coordinates = x[:, :-COORDINATES], x[:, -COORDINATES:]
-        slices = stacked_slices(image, self.stack)
+        stacks = stacked_slices(image, self.stack)
         # Batch norm must see a training batch whole; otherwise slices are independent.
-        parts = [slices] if self.training else slices.split(SLICES_AT_ONCE)
-        features = torch.cat([self.backbone(part) for part in parts])
-        features = features.reshape(len(x), -1, *features.shape[1:]).movedim(1, -1)
+        parts = [stacks] if self.training else stacks.split(SLICES_AT_ONCE, dim=-1)
+        features = torch.cat([self.backbone(part) for part in parts], dim=-1)
         return torch.cat([self.lesion(features, coordinates), self.sphere(features, coordinates)], dim=1)
 
 
@@ -78,24 +77,24 @@ def stacked_slices(volume: Tensor, stack: int) -> Tensor:
 
     Returns
     -------
-    (N * Z, C * stack, X, Y)
+    (N, C * stack, X, Y, Z)
 
     Examples
     --------
-    >>> stacked_slices(torch.arange(1.0, 4.0).reshape(1, 1, 1, 1, 3), 3).squeeze().tolist()
+    >>> stacked_slices(torch.arange(1.0, 4.0).reshape(1, 1, 1, 1, 3), 3)[0, :, 0, 0].T.tolist()
     [[0.0, 1.0, 2.0], [1.0, 2.0, 3.0], [2.0, 3.0, 0.0]]
     """
     windows = F.pad(volume, (stack // 2, stack // 2)).unfold(-1, stack, 1)  # (N, C, X, Y, Z, stack)
-    return windows.permute(0, 4, 1, 5, 2, 3).flatten(2, 3).flatten(0, 1)
+    return windows.movedim(-1, 2).flatten(1, 2)
 
 
 class Tiramisu(nn.Module):
-    """FC-DenseNet without its classifier: (N, C, X, Y) to (N, out_channels, X, Y)."""
+    """FC-DenseNet without its classifier, slice by slice: (N, C, X, Y, Z) to (N, out_channels, X, Y, Z)."""
 
     def __init__(self, in_channels: int, *, layers: Sequence[int], growth: int, first: int) -> None:
         super().__init__()
         *down, bottleneck = layers
-        self.first = nn.Conv2d(in_channels, first, 3, padding=1)
+        self.first = _in_plane(in_channels, first, 3)
         self.down, self.pool, skips = nn.ModuleList(), nn.ModuleList(), []
         width = first
         for count in down:
@@ -103,13 +102,13 @@ class Tiramisu(nn.Module):
             width += count * growth
             skips.append(width)
             # Transition down: the 1x1 convolution keeps the width.
-            self.pool.append(nn.Sequential(_norm_relu_conv(width, width, 1), nn.MaxPool2d(2)))
+            self.pool.append(nn.Sequential(_norm_relu_conv(width, width, 1), nn.MaxPool3d((2, 2, 1))))
         self.bottleneck = DenseBlock(width, bottleneck, growth)
         self.transition, self.up = nn.ModuleList(), nn.ModuleList()
         new = bottleneck * growth
         for count, skip in zip(down[::-1], skips[::-1], strict=True):
             # Only what the last block has added goes up, or the width would explode.
-            self.transition.append(nn.ConvTranspose2d(new, new, 3, stride=2))
+            self.transition.append(nn.ConvTranspose3d(new, new, (3, 3, 1), stride=(2, 2, 1)))
             self.up.append(DenseBlock(new + skip, count, growth))
             self.out_channels = new + skip + count * growth
             new = count * growth
@@ -125,14 +124,14 @@ class Tiramisu(nn.Module):
         for transition, block in zip(self.transition, self.up, strict=True):
             skip = skips.pop()
             # The transposed convolution makes one row and column too many, and sides may have been odd.
-            raised = transition(new)[..., : skip.shape[-2], : skip.shape[-1]]
+            raised = transition(new)[:, :, : skip.shape[2], : skip.shape[3]]
             x = torch.cat([raised, skip], dim=1)
             new = block(x)
         return torch.cat([x, new], dim=1)
 
 
 class DenseBlock(nn.Module):
-    """Layers that each see all before them; gives what they add, (N, layers * growth, X, Y)."""
+    """Layers that each see all before them; gives what they add, (N, layers * growth, X, Y, Z)."""
 
     def __init__(self, in_channels: int, layers: int, growth: int) -> None:
         super().__init__()
@@ -147,8 +146,12 @@ class DenseBlock(nn.Module):
 
 def _norm_relu_conv(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.BatchNorm2d(in_channels),
+        nn.BatchNorm3d(in_channels),
         nn.ReLU(inplace=True),
-        nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2),
+        _in_plane(in_channels, out_channels, kernel),
         nn.Dropout(0.2),
     )
+
+
+def _in_plane(in_channels: int, out_channels: int, kernel: int) -> nn.Conv3d:
+    return nn.Conv3d(in_channels, out_channels, (kernel, kernel, 1), padding=(kernel // 2, kernel // 2, 0))

@@ -41,23 +41,25 @@ def test_parameters_by_hand():
 
 
 def test_the_place_is_four_distances():
-    place = 100 * four_distances(torch.zeros(2, 3, 5, 7))
-    assert place.shape == (1, 4, 5, 7)
-    assert place[0, :, 3, 1].tolist() == pytest.approx([3, 1, 2, 6])
+    place = 100 * four_distances(torch.zeros(2, 3, 5, 7, 4))
+    assert place.shape == (1, 4, 5, 7, 1)
+    assert place[0, :, 3, 1, 0].tolist() == pytest.approx([3, 1, 2, 6])
 
 
 def test_covariant_head_is_equation_13():
     torch.manual_seed(0)
     head = CovariantHead(6, 10).double()
-    features = torch.randn(2, 6, 5, 7, dtype=torch.float64)
+    features = torch.randn(2, 6, 5, 7, 1, dtype=torch.float64)
     answer = head(features)
     for image, i, j in [(0, 0, 0), (1, 4, 2), (0, 3, 6)]:
         place = torch.tensor([i, j, 5 - i, 7 - j], dtype=torch.float64) / 100
         first, second, third = (head.weights_of[layer] for layer in (0, 2, 4))
-        hidden = torch.relu(first.weight[:, :, 0, 0] @ place + first.bias)
-        hidden = torch.relu(second.weight[:, :, 0, 0] @ hidden + second.bias)
-        weights = third.weight[:, :, 0, 0] @ hidden + third.bias + head.shared.weight[0, :, 0, 0]
-        assert answer[image, 0, i, j].item() == pytest.approx((weights @ features[image, :, i, j]).item(), rel=1e-9)
+        hidden = torch.relu(first.weight[:, :, 0, 0, 0] @ place + first.bias)
+        hidden = torch.relu(second.weight[:, :, 0, 0, 0] @ hidden + second.bias)
+        weights = third.weight[:, :, 0, 0, 0] @ hidden + third.bias + head.shared.weight[0, :, 0, 0, 0]
+        assert answer[image, 0, i, j, 0].item() == pytest.approx(
+            (weights @ features[image, :, i, j, 0]).item(), rel=1e-9
+        )
 
 
 @pytest.mark.parametrize("head", HEADS)
