@@ -27,8 +27,8 @@ from scipy import ndimage
 
 from msrim.image import Volume
 
-SEED_Z = 4.0
-GROW_Z = 2.0
+SEED_Z = 5.0
+GROW_Z = 2.5
 PEAK_SHARE = 0.4
 BRIGHT = 0.5
 LIKELY = 0.2
