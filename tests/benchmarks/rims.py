@@ -1,0 +1,262 @@
+"""All rim classifiers on a simulated cohort, cross-validated; or one trained model's robustness. Figures are simulated.
+
+    python -m tests.benchmarks.rims table --cohort DIR --out DIR [--methods aprl-rf datrnet] [--seeds 3] [--steps N]
+    python -m tests.benchmarks.rims ablation --cohort DIR --out DIR --network datrnet|qsmrimnet [--seeds 3] [--steps N]
+    python -m tests.benchmarks.rims robustness --model M --out DIR [--subjects 30] [--seed 1000]
+    python -m tests.benchmarks.rims step [--networks datrnet]
+
+``table`` writes the curves and the scatter plot of counts beside the folds. Folds and seeds that are done are kept, so
+that it can be stopped. ``robustness`` makes a small cohort for each way of scanning, of patients no model has seen.
+``step`` prints seconds of the processor for one training step of each recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from rich.console import Console as Page
+from rich.table import Table
+from scipy import ndimage
+
+from msrim.console import Console
+from msrim.evaluation.rims import GRID, MAX_FPR, curve_areas, mean_precision_recall, mean_roc, rim_metrics
+from msrim.image import read_volume
+from msrim.lesions.patches import cut_patches
+from msrim.models import build
+from msrim.models.registry import read_card
+from msrim.models.rims import INPUTS, network_inputs, rim_probabilities
+from msrim.preprocess.normalise import normalise_intensity
+from msrim.recipe import TrainingRecipe, read_training_recipe
+from msrim.simulation.cohort import simulate_cohort
+from msrim.simulation.rim_patient import Scanner
+from msrim.simulation.susceptibility import GradientEcho
+from msrim.training.rims import MARGIN, augment, draw_batch, read_cohort, rim_loss
+from msrim.workflows.evaluate_rims import CrossValidated, cross_validate
+
+PIPELINES = Path(__file__).parents[2] / "pipelines"
+METHODS = ("aprl-rf", "aprl-nn", "rimnet", "qsmrimnet", "datrnet")
+FIGURES = ("accuracy", "f1", "sensitivity", "specificity", "ppv", "roc_auc", "proc_auc", "pr_auc")
+RADII = {"15": [15], "11-15": [11, 13, 15], "5-15": [5, 7, 9, 11, 13, 15]}
+ABLATIONS = {
+    # Table 2 of Zhang et al. 2023, rows 1 to 6.
+    "datrnet": {
+        "1 ResNet": {"pre_convs": 0, "values": 0, "gradients": 0},
+        "2 DA-TR on images": {"pre_convs": 0, "radii": RADII["15"]},
+        "3 V_u": {"gradients": 0, "radii": RADII["15"]},
+        "4 V_u, V_s": {"radii": RADII["15"]},
+        "5 N to 11": {"radii": RADII["11-15"]},
+        "6 all N": {"radii": RADII["5-15"]},
+    },
+    # Table 3 of Zhang et al. 2022.
+    "qsmrimnet": {
+        "RimNet's fusion": {"image_fusion": 0, "radiomics": 0, "smote": 0},
+        "images alone": {"radiomics": 0, "smote": 0},
+        "no DeepSMOTE": {"smote": 0},
+        "all": {},
+        "all, added": {"fusion": "add", "widths": [16, 32, 64, 512]},
+    },
+}
+SCANNERS = {
+    "as trained": Scanner(),
+    "1.5 T": Scanner(echoes=GradientEcho(field_t=1.5)),
+    "7 T": Scanner(echoes=GradientEcho(field_t=7.0, echo_times_ms=(4.0, 9.0, 14.0, 19.0, 24.0))),
+    "twice the noise": Scanner(echoes=GradientEcho(snr=30.0)),
+    "1 mm slices": Scanner(slice_mm=1.0),
+    "2 mm slices": Scanner(slice_mm=2.0),
+    "0.5 mm in plane": Scanner(in_plane_mm=0.5),
+    "1 mm in plane": Scanner(in_plane_mm=1.0),
+}
+
+
+def table(given: argparse.Namespace) -> None:
+    console, results = Console(), {}
+    for name in given.methods:
+        recipe = _shortened(read_training_recipe(PIPELINES / f"{name}.toml"), given.steps)
+        results[name] = _validated(recipe, given, console)
+    _print("simulated cohort", results)
+    _plot(results, given.out)
+
+
+def ablation(given: argparse.Namespace) -> None:
+    recipe = _shortened(read_training_recipe(PIPELINES / f"{given.network}.toml"), given.steps)
+    results = {}
+    for row, switches in ABLATIONS[given.network].items():
+        name = f"{given.network}-{row.replace(' ', '-').replace(',', '')}"
+        changed = recipe.model_copy(update={"name": name, "settings": recipe.settings | switches})
+        results[row] = _validated(changed, given, Console())
+    _print(f"{given.network}, ablation on the simulated cohort", results)
+
+
+def robustness(given: argparse.Namespace) -> None:
+    """Another scanner, or another mask of the lesions, and the same model and threshold."""
+    card = read_card(given.model)
+    rows = Table(title=f"{card.label} on simulated patients that it never saw")
+    for column in ("condition", "lesions", "rim+", "pROC", "PR AUC", "F1 at the card's threshold"):
+        rows.add_column(column)
+
+    def add(name: str, truth: np.ndarray, probability: np.ndarray, subjects: np.ndarray) -> None:
+        figures = rim_metrics(truth, probability, subjects=subjects, rim=probability >= card.threshold)
+        shown = [figures[key] for key in ("proc_auc", "pr_auc", "f1")]
+        rows.add_row(name, str(len(truth)), str(truth.sum()), *("n/a" if v is None else f"{v:.3f}" for v in shown))
+
+    for name, scanner in SCANNERS.items():
+        folder = given.out / name.replace(" ", "-")
+        if not (folder / "done").is_file():
+            simulate_cohort(folder, subjects=given.subjects, seed=given.seed, scanner=scanner)
+            (folder / "done").touch()
+        lesions = read_cohort(folder, kind=INPUTS[card.network], console=Console(quiet=True))
+        add(name, lesions.truth, rim_probabilities(card, lesions.seen(), lesions.features), lesions.subjects)
+    if INPUTS[card.network].features:
+        Page(width=120).print(rows, "masks were not varied: their features would all be measured again")
+        return
+    for name in ("eroded by a voxel", "dilated by a voxel", "from the FLAIR"):
+        add(name, *_with_masks(given.out / "as-trained", name, card))
+    Page(width=120).print(rows)
+
+
+def _with_masks(cohort: Path, how: str, card) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    truth, probability, subjects = [], [], []
+    for index, folder in enumerate(sorted(cohort.glob("sub-*"))):
+        name, derived = folder.name, cohort / "derivatives" / "truth" / folder.name / "anat"
+        qsm, flair = (read_volume(folder / "anat" / f"{name}_{kind}.nii.gz") for kind in ("Chimap", "FLAIR"))
+        lesions = read_volume(derived / f"{name}_seg-lesions_dseg.nii.gz")
+        instances = lesions.like(lesions.data.astype(np.int32))
+        with open(derived / f"{name}_desc-lesions.tsv", encoding="utf-8") as stream:
+            labels = np.array([line.split("\t")[2] == "true" for line in stream.readlines()[1:]])
+        z = normalise_intensity(flair, qsm.like(qsm.data != 0))
+        changed = _changed(instances.data, z.data, how)
+        patches = cut_patches(qsm, z, instances.like(changed), size=INPUTS[card.network].patch)
+        truth.append(labels[patches.numbers - 1])
+        probability.append(rim_probabilities(card, patches.images, None))
+        subjects.append(np.full(len(patches.numbers), index))
+    return np.concatenate(truth), np.concatenate(probability), np.concatenate(subjects)
+
+
+def _changed(instances: np.ndarray, flair: np.ndarray, how: str) -> np.ndarray:
+    # In the plane alone: across 3 mm slices a voxel is most of a lesion.
+    cross = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)
+    if how == "eroded by a voxel":
+        kept = ndimage.minimum_filter(instances, footprint=cross) == instances
+        # A lesion that would vanish stays as it is.
+        left = np.isin(instances, np.unique(instances[kept]))
+        return np.where(kept | ~left, instances, 0)
+    grown = np.where(instances > 0, instances, ndimage.maximum_filter(instances, footprint=cross))
+    if how == "dilated by a voxel":
+        return grown
+    # What is bright on FLAIR within two voxels of the lesion, as a FLAIR segmentation would have it.
+    grown = np.where(grown > 0, grown, ndimage.maximum_filter(grown, footprint=cross))
+    bright = flair > np.percentile(flair[instances > 0], 10)
+    return np.where(bright | (ndimage.minimum_filter(instances, footprint=cross) > 0), grown, 0)
+
+
+def step(given: argparse.Namespace) -> None:
+    """One core, whatever else runs: seconds of this process."""
+    torch.set_num_threads(1)
+    for name in given.networks:
+        recipe, kind = read_training_recipe(PIPELINES / f"{name}.toml"), INPUTS[name]
+        for settings, size in ((recipe.settings, recipe.batch_size), ({}, 64)):
+            network = build(name, **settings).train()
+            optimiser = torch.optim.Adam(network.parameters(), 1e-4)
+            whole = [n + 2 * m for n, m in zip(kind.patch or (-8, -8, -2), MARGIN, strict=True)]
+            images, features = torch.randn(200, 3, *whole), torch.randn(200, 527)
+            seconds = []
+            for number in range(3):
+                rng = np.random.default_rng(number)
+                began = time.process_time()
+                index, labels = draw_batch(np.arange(200) % 10 == 0, size, rng=rng)
+                rows = network_inputs(kind, augment(images[index], kind.patch, rng=rng), features[index])
+                rows += [labels] if getattr(network, "smote", False) else []
+                loss = rim_loss(network(*rows), labels)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                seconds.append(time.process_time() - began)
+            parameters = sum(p.numel() for p in network.parameters())
+            what = "recipe" if settings else "published size"
+            print(f"{name} {what}: {parameters:,} parameters, batch {size}: {min(seconds):.2f} s a step", flush=True)
+
+
+def _shortened(recipe: TrainingRecipe, steps: int | None) -> TrainingRecipe:
+    return recipe if steps is None else recipe.model_copy(update={"steps": steps})
+
+
+def _validated(recipe: TrainingRecipe, given: argparse.Namespace, console: Console) -> CrossValidated:
+    lesions = read_cohort(
+        given.cohort, kind=INPUTS[recipe.network], console=Console(quiet=True), cache=given.out / "radiomics"
+    )
+    return cross_validate(recipe, lesions, given.out / recipe.name, console=console, seeds=given.seeds)
+
+
+def _print(title: str, results: dict[str, CrossValidated]) -> None:
+    rows = Table(title=f"{title}, five folds by subject (95 % intervals: bootstrap over subjects)")
+    for column in ("", *FIGURES, "r of counts", "MSE"):
+        rows.add_column(column, justify="right")
+    for name, result in results.items():
+        figures = result.figures()
+        cells = []
+        for key in FIGURES:
+            low, high = figures["intervals"][key]
+            cells.append(f"{figures[key]:.3f}\n{low:.3f}-{high:.3f}")
+        counts = figures["counts"]
+        agreement = "n/a" if counts["r"] is None else f"{counts['r']:.2f}\n{counts['r_low']:.2f}-{counts['r_high']:.2f}"
+        rows.add_row(name, *cells, agreement, f"{counts['mse']:.2f}")
+        alone = [curve_areas(result.truth, row, folds=result.folds)["proc_auc"] for row in result.probability]
+        rows.caption = f"{figures['n']}; seeds' own pROC of the last row: {[round(value, 3) for value in alone]}"
+    Page(width=170).print(rows)
+
+
+def _plot(results: dict[str, CrossValidated], out: Path) -> None:
+    """pROC, precision and recall, and counts of the last method, as in the papers' figures."""
+    figure, (roc, pr, counts) = plt.subplots(1, 3, figsize=(15, 5))
+    for name, result in results.items():
+        mean = result.probability.mean(axis=0)
+        roc.step(GRID, mean_roc(result.truth, mean, folds=result.folds), where="post", label=name)
+        pr.step(GRID, mean_precision_recall(result.truth, mean, folds=result.folds), where="pre", label=name)
+    roc.set(xlim=(0, MAX_FPR), xlabel="false positive rate", ylabel="sensitivity", title="simulated")
+    pr.set(xlabel="recall", ylabel="precision", ylim=(0, 1))
+    roc.legend()
+    name, result = list(results.items())[-1]
+    truth, found = (np.bincount(result.subjects, weights=which) for which in (result.truth, result.rim))
+    jitter = np.random.default_rng(0).uniform(-0.2, 0.2, (2, len(truth)))
+    counts.plot(truth + jitter[0], found + jitter[1], ".")
+    counts.axline((0, 0), slope=1, ls="--")
+    counts.set(xlabel="rim+ lesions of a subject", ylabel=f"found by {name}")
+    figure.savefig(out / "rims.png", dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    for run in (table, ablation, robustness, step):
+        command = commands.add_parser(run.__name__)
+        command.set_defaults(run=run)
+        if run is step:
+            command.add_argument("--networks", nargs="+", default=["datrnet", "qsmrimnet", "rimnet", "aprl-nn"])
+            continue
+        command.add_argument("--out", type=Path, required=True)
+        if run is robustness:
+            command.add_argument("--model", required=True)
+            command.add_argument("--subjects", type=int, default=30)
+            command.add_argument("--seed", type=int, default=1000)
+            continue
+        command.add_argument("--cohort", type=Path, required=True)
+        command.add_argument("--seeds", type=int, default=3)
+        command.add_argument("--steps", type=int, help="instead of the recipes'")
+        if run is table:
+            command.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+        else:
+            command.add_argument("--network", required=True, choices=list(ABLATIONS))
+    given = parser.parse_args()
+    given.run(given)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""Rim classification from a prepared visit to table, map and page; and whatever may be wrong with the input."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from msrim.bids import find_qsm, find_subject
+from msrim.cli.main import app
+from msrim.console import Console
+from msrim.errors import InputError
+from msrim.image import Volume, write_volume
+from msrim.manifest import Manifest
+from msrim.models import build, read_card
+from msrim.recipe import Recipe, TrainingRecipe
+from msrim.training.loop import write_weights
+from msrim.transform import apply_transform
+from msrim.workflows.graph import run_graph
+from msrim.workflows.rim_steps import align_to_qsm
+from msrim.workflows.rims import classify_rims, rim_graph
+from msrim.workflows.train_rims import write_rim_card
+
+QUIET = Console(quiet=True)
+SHAPE = (72, 72, 16)
+AFFINE = np.array([[-0.75, 0, 0, 27], [0, 0.75, 0, -27], [0, 0, 3.0, -24], [0, 0, 0, 1]])
+SETTINGS = {"features": 4, "radii": [5], "pre_convs": 1, "widths": [4, 4, 8, 8]}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A network with fresh weights, and its card."""
+    folder = tmp_path_factory.mktemp("model")
+    recipe = TrainingRecipe(
+        name="fresh", version="0", task="rims", summary="of a test", normalisation="none", network="datrnet",
+        contrasts=("Chimap", "FLAIR"), steps=1, batch_size=1, learning_rate=1e-3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    weights = write_weights(build("datrnet", **SETTINGS), folder / "weights.safetensors")
+    write_rim_card(recipe, weights, built=SETTINGS, trained_on="nothing", thresholds=[0.4, 0.001])
+    return folder
+
+
+@pytest.fixture
+def visit(tmp_path) -> Path:
+    """A subject whose FLAIR and QSM share a grid; three lesions, the last cut by the edge of the field of view."""
+    rng = np.random.default_rng(0)
+    anat = tmp_path / "sub-1" / "anat"
+    qsm = rng.normal(-0.02, 0.02, SHAPE).astype(np.float32)
+    qsm[:8, :8] = 0.3
+    write_volume(Volume(qsm, AFFINE), anat / "sub-1_Chimap.nii.gz")
+    write_volume(Volume(rng.normal(100, 20, SHAPE).astype(np.float32), AFFINE), anat / "sub-1_FLAIR.nii.gz")
+    lesions = np.zeros(SHAPE, np.uint8)
+    lesions[20:28, 20:28, 6:9] = 1
+    lesions[45:50, 45:50, 5:8] = 2
+    lesions[40:44, 20:24, 14:] = 3
+    write_volume(Volume(lesions, AFFINE), tmp_path / "lesions.nii.gz")
+    return tmp_path
+
+
+def before(visit: Path) -> dict:
+    """What `msrim preprocess` would have given."""
+    labels = write_volume(Volume(np.full(SHAPE, 5, np.uint8), AFFINE), visit / "before" / "labels.nii.gz")
+    brain = write_volume(Volume(np.ones(SHAPE, bool), AFFINE), visit / "before" / "brain.nii")
+    return {
+        "correct_FLAIR": {"image": visit / "sub-1/anat/sub-1_FLAIR.nii.gz"},
+        "extract_brain_FLAIR": {"brain": brain},
+        "write_anatomy": {"files": {"labels": labels}},
+    }
+
+
+def classified(visit: Path, model: Path, monkeypatch, **options) -> Path:
+    monkeypatch.setattr("msrim.workflows.rims.preprocess_visit", lambda *_, **__: before(visit))
+    subject = find_subject(visit / "sub-1")
+    given = {"lesions": visit / "lesions.nii.gz", "model": str(model), **options}
+    return classify_rims(subject, find_qsm(visit / "sub-1"), Recipe(), visit / "out", console=QUIET, **given)
+
+
+def rows_of(table: Path) -> list[dict[str, str]]:
+    with open(table, encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
+
+
+def test_every_lesion_gets_a_probability_and_the_page_its_pictures(visit, model, monkeypatch):
+    table = classified(visit, model, monkeypatch, threshold="sensitive")
+    rows = rows_of(table)
+    assert [row["id"] for row in rows] == ["1", "2", "3"]
+    assert all(0 < float(row["rim_probability"]) < 1 and row["rim"] == "true" for row in rows)
+    folder = visit / "out" / "sub-1" / "rims"
+    summary = json.loads((folder / "anat/sub-1_desc-summary.json").read_text(encoding="utf-8"))
+    assert (summary["rim_lesions"], summary["rim_lesions_at_least_1"], summary["rim_lesions_at_least_4"]) == (
+        3,
+        True,
+        False,
+    )
+    assert (summary["qsm_unit"], summary["rim_threshold"], summary["rim_not_judged"]) == ("ppm", 0.001, 0)
+    rims = nib.load(folder / "anat/sub-1_space-orig_seg-rims_dseg.nii.gz")
+    lesions = nib.load(visit / "lesions.nii.gz")
+    assert np.array_equal(rims.affine, lesions.affine) and np.array_equal(rims.dataobj, lesions.dataobj)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert page.count("<figure>") == 3 * 4 and "V_s" in page
+    assert "Trained on simulated susceptibility; validate before use" in page and "Research use only" in page
+    chances = [float(row["rim_probability"]) for row in rows]
+    ranked = sorted(range(1, 4), key=lambda number: -chances[number - 1])
+    places = [page.index(f'id="lesion-{number}"') for number in ranked]
+    assert places == sorted(places)
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert run["recipe"]["rim_model"] == "fresh@0" and "Chimap" in run["inputs"] and "lesions" in run["inputs"]
+    assert run["fallbacks"] == ["lesion 3: reaches the edge of the field of view"]
+
+
+def test_a_threshold_of_ones_own_and_the_cards(visit, model, monkeypatch):
+    rows = rows_of(classified(visit, model, monkeypatch, threshold="0.9999"))
+    assert {row["rim"] for row in rows} == {"false"}
+    rims = nib.load(visit / "out/sub-1/rims/anat/sub-1_space-orig_seg-rims_dseg.nii.gz")
+    assert not np.any(rims.dataobj)
+    for wrong in ("high", "1.5"):
+        with pytest.raises(InputError, match="give f1, sensitive or a number"):
+            classified(visit, model, monkeypatch, threshold=wrong)
+
+
+def test_masked_lesion_is_told_and_the_rest_goes_on(visit, model, monkeypatch):
+    path = find_qsm(visit / "sub-1")
+    qsm = nib.load(path).get_fdata(dtype=np.float32)
+    qsm[20:28, 20:28, 6:9] = 0
+    write_volume(Volume(qsm, AFFINE), path)
+    rows = rows_of(classified(visit, model, monkeypatch))
+    assert [row["rim"] == "n/a" for row in rows] == [True, False, False]
+    assert rows[0]["rim_probability"] == "n/a"
+    page = (visit / "out/sub-1/rims/report.html").read_text(encoding="utf-8")
+    assert "QSM is zero in 100 % of it" in page and "not judged" in page
+
+
+def test_no_lesion_is_a_valid_answer(visit, model, monkeypatch):
+    write_volume(Volume(np.zeros(SHAPE, np.uint8), AFFINE), visit / "lesions.nii.gz")
+    assert rows_of(classified(visit, model, monkeypatch)) == []
+    assert "No lesion was marked" in (visit / "out/sub-1/rims/report.html").read_text(encoding="utf-8")
+
+
+def test_lesions_outside_the_qsm_are_told(visit, model, monkeypatch):
+    """The QSM covers the lower slices alone; a mask on the FLAIR's grid has a lesion above them."""
+    path = find_qsm(visit / "sub-1")
+    low = nib.load(path).get_fdata(dtype=np.float32)[..., :12]
+    write_volume(Volume(low, AFFINE), path)
+    monkeypatch.setattr("msrim.workflows.rim_steps.register_rigid", lambda *_, **__: np.eye(4))
+    rows = rows_of(classified(visit, model, monkeypatch))
+    assert [row["rim"] for row in rows] == ["false", "false", "n/a"] or rows[2]["rim_probability"] == "n/a"
+    run = json.loads((visit / "out/sub-1/rims/run.json").read_text(encoding="utf-8"))
+    assert "lesion 3: outside the QSM's field of view, not judged" in run["fallbacks"]
+
+
+def test_a_mask_on_neither_grid_is_refused(visit, model, monkeypatch):
+    write_volume(Volume(np.ones((20, 20, 20), np.uint8), np.eye(4)), visit / "lesions.nii.gz")
+    with pytest.raises(InputError, match="neither on the FLAIR's grid"):
+        classified(visit, model, monkeypatch)
+
+
+def test_a_plain_mask_is_split_into_its_connected_lesions(visit, model, monkeypatch):
+    labels = np.asarray(nib.load(visit / "lesions.nii.gz").dataobj)
+    write_volume(Volume((255 * (labels > 0)).astype(np.uint8), AFFINE), visit / "lesions.nii.gz")
+    voxels = [float(row["volume_mm3"]) / (0.75 * 0.75 * 3) for row in rows_of(classified(visit, model, monkeypatch))]
+    assert voxels == pytest.approx([192, 75, 32], abs=0.01)
+
+
+def test_unit_is_told(visit, model, monkeypatch):
+    path = find_qsm(visit / "sub-1")
+    write_volume(Volume(1000 * nib.load(path).get_fdata(dtype=np.float32), AFFINE), path)
+    rows = rows_of(classified(visit, model, monkeypatch))
+    summary = json.loads((visit / "out/sub-1/rims/anat/sub-1_desc-summary.json").read_text(encoding="utf-8"))
+    assert summary["qsm_unit"] == "ppb" and len(rows) == 3
+
+
+def test_features_are_measured_for_the_networks_that_want_them(visit, tmp_path):
+    pytest.importorskip("radiomics")
+    folder = tmp_path / "aprl"
+    folder.mkdir()
+    recipe = TrainingRecipe(
+        name="fresh", version="0", task="rims", summary="of a test", normalisation="none", network="aprl-nn",
+        contrasts=("Chimap", "FLAIR"), steps=1, batch_size=1, learning_rate=1e-3,
+    )  # fmt: skip
+    weights = write_weights(build("aprl-nn"), folder / "weights.safetensors")
+    write_rim_card(recipe, weights, built={}, trained_on="nothing", thresholds=[0.4, 0.1])
+    graph = rim_graph(
+        find_subject(visit / "sub-1"), find_qsm(visit / "sub-1"), Recipe(), before(visit), visit / "out",
+        card=read_card(folder), model=str(folder), threshold=0.4, lesions=visit / "lesions.nii.gz", magnitude=None,
+    )  # fmt: skip
+    found = run_graph(graph, folder=visit / "out", console=QUIET, manifest=Manifest(recipe={}, inputs={}))
+    assert np.load(found["measure_radiomics"]["features"]).shape == (3, 527)
+    assert len(found["classify"]["probability"]) == 3
+
+
+def test_flair_is_registered_to_the_qsm(tmp_path, monkeypatch):
+    """A brain of its own grid and pose, 5 mm off: brought back to within a millimetre."""
+    monkeypatch.chdir(tmp_path)
+    index = np.stack(np.meshgrid(*map(np.arange, (64, 72, 48)), indexing="ij"), axis=-1)
+    place = index * 2.5 - np.array((64, 72, 48)) * 1.25
+    lobes = np.exp(-(((place - (18, 10, 5)) / (14, 22, 12)) ** 2).sum(-1)) + np.exp(
+        -(((place - (-20, -18, 8)) / (12, 18, 20)) ** 2).sum(-1)
+    )
+    inside = ((place / (62, 76, 50)) ** 2).sum(-1) < 1
+    affine = np.diag([2.5, 2.5, 2.5, 1.0])
+    affine[:3, 3] = -np.array((64, 72, 48)) * 1.25
+    moved = affine.copy()
+    moved[:3, 3] += (5, -4, 3)
+    flair = write_volume(Volume(((100 + 80 * lobes) * inside).astype(np.float32), moved), Path("flair.nii"))
+    brain = write_volume(Volume(inside, moved), Path("brain.nii"))
+    qsm = write_volume(Volume(((0.1 * lobes - 0.03) * inside).astype(np.float32), affine), Path("qsm.nii"))
+    from msrim.transform import read_transform
+
+    transform = read_transform(align_to_qsm(flair, corrected=flair, brain=brain, qsm=qsm, backend="embedded"))
+    points = apply_transform(moved, np.argwhere(inside)[::50])
+    assert np.linalg.norm(apply_transform(transform, points) - (points - (5, -4, 3)), axis=1).mean() < 1
+
+
+def refused(*arguments: object) -> str:
+    shown = CliRunner().invoke(app, ["rim-classify", *map(str, arguments)])
+    assert shown.exit_code == 2, shown.output
+    [line] = shown.stderr.splitlines()
+    return line
+
+
+def test_bad_input_ends_in_one_line_and_writes_nothing(visit, model, tmp_path):
+    subject, out = visit / "sub-1", tmp_path / "out"
+    path = find_qsm(subject)
+    qsm = nib.load(path).get_fdata(dtype=np.float32)
+    options = ("--out", out, "--model", model)
+    write_volume(Volume(-qsm, AFFINE), path)
+    assert "sign looks inverted" in refused(subject, *options)
+    write_volume(Volume(20 * qsm, AFFINE), path)
+    assert "neither ppm nor ppb" in refused(subject, *options)
+    away = AFFINE.copy()
+    away[0, 3] += 500
+    write_volume(Volume(qsm, away), path)
+    assert "lie beside each other in space" in refused(subject, *options)
+    write_volume(Volume(qsm, AFFINE), path)
+    assert "tells no rims" in refused(subject, "--out", out, "--model", "head")
+    assert "no such model" in refused(subject, "--out", out, "--model", "guess")
+    assert "no such file" in refused(subject, *options, "--lesions", visit / "none.nii.gz")
+    assert "give f1, sensitive" in refused(subject, *options, "--threshold", "sometimes")
+    path.rename(path.with_name("map.nii.gz"))
+    assert "no QSM" in refused(subject, *options)
+    assert "no subject" in refused(*options)
+    assert not out.exists()
+
+
+def test_qsm_is_found_by_its_name(tmp_path):
+    for name in ("FLAIR.nii.gz", "chi_map.nii.gz", "machine.nii.gz"):
+        (tmp_path / name).touch()
+    assert find_qsm(tmp_path).name == "chi_map.nii.gz"
+    (tmp_path / "sub-1_Chimap.nii.gz").touch()
+    with pytest.raises(InputError, match="several files may be the QSM"):
+        find_qsm(tmp_path)
