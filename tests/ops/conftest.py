@@ -40,15 +40,16 @@ def simulate(monkeypatch, *, shared_bytes: int) -> None:
     from msrim.ops import _cuda
     from msrim.ops._cuda import launch
 
-    def run(kernel, blocks, device, *arguments, shared_bytes=0):
+    def run(kernel, blocks, device, *arguments, shared_bytes=0, threads=None):
         arrays = [a.detach().numpy() if isinstance(a, torch.Tensor) else a for a in arguments]
         if blocks:
-            kernel[blocks, launch.THREADS, 0, shared_bytes](*arrays)
+            kernel[blocks, threads or launch.THREADS, 0, shared_bytes](*arrays)
 
     monkeypatch.setattr(launch, "THREADS", 3)
     for module in (_cuda.votes, _cuda.rim):
         monkeypatch.setattr(module, "launch", run)
         monkeypatch.setattr(module, "SHARED_BYTES", shared_bytes)
+    monkeypatch.setattr(_cuda.rim, "THREADS", 6)
     for module in (accumulator, rim):
         monkeypatch.setattr(module, "kernels_for", lambda tensor: _cuda)
 

@@ -20,14 +20,21 @@ THREADS = 256
 SHARED_BYTES = 48 * 1024
 
 
-def launch(kernel: Callable, blocks: int, device: torch.device, *arguments: Any, shared_bytes: int = 0) -> None:
+def launch(
+    kernel: Callable,
+    blocks: int,
+    device: torch.device,
+    *arguments: Any,
+    shared_bytes: int = 0,
+    threads: tuple[int, ...] | None = None,
+) -> None:
     """Put a kernel on the device's current stream, after what torch put there; nothing is copied or waited for."""
     if not blocks:
         return
     stream = cuda.external_stream(torch.cuda.current_stream(device).cuda_stream)
     with cuda.gpus[device.index]:
         arrays = [cuda.as_cuda_array(a.detach(), sync=False) if isinstance(a, Tensor) else a for a in arguments]
-        kernel[blocks, THREADS, stream, shared_bytes](*arrays)
+        kernel[blocks, threads or THREADS, stream, shared_bytes](*arrays)
 
 
 def blocks_for(threads: int) -> int:

@@ -11,24 +11,32 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from numba import cuda
 from torch import Tensor
 
-from msrim.ops._cuda.launch import SHARED_BYTES, blocks_for, launch
+from msrim.ops._cuda.launch import SHARED_BYTES, THREADS, blocks_for, launch
 
 
 def rim_transform(x: Tensor, radii: Sequence[int], eps: float) -> tuple[Tensor, Tensor]:
     """Sums of values and of gradient lengths, two (P, R, X, Y, Z), of volumes (P, X, Y, Z)."""
     volumes, rows, columns, slices = x.shape
     slice_bytes = 2 * rows * columns * x.element_size()
-    width = min(slices, SHARED_BYTES // slice_bytes)
+    width = min(slices, SHARED_BYTES // slice_bytes, THREADS)
     shape = volumes, len(radii), rows, columns, slices
     walk = *_ascending(radii), eps
     if width or not x.numel():
         v_u, v_s = x.new_empty(shape), x.new_empty(shape)
         runs = -(-slices // max(width, 1))
-        launch(_walk_shared, volumes * runs, x.device, x, *walk, width, v_u, v_s, shared_bytes=width * slice_bytes)
+        launch(
+            _walk_shared,
+            volumes * runs,
+            x.device,
+            *(x, *walk, width, v_u.flatten(2, 3), v_s.flatten(2, 3)),
+            shared_bytes=width * slice_bytes,
+            threads=(width, THREADS // max(width, 1)),
+        )
     else:
         v_u, v_s = x.new_zeros(shape), x.new_zeros(shape)
         launch(_walk, blocks_for(x.numel()), x.device, x, *walk, v_u, v_s)
@@ -77,40 +85,43 @@ def _point(x, row, column, unit_x, unit_y, k):
     half = x.dtype.type(0.5)
     to_row = x.dtype.type(k) * unit_x + x.dtype.type(row) + half
     to_column = x.dtype.type(k) * unit_y + x.dtype.type(column) + half
-    if to_row >= 0 and to_row < x.shape[1] and to_column >= 0 and to_column < x.shape[2]:
-        return math.floor(to_row) * x.shape[2] + math.floor(to_column)
+    zero, rows, columns = x.dtype.type(0), x.dtype.type(x.shape[1]), x.dtype.type(x.shape[2])
+    if to_row >= zero and to_row < rows and to_column >= zero and to_column < columns:
+        return np.int64(math.floor(to_row)) * x.shape[2] + np.int64(math.floor(to_column))
     return -1
 
 
 @cuda.jit
 def _walk_shared(x, radii, order, eps, width, v_u, v_s):
+    """A thread's slice is its first index, its voxels in the plane are those that its second index counts."""
     sums = cuda.shared.array(0, x.dtype)
     columns, slices = x.shape[2], x.shape[3]
     cells = x.shape[1] * columns
     runs = (slices + width - 1) // width
-    volume, start = cuda.blockIdx.x // runs, cuda.blockIdx.x % runs * width
-    n = min(width, slices - start)
-    lengths = n * cells
-    for i in range(cuda.threadIdx.x, 2 * lengths, cuda.blockDim.x):
-        sums[i] = 0
+    volume, first = cuda.blockIdx.x // runs, cuda.blockIdx.x % runs * width
+    # The sums of values, then those of lengths; in each, as in memory, the slices of a cell side by side.
+    z, lengths = cuda.threadIdx.x, cells * width
+    for cell in range(cuda.threadIdx.y, cells, cuda.blockDim.y):
+        sums[cell * width + z] = 0
+        sums[lengths + cell * width + z] = 0
     done = 0
     for radius in range(len(radii)):
         cuda.syncthreads()
-        for i in range(cuda.threadIdx.x, lengths, cuda.blockDim.x):
-            pixel, z = i // n, i % n
-            row, column = pixel // columns, pixel % columns
-            value, length, unit_x, unit_y = _differentiate(x, volume, row, column, start + z, eps)
-            for k in range(done + 1, radii[radius] + 1):
-                cell = _point(x, row, column, unit_x, unit_y, k)
-                if cell >= 0:
-                    cuda.atomic.add(sums, cell * n + z, value)
-                    cuda.atomic.add(sums, lengths + cell * n + z, length)
+        for pixel in range(cuda.threadIdx.y, cells, cuda.blockDim.y):
+            if first + z < slices:
+                row, column = pixel // columns, pixel % columns
+                value, length, unit_x, unit_y = _differentiate(x, volume, row, column, first + z, eps)
+                for k in range(done + 1, radii[radius] + 1):
+                    cell = _point(x, row, column, unit_x, unit_y, k)
+                    if cell >= 0:
+                        cuda.atomic.add(sums, cell * width + z, value)
+                        cuda.atomic.add(sums, lengths + cell * width + z, length)
         done = radii[radius]
         cuda.syncthreads()
-        for i in range(cuda.threadIdx.x, lengths, cuda.blockDim.x):
-            cell, z = i // n, i % n
-            v_u[volume, order[radius], cell // columns, cell % columns, start + z] = sums[i]
-            v_s[volume, order[radius], cell // columns, cell % columns, start + z] = sums[lengths + i]
+        for cell in range(cuda.threadIdx.y, cells, cuda.blockDim.y):
+            if first + z < slices:
+                v_u[volume, order[radius], cell, first + z] = sums[cell * width + z]
+                v_s[volume, order[radius], cell, first + z] = sums[lengths + cell * width + z]
 
 
 @cuda.jit(device=True)

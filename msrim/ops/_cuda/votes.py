@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from numba import cuda
 from torch import Tensor
@@ -71,9 +72,9 @@ def _aim(places, item, step, pixel, corner, size, bilinear):
     for axis in range(places.shape[2]):
         place = places[item, step, axis, pixel]
         # NaN and what is too large for an integer never get past this line.
-        if not (place > -1 and place < size[axis]):
+        if not (place > -one and place < places.dtype.type(size[axis])):
             return -1, one
-        low = math.floor(place) if bilinear else math.floor(place + half)
+        low = np.int64(math.floor(place if bilinear else place + half))
         upper = corner >> axis & 1
         if low + upper < 0 or low + upper >= size[axis]:
             return -1, one
@@ -107,11 +108,12 @@ def _vote_shared(values, places, size, bilinear, width, groups, parts, out):
                         vote = weight * values[item, first + channel, pixel]
                         cuda.atomic.add(sums, channel * cells + cell, vote)
     cuda.syncthreads()
-    for i in range(cuda.threadIdx.x, n * cells, cuda.blockDim.x):
-        if parts == 1:
-            out[item, first + i // cells, i % cells] = sums[i]
-        else:
-            cuda.atomic.add(out, (item, first + i // cells, i % cells), sums[i])
+    for channel in range(n):
+        for cell in range(cuda.threadIdx.x, cells, cuda.blockDim.x):
+            if parts == 1:
+                out[item, first + channel, cell] = sums[channel * cells + cell]
+            else:
+                cuda.atomic.add(out, (item, first + channel, cell), sums[channel * cells + cell])
 
 
 @cuda.jit
