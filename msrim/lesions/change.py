@@ -7,8 +7,8 @@ Tissue is *new* when all of this holds in a connected piece of MIN_PIECE_MM3 or 
    edge. The noise is that of this pair of scans, measured apart for voxels on flat ground and on
    edges of each steepness, because an edge that is resampled or half a voxel off differs without any change;
 2. at follow-up it is as bright as lesions are: BRIGHT deviations above the brain's mean in every voxel;
-3. the lesion network takes the piece for a lesion at follow-up, at least in one voxel and at least with LIKELY, and
-   thinks so more than at baseline.
+3. the lesion network takes the piece for a lesion at follow-up, at least in one voxel and at least with LIKELY, thinks
+   so more than at baseline, and finds no lesion there at baseline: tissue that was lesion and got brighter is not new.
 
 *Gone* tissue is the same with the visits exchanged. All other tissue is lesion at both visits or at neither: where the
 mean of both probabilities says so. A lesion therefore only changes where the images show that it did, and swapping the
@@ -39,7 +39,7 @@ EDGE_LEVELS = 24
 RULE = (
     f"z of the matched FLAIR difference over {GROW_Z:g} everywhere and {SEED_Z:g} somewhere, cut off at "
     f"{PEAK_SHARE:g} of the peak, intensity over {BRIGHT:g} deviations, lesion probability over {LIKELY:g} somewhere "
-    f"and higher than at the other visit, {MIN_PIECE_MM3:g} mm3 or more"
+    f"and higher than at the other visit, no lesion there at the other visit, {MIN_PIECE_MM3:g} mm3 or more"
 )
 
 
@@ -73,8 +73,8 @@ def decide_change(
     inside = brain.data.astype(bool)
     z = difference_z(baseline, followup, brain=brain).data
     piece_voxels = MIN_PIECE_MM3 / brain.voxel_volume_mm3
-    new = _appeared(z, followup.data, after, before, inside, piece_voxels=piece_voxels)
-    gone = _appeared(-z, baseline.data, before, after, inside, piece_voxels=piece_voxels)
+    new = _appeared(z, followup.data, after, before, inside & (before < threshold), piece_voxels=piece_voxels)
+    gone = _appeared(-z, baseline.data, before, after, inside & (after < threshold), piece_voxels=piece_voxels)
     lesion = inside & ((before + after) / 2 >= threshold)
     return changed_tissue(brain.like(lesion), new=brain.like(new), gone=brain.like(gone))
 

@@ -243,6 +243,8 @@ def chain_lesions(
 ) -> list[ChainedLesion]:
     """Join the tables of consecutive pairs of visits.
 
+    Lesions are joined through the visit that both pairs share; one that vanished and comes back is two.
+
     Parameters
     ----------
     pairs : sequence of sequences of TrackedLesion

@@ -88,7 +88,7 @@ def follow_visits(visits: Sequence[Subject], recipe: Recipe, out: Path, *, conso
         console.say(f"from ses-{one.session} to ses-{other.session}")
         pairs.append(_compare(one, other, before, after, recipe, out, card=card, notes=notes, console=console))
     if len(pairs) > 1:
-        _write_chain(visits, pairs, out)
+        write_chain(visits, pairs, out)
     return pairs[-1]["files"]["followup_changed"]
 
 
@@ -226,7 +226,7 @@ def _report(
     )
 
 
-def _write_chain(visits: Sequence[Subject], pairs: Sequence[dict[str, Any]], out: Path) -> Path:
+def write_chain(visits: Sequence[Subject], pairs: Sequence[dict[str, Any]], out: Path) -> Path:
     """One table of all visits, beside the folders of the pairs."""
     tables = [[TrackedLesion(**row) for row in pair["rows"]] for pair in pairs]
     between = [
