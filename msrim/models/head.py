@@ -53,8 +53,6 @@ class HeadNet(nn.Module):
         self.refine = nn.Conv3d(widths[0], 8 * len(HEAD_LABELS), 1)
         nn.init.zeros_(self.refine.weight)
         nn.init.zeros_(self.refine.bias)
-        # Two thirds of a head is no brain: start there, or the first hundreds of steps go into saying so.
-        nn.init.constant_(self.classify.bias[1:], -3.0)
 
     def forward(self, image: Tensor) -> Tensor:
         features = self.unet(fold_blocks(image))

@@ -28,6 +28,7 @@ ANSWER = {
     7: (7, 46),
     8: (16,),
 }
+BELOW_CEREBRUM = (6, 7, 8)
 # Structures that share a signal; each gets its own random intensity. Left and right are the same tissue.
 TISSUES = (
     (24,), (4, 43, 5, 44, 14, 15, 72), (136, 137, 163, 164), (3, 42), (17, 18, 53, 54), (10, 49), (11, 50, 26, 58),
@@ -87,6 +88,7 @@ class SyntheticHeads(Dataset):
         self.heads = [load_head(path) for path in paths]
         self.size, self.samples, self.seed = size, samples, seed
         self.answer = answers()
+        self.low_parts = [np.argwhere(np.isin(self.answer.numpy()[head], BELOW_CEREBRUM))[::20] for head in self.heads]
 
     def __len__(self) -> int:
         return self.samples
@@ -96,8 +98,7 @@ class SyntheticHeads(Dataset):
         if not 0 <= index < self.samples:
             raise IndexError(index)
         rng = np.random.default_rng((self.seed, index))
-        head = self.heads[rng.integers(len(self.heads))]
-        tissues = self._posed(head, rng)
+        tissues = self._posed(int(rng.integers(len(self.heads))), rng)
         labels = self.answer[tissues]
         contrast = rng.choice(len(PROTOCOLS), p=(0.4, 0.2, 0.4))
         image = paint(tissues, labels, contrast=list(PROTOCOLS)[contrast], rng=rng)
@@ -107,12 +108,17 @@ class SyntheticHeads(Dataset):
         channels[contrast] = scan(image, rng)[0]
         return channels, labels
 
-    def _posed(self, head: np.ndarray, rng: np.random.Generator) -> Tensor:
+    def _posed(self, index: int, rng: np.random.Generator) -> Tensor:
+        head, low = self.heads[index], self.low_parts[index]
         matrix = synthesis.random_affine(rng, max_angle_deg=22, scale=(0.85, 1.2))
         half = self.size / 2
         centre = [rng.uniform(min(half, n / 2), max(n - half, n / 2)) for n in head.shape]
-        # The label maps reach down the neck; look at the brain twice as often as at the jaw.
-        if rng.random() < 0.6:
+        # The label maps reach down the neck: look at the brain more often than at the jaw, and often at cerebellum and
+        # brainstem, a tenth of its volume.
+        where = rng.random()
+        if where < 0.35 and len(low):
+            centre = low[rng.integers(len(low))] + rng.uniform(-half / 2, half / 2, 3)
+        elif where < 0.75:
             centre[2] = rng.uniform(head.shape[2] - 150, head.shape[2] - half)
         points = synthesis.sampling_points(
             rng, (self.size,) * 3, centre=np.array(centre), matrix=matrix, elastic_voxels=rng.uniform(0, 4)
