@@ -1,0 +1,99 @@
+"""A scan against itself, moved, re-noised and re-sampled: how much is called new, which must be nothing.
+
+    python -m tests.benchmarks.no_change --flair FILE --out DIR [--repeats 20] [--model NAME] [--brain-extracted]
+
+The follow-up of each repeat is the same scan in another pose (up to 8 degrees and 10 mm), on other slices (1 to 4 mm
+thick, averaged over their thickness), with noise, a bias field and a contrast of its own. Both go through the whole of
+`msrim longitudinal`. New lesions over 10 mm3 are counted, on either side: what vanished is as wrong as what is new.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console as Page
+from rich.table import Table
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from msrim.console import Console
+from msrim.image import Volume, read_volume, resample, to_ras, write_volume
+from msrim.recipe import Recipe
+from msrim.workflows.longitudinal import follow_visits
+from msrim.workflows.visits import find_visits
+
+LARGE_MM3 = 10.0
+
+
+def main() -> None:
+    """Run the repeats and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--flair", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--model", default=Recipe().model)
+    parser.add_argument("--brain-extracted", action="store_true")
+    given = parser.parse_args()
+    scan = to_ras(read_volume(given.flair))
+    recipe = Recipe(model=given.model, brain_extracted=given.brain_extracted)
+    table = Table(title=f"{given.flair.name} against itself, {given.model}")
+    for column in ("repeat", "slices mm", "new > 10 mm3", "vanished > 10 mm3", "new mm3", "gone mm3", "seconds"):
+        table.add_column(column, justify="right")
+    large = 0
+    for repeat in range(given.repeats):
+        start = time.perf_counter()
+        rng = np.random.default_rng(repeat)
+        again, slice_mm = rescanned(scan, rng)
+        # The baseline stays where it is, so that its steps are kept from one repeat to the next.
+        copy = write_volume(again, given.out / "copies" / f"repeat-{repeat:02d}" / "FLAIR.nii.gz")
+        mask = follow_visits(
+            find_visits([given.flair, copy]),
+            recipe,
+            given.out / f"results-{given.flair.stem}",
+            console=Console(quiet=True),
+        )
+        folder = mask.parent
+        summary = json.loads(next(folder.glob("*_desc-summary.json")).read_text(encoding="utf-8"))
+        rows = [line.split("\t") for line in next(folder.glob("*_desc-changes.tsv")).read_text().splitlines()[1:]]
+        new = sum(row[1] == "new" and float(row[5]) > LARGE_MM3 for row in rows)
+        vanished = sum(row[1] == "vanished" and float(row[4]) > LARGE_MM3 for row in rows)
+        large += new
+        volumes = (f"{summary[name]:.0f}" for name in ("new_mm3", "gone_mm3"))
+        seconds = f"{time.perf_counter() - start:.0f}"
+        table.add_row(str(repeat), f"{slice_mm:.1f}", str(new), str(vanished), *volumes, seconds)
+    Page(width=110).print(table)
+    Page(width=110).print(f"{large} new lesions over {LARGE_MM3:g} mm3 in {given.repeats} repeats")
+
+
+def rescanned(scan: Volume, rng: np.random.Generator) -> tuple[Volume, float]:
+    """The same head in another scan, and how thick its slices are."""
+    slice_mm = float(rng.uniform(1.0, 4.0))
+    spacing = np.array([*rng.uniform(0.8, 1.1, 2), slice_mm])
+    extent = scan.spacing * scan.shape
+    shape = np.ceil(extent / spacing).astype(int)
+    turn = Rotation.from_euler("xyz", rng.uniform(-8, 8, 3), degrees=True).as_matrix()
+    affine = np.eye(4)
+    affine[:3, :3] = turn * spacing
+    middle = scan.affine @ np.array([*(np.array(scan.shape) - 1) / 2, 1.0])
+    affine[:3, 3] = middle[:3] - affine[:3, :3] @ ((shape - 1) / 2)
+    # A slice is the mean over its thickness, sampled every millimetre.
+    depth = max(1, round(slice_mm))
+    fine = affine @ np.diag([1, 1, 1 / depth, 1.0])
+    fine[:3, 3] += affine[:3, 2] * (1 / depth - 1) / 2
+    grid = Volume(np.broadcast_to(np.float32(0), (shape[0], shape[1], shape[2] * depth)), fine)
+    image = resample(scan, grid).data.reshape(*shape, depth).mean(axis=-1)
+    level = np.percentile(image[image > 0], 75)
+    field = np.exp(ndimage.zoom(rng.normal(0, 0.08, (4, 4, 4)), shape / 4, order=3))
+    image = level * (np.maximum(image, 0) * field / level) ** rng.uniform(0.9, 1.1)
+    noisy = np.where(image > 0, np.maximum(image + rng.normal(0, 0.03 * level, image.shape), 0), 0)
+    # The scanner's own frame: the head lies elsewhere in it.
+    affine[:3, 3] += rng.uniform(-10, 10, 3)
+    return Volume((rng.uniform(0.5, 2) * noisy).astype(np.float32), affine), slice_mm
+
+
+if __name__ == "__main__":
+    main()
