@@ -1,0 +1,131 @@
+"""The page of two visits: what it shows, and that it shows it in the right place."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from msrim.image import Volume
+from msrim.lesions.split import label_lesions
+from msrim.lesions.track import summarise_changes, track_lesions
+from msrim.manifest import StepRecord
+from msrim.report.longitudinal import ChangeReport, write_change_report
+
+SHAPE = (64, 64, 64)
+AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
+AFFINE[:3, 3] = -64
+
+
+def ball(x: float, y: float, z: float, radius: float) -> np.ndarray:
+    points = np.stack(np.meshgrid(*[np.arange(64) * 2.0 - 64] * 3, indexing="ij"), axis=-1)
+    return np.linalg.norm(points - (x, y, z), axis=-1) < radius
+
+
+def two_visits(*, changed: bool = True) -> ChangeReport:
+    """A ball of brain with a lesion that stays, one on the patient's left that is new, one in front that is gone."""
+    brain, stays = ball(0, 0, 0, 50), ball(20, 0, 10, 6)
+    new = ball(-25, 0, 10, 6) if changed else np.zeros(SHAPE, bool)
+    gone = ball(0, 30, 10, 5) if changed else np.zeros(SHAPE, bool)
+    volume = lambda data: Volume(data, AFFINE)  # noqa: E731
+    noise = np.random.default_rng(0).normal(0, 0.1, (2, *SHAPE)).astype(np.float32)
+    images = (noise[0] + 2.0 * (stays | gone)) * brain, (noise[1] + 2.0 * (stays | new)) * brain
+    before, after = volume(label_lesions(stays | gone)), volume(label_lesions(stays | new))
+    rows = track_lesions(before, after)
+    tracked = np.zeros(SHAPE, np.int32)
+    for row in rows:
+        tracked[np.isin(before.data, row.baseline_ids) | np.isin(after.data, row.followup_ids)] = row.id
+    agreement = {"brain_overlap": 0.98, "flair_correlation": 0.94, "registration_disagreement_mm": 0.31}
+    return ChangeReport(
+        subject="sub-1",
+        sessions=("ses-a", "ses-b"),
+        date=datetime(2026, 3, 4, 15, 6, tzinfo=UTC),
+        method="rule of thumb",
+        model_limits="finds balls alone",
+        images=tuple(volume(image.astype(np.float32)) for image in images),
+        difference=volume((5.0 * new - 5.0 * gone).astype(np.float32)),
+        brain=volume(brain),
+        tracked=volume(tracked),
+        lesions=(volume(stays | gone), volume(stays | new)),
+        new=volume(new),
+        gone=volume(gone),
+        mni_from_midway=np.eye(4),
+        rows=rows,
+        summary={**summarise_changes(rows), **agreement, "method": "rule of thumb"},
+        inputs={"baseline FLAIR": Path("/a/FLAIR.nii"), "followup FLAIR": Path("/b/FLAIR.nii")},
+        steps=[StepRecord("meet", 12.3, 456.0, False)],
+        versions={"msrim": "9.8.7"},
+        recipe='model = "ball"\n',
+        warnings=["the two brains overlap at Dice 0.91 only"],
+    )
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> str:
+    return write_change_report(two_visits(), tmp_path_factory.mktemp("page") / "report.html").read_text("utf-8")
+
+
+def text_of(page: str) -> str:
+    body = re.sub(r"<(style|script).*?</\1>", "", page, flags=re.DOTALL)
+    return " ".join(re.sub(r"<.*?>", " ", body).split())
+
+
+def test_the_page_stands_alone_and_tells_what_it_must(page):
+    assert re.findall(r'(?:src|href)="(?!#|data:)', page) == []
+    text = text_of(page)
+    for expected in (
+        "sub-1, ses-a to ses-b",
+        "Research use only – not for diagnosis",
+        "1 new lesion",
+        "1 vanished",
+        "rule of thumb",
+        "finds balls alone",
+        "Dice 0.980",
+        "correlate at 0.940",
+        "the two brains overlap at Dice 0.91 only",
+        "/a/FLAIR.nii",
+        "meet 12.3 456",
+    ):
+        assert expected in text
+
+
+def test_changed_lesions_come_first_in_the_table_and_lead_to_their_picture(page):
+    rows = re.findall(r'<tr class="(\w+)">(.*?)</tr>', page)
+    assert [change for change, _ in rows] == ["new", "vanished", "stable"] or [change for change, _ in rows] == [
+        "vanished",
+        "new",
+        "stable",
+    ]
+    assert {target for _, row in rows for target in re.findall(r'href="#([^"]+)"', row)} <= set(
+        re.findall(r'id="([^"]+)"', page)
+    )
+
+
+def test_new_tissue_is_outlined_where_it_lies_in_all_three_pictures(page):
+    """The patient's left is on the picture's right, front is up; outlines are in mm."""
+    triplets = re.findall(r'<div class="visits".*?(?=<div class="visits"|</section>)', page, flags=re.DOTALL)
+    shown = [t for t in triplets if t.count('class="drawn new"') == 3 and t.count('class="drawn gone"') == 3]
+    assert shown
+    width, height = map(float, re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', shown[0]).groups())
+    for style, (x, y) in {"new": (25, 0), "gone": (0, -30)}.items():
+        for path in re.findall(rf'class="drawn {style}" d="([^"]+)"', shown[0]):
+            points = np.array([[float(n) for n in p.split()] for p in re.split("[ML]", path)[1:]])
+            middle = (points.min(axis=0) + points.max(axis=0)) / 2 - (width / 2, height / 2)
+            np.testing.assert_allclose(middle, (x, y), atol=2.5)
+
+
+def test_no_change_is_an_answer(tmp_path):
+    same = two_visits(changed=False)
+    page = write_change_report(dataclasses.replace(same, warnings=[]), tmp_path / "r.html").read_text("utf-8")
+    assert "No lesion was found to be new or enlarging" in page
+    assert 'class="drawn new"' not in page
+    assert page.count('<div class="visits"') == 8
+
+
+def test_names_from_outside_are_text(tmp_path):
+    rude = dataclasses.replace(two_visits(), subject="<script>alert(1)</script>")
+    assert "<script>" not in write_change_report(rude, tmp_path / "r.html").read_text("utf-8")
