@@ -26,7 +26,7 @@ from msrim.workflows import changes
 from msrim.workflows.graph import run_graph, step
 from msrim.workflows.inputs import check_output_folder
 from msrim.workflows.steps import read_mask, read_own
-from msrim.workflows.subject import preprocess_visit, segment_visit
+from msrim.workflows.subject import is_finished, preprocess_visit, segment_visit
 from msrim.workflows.visits import check_visits
 
 # Which result is which file: of each visit, and of the pair.
@@ -183,10 +183,11 @@ def _compare(
     manifest = Manifest(recipe=settings, inputs=inputs, fallbacks=list(notes))
     found = run_graph(graph, folder=folder, console=console, manifest=manifest)
     written = found["write_changes"]
-    report = _report(baseline, followup, found, after, recipe, card=card, manifest=manifest)
-    page = write_change_report(report, folder / "report.html")
-    write_dataset_description(out)
-    manifest.write(folder / "run.json", outputs=[*written["files"].values(), page])
+    if not is_finished(folder, manifest):
+        report = _report(baseline, followup, found, after, recipe, card=card, manifest=manifest)
+        page = write_change_report(report, folder / "report.html")
+        write_dataset_description(out)
+        manifest.write(folder / "run.json", outputs=[*written["files"].values(), page])
     return written
 
 

@@ -87,7 +87,7 @@ def segment_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Conso
     manifest = Manifest(recipe=recipe.model_dump(), inputs=subject.contrasts)
     found = run_graph(graph, folder=subject.folder(out), console=console, manifest=manifest)
     files = found["write_anatomy"]["files"] | found["write_lesions"]["files"]
-    if not _finished(subject, out, manifest):
+    if not is_finished(subject.folder(out), manifest):
         report = _report(subject, recipe, found, card=card, manifest=manifest)
         written = write_report(report, subject.folder(out) / "report.html")
         write_dataset_description(out)
@@ -239,9 +239,9 @@ def _checked(subject: Subject, recipe: Recipe, out: Path) -> Card:
     return card
 
 
-def _finished(subject: Subject, out: Path, manifest: Manifest) -> bool:
-    """Whether every step was kept and the report of that run still stands as it was written."""
-    report, run = subject.folder(out) / "report.html", subject.folder(out) / "run.json"
+def is_finished(folder: Path, manifest: Manifest) -> bool:
+    """Whether every step was kept and the report of that run still stands in its folder as it was written."""
+    report, run = folder / "report.html", folder / "run.json"
     if not all(record.kept for record in manifest.steps) or not (report.is_file() and run.is_file()):
         return False
     return json.loads(run.read_text(encoding="utf-8"))["outputs"].get(report.name) == sha256_of(report)
