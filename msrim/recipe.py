@@ -75,6 +75,8 @@ class TrainingRecipe(BaseModel):
     steps, batch_size : int
     crop : int
         Side of the cubic crops, voxels of 1 mm; rim networks know their own.
+    plane : (2,) int
+        Size of the axial slices that a network of the task "slices" learns from, pixels; multiples of 16.
     learning_rate : float
     seed : int
     workers : int
@@ -98,7 +100,7 @@ class TrainingRecipe(BaseModel):
 
     name: str = Field(min_length=1)
     version: str = Field(min_length=1)
-    task: Literal["lesions", "head", "rims", "longitudinal"]
+    task: Literal["lesions", "head", "rims", "longitudinal", "slices"]
     summary: str
     normalisation: str
     network: str
@@ -108,6 +110,7 @@ class TrainingRecipe(BaseModel):
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)
     crop: int = Field(default=32, gt=0, multiple_of=16)
+    plane: tuple[int, int] = (160, 224)
     learning_rate: float = Field(gt=0)
     seed: int = 0
     workers: int = Field(default=1, ge=0)

@@ -53,5 +53,9 @@ def train(
         from msrim.workflows.train_longitudinal import train_longitudinal
 
         typer.echo(train_longitudinal(settings, data, out, leave_out=leave_out or [], console=console))
+    elif settings.task == "slices":
+        from msrim.workflows.train_slices import train_slices
+
+        typer.echo(train_slices(settings, data, out, leave_out=leave_out or [], console=console))
     else:
         typer.echo(train_lesions(settings, data, out, leave_out=leave_out or [], console=console))

@@ -1,0 +1,89 @@
+"""Training slice networks (SCP): visits of patients or CT scans in, weights and a card out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from msrim.console import Console
+from msrim.errors import InputError
+from msrim.image import read_volume, same_grid
+from msrim.recipe import TrainingRecipe
+from msrim.training.losses import soft_dice
+from msrim.training.slices import LesionSlices
+from msrim.workflows.train import marked_visits, prepare_visit, train_on
+
+# Hounsfield units that hold the liver, and the label of its tumours (Zhang et al. 2023, section 4.2; LiTS).
+CT_WINDOW = (-200.0, 250.0)
+TUMOUR = 2
+
+
+def train_slices(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: list[str], console: Console) -> Path:
+    """Train a slice network.
+
+    Parameters
+    ----------
+    recipe : TrainingRecipe
+        Of the task "slices". With "CT" for its only contrast it learns liver tumours, else lesions of the brain.
+    data : Path
+        Subjects with a lesion mask beside each FLAIR, prepared as `msrim segment` does it; for CT, ``volume-N.nii`` and
+        ``segmentation-N.nii`` of the LiTS challenge, anywhere below.
+    out : Path
+        Gets ``weights.safetensors``, ``card.toml``, the loss curve and the prepared visits.
+    leave_out : list of str
+        Patients (labels without ``sub-``; numbers of CT scans) that must not be seen.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    InputError
+        Nothing is left to train on, or a CT scan and its labels do not fit each other.
+    """
+    if recipe.contrasts == ("CT",):
+        scans = dict(_ct_scans(data, leave_out=leave_out))
+    else:
+        scans = {}
+        for subject, mask in marked_visits(data):
+            if subject.label not in leave_out:
+                patient = prepare_visit(subject, mask, recipe=recipe, out=out / "prepared", console=console)
+                scans[subject.label, subject.session] = patient.images.numpy(), patient.lesions
+    if not scans:
+        raise InputError(f"{data}: nothing with a lesion mask is left to train on")
+    slices = LesionSlices(
+        list(scans.values()), plane=recipe.plane, samples=recipe.steps * recipe.batch_size, seed=recipe.seed
+    )
+    seen = f"axial slices of {len(scans)} scans"
+    return train_on(recipe, slices, loss=slice_loss, out=out, trained_on=seen, console=console)
+
+
+def slice_loss(logits: Tensor, lesions: Tensor) -> Tensor:
+    """Binary cross entropy and soft Dice, equal weights; the paper does not name its loss, this is its baseline's."""
+    return F.binary_cross_entropy_with_logits(logits, lesions) + soft_dice(torch.sigmoid(logits), lesions)
+
+
+def _ct_scans(data: Path, *, leave_out: list[str]) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
+    """Windowed CT and its tumours at half the in-plane resolution, 512 x 512 to 256 x 256, by number."""
+    for path in sorted(data.rglob("volume-*.nii*")):
+        number = path.name.split(".")[0].removeprefix("volume-")
+        if number in leave_out:
+            continue
+        labels = path.with_name(path.name.replace("volume-", "segmentation-"))
+        volume, marked = read_volume(path), read_volume(labels)
+        if not same_grid(volume, marked):
+            raise InputError(f"{labels}: not on the grid of {path.name}; take the two files of one download")
+        yield number, (_halved(np.clip(volume.data, *CT_WINDOW))[None], _halved(marked.data == TUMOUR) >= 0.5)
+
+
+def _halved(data: np.ndarray) -> np.ndarray:
+    x, y, z = data.shape
+    blocks = data[: x // 2 * 2, : y // 2 * 2].reshape(x // 2, 2, y // 2, 2, z)
+    return blocks.mean(axis=(1, 3), dtype=np.float32)

@@ -1,0 +1,61 @@
+"""A slice network from CT scans to weights, by the command line's own way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from msrim.console import Console
+from msrim.errors import InputError
+from msrim.image import Volume, write_volume
+from msrim.models import load_model, read_card
+from msrim.recipe import read_training_recipe
+from msrim.workflows.train_slices import train_slices
+
+RECIPE = """
+name = "ct"
+version = "1"
+task = "slices"
+summary = "tumours"
+normalisation = "z"
+network = "scp"
+contrasts = ["CT"]
+steps = 2
+batch_size = 2
+plane = [32, 48]
+learning_rate = 1e-3
+workers = 0
+settings = { channels = 32, in_channels = 1 }
+"""
+
+
+@pytest.fixture
+def lits(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in (0, 1):
+        labels = np.zeros((70, 90, 9), np.uint8)
+        labels[20:40, 30:60, 3:7] = 1
+        labels[26:32, 40:50, 4:6] = 2
+        image = np.where(labels == 2, 60, 100) + rng.normal(0, 10, labels.shape) - 1000 * (labels == 0)
+        write_volume(Volume(image.astype(np.float32), np.eye(4)), tmp_path / "data" / f"volume-{number}.nii")
+        write_volume(Volume(labels, np.eye(4)), tmp_path / "data" / f"segmentation-{number}.nii")
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    return tmp_path
+
+
+def test_ct_in_card_and_weights_out(lits):
+    recipe = read_training_recipe(lits / "recipe.toml")
+    out = train_slices(recipe, lits / "data", lits / "out", leave_out=["1"], console=Console(quiet=True))
+    card = read_card(out)
+    assert (card.task, card.contrasts, card.network) == ("slices", ("CT",), "scp")
+    assert "1 scans" in card.training
+    assert load_model(card).backbone.encoder[0][0].in_channels == 1
+
+
+def test_nothing_left_and_labels_of_another_scan(lits):
+    recipe = read_training_recipe(lits / "recipe.toml")
+    with pytest.raises(InputError, match="nothing with a lesion mask is left"):
+        train_slices(recipe, lits / "data", lits / "out", leave_out=["0", "1"], console=Console(quiet=True))
+    write_volume(Volume(np.eye(70, 90)[..., None].repeat(8, 2), np.eye(4)), lits / "data" / "segmentation-1.nii")
+    with pytest.raises(InputError, match="not on the grid of volume-1"):
+        train_slices(recipe, lits / "data", lits / "out", leave_out=[], console=Console(quiet=True))
