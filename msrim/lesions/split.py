@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cc3d
+import edt
 import numpy as np
 from scipy import ndimage
 from skimage.morphology import local_maxima, reconstruction
@@ -14,10 +15,13 @@ from msrim.image import Volume, same_grid
 CONNECTIVITY = 26
 # The spheres are 10 mm wide: centres closer than their radius can't be told apart in their union.
 MIN_PEAK_DISTANCE_MM = 5.0
-# Half a sphere's flank: turns the flat top of a confident sphere into a peak, and keeps two tops 8 mm apart distinct.
-SMOOTHING_MM = 1.5
-# How far the smoothed probability must fall between two centres; shallower dips are the network's noise.
-MIN_PROMINENCE = 0.05
+SPHERE_RADIUS_MM = 5.0
+# Of the probability: whoever is sure of two spheres says so at all levels, whoever is not may part them at one.
+LEVELS = (0.3, 0.5, 0.7)
+# Of probability and of depth: a voxel's noise.
+SMOOTHING_MM = 0.7
+# How far the depth must fall between two centres, in radii; shallower waists are noise of the surface.
+MIN_PROMINENCE = 0.03
 # A ball of 3 mm, the smallest lesion that counts in MS (Filippi et al. 2016, doi:10.1016/S1474-4422(15)00393-2).
 MIN_PART_MM3 = np.pi / 6 * 3.0**3
 
@@ -45,7 +49,7 @@ def label_lesions(mask: np.ndarray) -> np.ndarray:
 def split_confluent(mask: Volume, *, sphere_probability: Volume | None) -> Volume:
     """Number the lesions of a mask, those grown into one another apart.
 
-    Every connected component is cut by a watershed on the sphere head's probability (smoothed), one part for each of
+    Every connected component is cut by a watershed on the depth within the sphere head's spheres, one part for each of
     its peaks. Peaks lie at least 5 mm apart whatever the voxels' shape; a component with one peak or none stays whole,
     and a part smaller than a 3 mm ball, or than two voxels, goes to its neighbours. The mask itself never changes.
 
@@ -79,7 +83,7 @@ def split_confluent(mask: Volume, *, sphere_probability: Volume | None) -> Volum
         )
     spacing = mask.spacing
     min_voxels = max(2, round(MIN_PART_MM3 / mask.voxel_volume_mm3))
-    reach = np.ceil(3 * SMOOTHING_MM / spacing).astype(int)
+    reach = np.ceil((SPHERE_RADIUS_MM + 3 * SMOOTHING_MM) / spacing).astype(int)
     parts = labels.copy()
     used = labels.max()
     for lesion, box in enumerate(ndimage.find_objects(labels), start=1):
@@ -88,9 +92,7 @@ def split_confluent(mask: Volume, *, sphere_probability: Volume | None) -> Volum
         component = labels[box] == lesion
         if np.count_nonzero(component) < 2 * min_voxels:
             continue
-        height = ndimage.gaussian_filter(
-            sphere_probability.data[box].astype(np.float32), SMOOTHING_MM / spacing, mode="nearest"
-        )
+        height = _depth(sphere_probability.data[box], spacing=spacing)
         cut = _cut(component, height, spacing=spacing, min_voxels=min_voxels)
         parts[box][component] = used + cut[component]
         used += cut.max()
@@ -110,6 +112,18 @@ def _cut(component: np.ndarray, height: np.ndarray, *, spacing: np.ndarray, min_
         # Flooding again without the smallest part's peak hands its voxels to its neighbours, all parts still connected.
         del peaks[sizes.argmin()]
     return component.astype(np.int32)
+
+
+def _depth(probability: np.ndarray, *, spacing: np.ndarray) -> np.ndarray:
+    """Depth within the spheres in radii, the mean over LEVELS.
+
+    Where spheres overlap the probability is as high between their centres as at them, but the union has a waist.
+    """
+    smooth = ndimage.gaussian_filter(probability.astype(np.float32), SMOOTHING_MM / spacing, mode="nearest")
+    depth = np.mean([edt.edt(smooth >= level, anisotropy=tuple(spacing)) for level in LEVELS], axis=0)
+    # A little of the probability itself chooses among equally deep places.
+    height = depth / SPHERE_RADIUS_MM + 0.1 * smooth
+    return ndimage.gaussian_filter(height, SMOOTHING_MM / spacing, mode="nearest")
 
 
 def _peaks(component: np.ndarray, height: np.ndarray, *, spacing: np.ndarray) -> list[np.ndarray]:
