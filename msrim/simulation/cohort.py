@@ -19,7 +19,9 @@ from scipy.stats import geom, lognorm
 from msrim import __version__
 from msrim.files import write_text
 from msrim.image import write_volume
-from msrim.simulation.rim_patient import Scanner, make_brain, simulate_patient
+from msrim.simulation.head import make_head
+from msrim.simulation.rim_brain import make_brain
+from msrim.simulation.rim_patient import Scanner, simulate_patient
 from msrim.simulation.rims import HARD_KINDS, RimLesion, ShapeBank
 
 # Of 172 patients some 65 have a rim, two of these on average three (Zhang et al. 2022, Fig. 3 and section 3.2).
@@ -30,7 +32,7 @@ MEAN_LESIONS, LESIONS_SPREAD = 24.2, 0.75
 
 # Two independent raters who miss so many rims and see so many that are not there, on plain lesions and on those that
 # are easily mistaken, agree with a kappa of 0.59 (Zhang et al. 2022), and a third decides between them.
-MISSED, IMAGINED, IMAGINED_HARD = 0.21, 0.004, 0.035
+MISSED, IMAGINED, IMAGINED_HARD = 0.235, 0.004, 0.035
 
 
 def simulate_cohort(
@@ -77,7 +79,7 @@ def simulate_cohort(
     for folder, kind in ((out, "raw"), (truth, "derivative")):
         _describe(folder, kind=kind)
     write_text(json.dumps({"seed": seed, "scanner": asdict(scanner)}, indent=2) + "\n", out / "simulation.json")
-    brain = make_brain(np.random.default_rng(seed))
+    brain = make_brain(make_head(np.random.default_rng(seed)))
     for index, (rims, others) in enumerate(lesion_counts(subjects, np.random.default_rng((seed, 1)))):
         rng = np.random.default_rng((seed, 2, index))
         patient = simulate_patient(brain, rims=rims, others=others, scanner=scanner, bank=bank, rng=rng)
@@ -85,7 +87,7 @@ def simulate_cohort(
         write_volume(patient.qsm, out / name / "anat" / f"{name}_Chimap.nii.gz")
         write_volume(patient.flair, out / name / "anat" / f"{name}_FLAIR.nii.gz")
         write_volume(patient.instances, truth / name / "anat" / f"{name}_seg-lesions_dseg.nii.gz")
-        _write_labels(patient.lesions, truth / name / "anat" / f"{name}_desc-lesions.tsv", noisy=label_noise, rng=rng)
+        write_labels(patient.lesions, truth / name / "anat" / f"{name}_desc-lesions.tsv", noisy=label_noise, rng=rng)
         found = sum(lesion.rim for lesion in patient.lesions)
         report(f"{name}: {len(patient.lesions)} lesions, {found} with a rim")
     return out
@@ -111,7 +113,8 @@ def lesion_counts(subjects: int, rng: np.random.Generator) -> list[tuple[int, in
     )
 
 
-def _write_labels(lesions: list[RimLesion], path: Path, *, noisy: bool, rng: np.random.Generator) -> None:
+def write_labels(lesions: list[RimLesion], path: Path, *, noisy: bool, rng: np.random.Generator) -> Path:
+    """Write the table of rims: ``id``, ``rim`` (what raters say if ``noisy``), ``truth``, two raters, and the kind."""
     rows = ["id\trim\ttruth\trater_1\trater_2\tkind"]
     for number, lesion in enumerate(lesions, start=1):
         imagined = IMAGINED_HARD if lesion.kind in HARD_KINDS else IMAGINED
@@ -119,7 +122,7 @@ def _write_labels(lesions: list[RimLesion], path: Path, *, noisy: bool, rng: np.
         said = bool(votes.sum() >= 2) if noisy else lesion.rim
         cells = (number, said, lesion.rim, bool(votes[0]), bool(votes[1]), lesion.kind)
         rows.append("\t".join(str(cell).lower() for cell in cells))
-    write_text("\n".join(rows) + "\n", path)
+    return write_text("\n".join(rows) + "\n", path)
 
 
 def _describe(folder: Path, *, kind: str) -> None:

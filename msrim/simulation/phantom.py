@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 from msrim import __version__
 from msrim.files import write_text
 from msrim.image import Volume, resample, write_volume
+from msrim.simulation.cohort import write_labels
 from msrim.simulation.contrast import (
     TISSUES,
     Tissue,
@@ -27,6 +28,8 @@ from msrim.simulation.contrast import (
 )
 from msrim.simulation.head import OUTSIDE, Head, make_head
 from msrim.simulation.lesions import grow_lesions
+from msrim.simulation.rim_brain import lesions_of, make_brain
+from msrim.simulation.rim_patient import Scanner, scan_lesions
 from msrim.simulation.shapes import smooth_field
 from msrim.transform import apply_transform, write_transform
 
@@ -65,11 +68,11 @@ PROTOCOLS = {
 
 
 def simulate_subject(out: Path, *, seed: int = 0, lesion_free: bool = False) -> Path:
-    """Write a phantom patient: raw FLAIR, T1w and T2w in BIDS, and the truth as a derivative.
+    """Write a phantom patient: raw FLAIR, T1w, T2w and QSM in BIDS, and the truth as a derivative.
 
-    Every contrast has its own oblique grid and its own pose of the head. The truth lies on the FLAIR's grid:
-    lesion mask (at least half of a voxel is lesion), brain mask, tissue classes (1 CSF, 2 GM, 3 WM) and the transforms
-    from T1w and T2w to FLAIR.
+    Every contrast has its own grid and its own pose of the head. The truth lies on the FLAIR's grid: lesion mask (at
+    least half of a voxel is lesion), brain mask, tissue classes (1 CSF, 2 GM, 3 WM) and the transforms from T1w and T2w
+    to FLAIR. On the QSM's grid: its lesions, and which of them have a rim.
 
     Parameters
     ----------
@@ -127,7 +130,19 @@ def simulate_subject(out: Path, *, seed: int = 0, lesion_free: bool = False) -> 
     for contrast in ("T1w", "T2w"):
         flair_from_contrast = poses["FLAIR"] @ np.linalg.inv(poses[contrast])
         write_transform(flair_from_contrast, xfm / f"{LABEL}_from-{contrast}_to-FLAIR_mode-image_xfm.txt")
+    # A generator of its own: the other contrasts of a seed stay what they were before there was a QSM.
+    _write_qsm(head, extent, base_pose, out, np.random.default_rng((seed, 1)))
     return out / LABEL
+
+
+def _write_qsm(head: Head, extent: np.ndarray, base_pose: np.ndarray, out: Path, rng: np.random.Generator) -> None:
+    pose = _random_pose(rng, rotation_deg=2.5, shift_mm=4.0) @ base_pose
+    lesions = lesions_of(Volume(extent, head.affine), rng=rng)
+    scan = scan_lesions(make_brain(head), lesions, pose=pose, scanner=Scanner(), rng=rng)
+    truth = out / "derivatives" / "truth" / LABEL / "anat"
+    write_volume(scan.qsm, out / LABEL / "anat" / f"{LABEL}_Chimap.nii.gz")
+    write_volume(scan.instances, truth / f"{LABEL}_space-Chimap_seg-lesions_dseg.nii.gz")
+    write_labels(scan.lesions, truth / f"{LABEL}_space-Chimap_desc-lesions.tsv", noisy=False, rng=rng)
 
 
 def _signal(head: Head, damage: np.ndarray, protocol: Protocol, rng: np.random.Generator) -> Volume:

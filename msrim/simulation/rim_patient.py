@@ -1,18 +1,16 @@
-"""One patient with known rims: a brain, lesions in it, and what gradient echo, QSM and FLAIR make of them."""
+"""One patient with known rims: what gradient echo, QSM and FLAIR make of a brain and the lesions in it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 import numpy as np
-from edt import edt
-from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from msrim.image import Volume, resample
-from msrim.simulation.head import MEAN_SCALE, make_head
-from msrim.simulation.rims import VEIN_PPM, RimLesion, ShapeBank, TracedShape, draw_lesion, draw_shape, random_vein
-from msrim.simulation.shapes import Blob, smooth_field
+from msrim.simulation.rim_brain import Brain, scatter_lesions
+from msrim.simulation.rims import VEIN_PPM, RimLesion, ShapeBank, random_vein
+from msrim.simulation.shapes import smooth_field
 from msrim.simulation.susceptibility import GradientEcho, acquire, field_of, fit_field, invert_dipole
 from msrim.transform import apply_transform
 
@@ -27,16 +25,7 @@ TEXTURE_PPM = 0.004
 VEINS = 250
 SUB_SLICE_MM = 1.5
 MARGIN_MM = 6.0
-GAP_MM = 0.3
 SMALLEST_VOXELS = 4
-# Deep grey nuclei on the template: middle and radii in mm, both sides; iron relative to the globus pallidus.
-NUCLEI = (
-    ((20, -2, -2), (5, 8, 5), 1.0),  # globus pallidus
-    ((27, 2, 1), (6, 14, 9), 0.5),  # putamen
-    ((13, 12, 9), (5, 9, 10), 0.45),  # caudate
-    ((10, -16, -11), (6, 5, 4), 0.9),  # substantia nigra and red nucleus
-    ((13, -19, 7), (9, 13, 8), 0.15),  # thalamus
-)
 
 
 @dataclass(frozen=True)
@@ -53,28 +42,6 @@ class Scanner:
     in_plane_mm: float = 0.75
     slice_mm: float = 3.0
     echoes: GradientEcho = field(default_factory=GradientEcho)
-
-
-@dataclass(frozen=True, eq=False)
-class Brain:
-    """Tissues of one brain, on a grid of 1 mm: fractions, lesions' places, and which way veins run.
-
-    Attributes
-    ----------
-    maps : dict of str to Volume of float32
-        Fractions "white", "grey", "csf"; "iron" of the nuclei; "ventricles".
-    places : (N, 3) int
-        Voxels of white matter.
-    chances : (N,) float
-        Of a lesion at this place or one before it, ascending to 1.
-    directions : (3, X, Y, Z) float32
-        Away from the ventricles.
-    """
-
-    maps: dict[str, Volume]
-    places: np.ndarray
-    chances: np.ndarray
-    directions: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,30 +65,6 @@ class Patient:
     lesions: list[RimLesion]
 
 
-def make_brain(rng: np.random.Generator) -> Brain:
-    """The brain that all patients of a cohort share, before each gets a size and a pose of its own."""
-    head = make_head(rng)
-    x, y, z = head.mni
-    iron = np.zeros(head.white.shape, np.float32)
-    for (a, b, c), (u, v, w), amount in NUCLEI:
-        nucleus = ((np.abs(x) - a) / u) ** 2 + ((y - b) / v) ** 2 + ((z - c) / w) ** 2 < 1
-        iron[nucleus & (head.csf < 0.3)] = amount
-    box = tuple(slice(a - 2, b + 3) for a, b in zip(*_bounds(head.brain), strict=True))
-    affine = head.affine.copy()
-    affine[:3, 3] += [s.start for s in box]
-    fractions = {"white": head.white, "grey": head.grey, "csf": head.csf, "iron": gaussian_filter(iron, 0.7)}
-    fractions["ventricles"] = head.ventricles
-    cut = {name: (data * head.brain)[box].astype(np.float32) for name, data in fractions.items()}
-    from_ventricles = edt(~head.ventricles[box], parallel=1)
-    from_outside = edt(head.brain[box], parallel=1)
-    near = np.exp(-from_ventricles / 8) + 0.12
-    allowed = (cut["white"] > 0.6) & (from_ventricles > 2) & (from_outside > 5)
-    chances = np.cumsum(near[allowed]) / near[allowed].sum()
-    directions = np.stack(np.gradient(gaussian_filter(from_ventricles, 2)))
-    maps = {name: Volume(np.ascontiguousarray(data), affine) for name, data in cut.items()}
-    return Brain(maps, np.argwhere(allowed), chances, directions.astype(np.float32))
-
-
 def simulate_patient(
     brain: Brain,
     *,
@@ -139,12 +82,29 @@ def simulate_patient(
     rims, others : int
         Lesions wanted; those that find no place or end up smaller than SMALLEST_VOXELS are left out.
     """
-    scanner = scanner or Scanner()
     pose = _pose(rng)
+    lesions = scatter_lesions(brain, rims=rims, others=others, bank=bank, rng=rng)
+    return scan_lesions(brain, lesions, pose=pose, scanner=scanner or Scanner(), rng=rng)
+
+
+def scan_lesions(
+    brain: Brain, lesions: list[RimLesion], *, pose: np.ndarray, scanner: Scanner, rng: np.random.Generator
+) -> Patient:
+    """Scan a brain with given lesions.
+
+    Parameters
+    ----------
+    brain : Brain
+    lesions : list of RimLesion
+        In the brain's own millimetres.
+    pose : (4, 4) float
+        From there to the scanner's.
+    scanner : Scanner
+    rng : numpy.random.Generator
+    """
     grid, parts = _fine_grid(brain, pose, scanner)
     tissue = {name: resample(volume, grid, target_from_source=pose).data for name, volume in brain.maps.items()}
     tissue["brain"] = tissue["white"] + tissue["grey"] + tissue["csf"]
-    lesions = _scatter(brain, rims=rims, others=others, bank=bank, rng=rng)
     level = TISSUE_PPM["iron"] * rng.uniform(0.7, 1.3)
     chi = TISSUE_PPM["white"] * tissue["white"] + TISSUE_PPM["grey"] * tissue["grey"] + level * tissue["iron"]
     for scale_mm in (1.2, 5.0):
@@ -169,11 +129,6 @@ def simulate_patient(
     return Patient(coarse.like(qsm), coarse.like(np.maximum(400 * seen, 1).round() * inside), coarse.like(labels), kept)
 
 
-def _bounds(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    voxels = np.argwhere(mask)
-    return voxels.min(axis=0), voxels.max(axis=0)
-
-
 def _pose(rng: np.random.Generator) -> np.ndarray:
     pose = np.eye(4)
     turn = Rotation.from_euler("xyz", rng.normal(0, 4, 3), degrees=True).as_matrix()
@@ -194,51 +149,6 @@ def _fine_grid(brain: Brain, pose: np.ndarray, scanner: Scanner) -> tuple[Volume
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = low
     return Volume(np.broadcast_to(np.float32(0), tuple(shape)), affine), parts
-
-
-def _scatter(
-    brain: Brain, *, rims: int, others: int, bank: ShapeBank | None, rng: np.random.Generator
-) -> list[RimLesion]:
-    """Lesions that don't overlap, in the brain's own space; large ones with rims choose their place first."""
-    placed: list[RimLesion] = []
-    affine = brain.maps["white"].affine
-    for rim in [True] * rims + [False] * others:
-        for _ in range(30):
-            shape = _place_shape(brain, affine, rim=rim, bank=bank, rng=rng)
-            if shape is not None and all(_apart(shape, other.shape) for other in placed):
-                placed.append(draw_lesion(shape, rim=rim, rng=rng))
-                break
-    return [placed[i] for i in rng.permutation(len(placed))]
-
-
-def _place_shape(
-    brain: Brain, affine: np.ndarray, *, rim: bool, bank: ShapeBank | None, rng: np.random.Generator
-) -> Blob | TracedShape | None:
-    if bank is not None:
-        return _in_white_matter(bank.draw(rim=rim, rng=rng), brain)
-    voxel = brain.places[np.searchsorted(brain.chances, rng.random())]
-    direction = brain.directions[:, *voxel] if rng.random() < 0.3 else None
-    return draw_shape(apply_transform(affine, voxel), rim=rim, direction=direction, rng=rng)
-
-
-def _in_white_matter(shape: TracedShape, brain: Brain) -> TracedShape | None:
-    """A lesion of the bank moved from MNI space into the brain's, if that is where white matter is."""
-    to_head = np.diag([MEAN_SCALE, MEAN_SCALE, MEAN_SCALE, 1.0])
-    centre = apply_transform(to_head, shape.centre_mm)
-    shift = np.eye(4)
-    shift[:3, 3] = centre - shape.centre_mm
-    white = brain.maps["white"]
-    moved = TracedShape(centre, shape.radii_mm, shape.depth, shift @ shape.affine)
-    voxels = (
-        apply_transform(np.linalg.inv(white.affine) @ moved.affine, np.argwhere(shape.depth > 0)).round().astype(int)
-    )
-    inside = ((voxels >= 0) & (voxels < white.shape)).all(axis=1)
-    return moved if white.data[tuple(voxels[inside].T)].sum() > 0.5 * len(voxels) else None
-
-
-def _apart(one: Blob | TracedShape, other: Blob | TracedShape) -> bool:
-    gap = np.linalg.norm(one.centre_mm - other.centre_mm) - one.radii_mm.mean() - other.radii_mm.mean()
-    return bool(gap > GAP_MM)
 
 
 def _paint(

@@ -170,3 +170,15 @@ def test_an_unwritable_folder_is_reported_before_the_work(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError):
         simulate_subject(tmp_path / "file" / "out")
+
+
+def test_qsm_has_lesions_with_and_without_a_rim(phantom, healthy):
+    """On a grid of its own, lesions where FLAIR has them, brought there by the poses."""
+    qsm, folder = raw(phantom, "Chimap"), phantom / "derivatives" / "truth" / "sub-phantom" / "anat"
+    instances = nib.load(folder / "sub-phantom_space-Chimap_seg-lesions_dseg.nii.gz")
+    assert np.array_equal(instances.affine, qsm.affine) and instances.shape == qsm.shape
+    rows = (folder / "sub-phantom_space-Chimap_desc-lesions.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    assert len(rows) == np.max(instances.dataobj)
+    assert {row.split("\t")[1] for row in rows} == {"true", "false"}
+    none = nib.load(healthy / "derivatives/truth/sub-phantom/anat/sub-phantom_space-Chimap_seg-lesions_dseg.nii.gz")
+    assert not np.any(none.dataobj)
