@@ -75,8 +75,6 @@ class TrainingRecipe(BaseModel):
     steps, batch_size : int
     crop : int
         Side of the cubic crops, voxels of 1 mm; rim networks know their own.
-    plane : (2,) int
-        Size of the axial slices that a network of the task "slices" learns from, pixels; multiples of 16.
     learning_rate : float
     seed : int
     workers : int
@@ -110,7 +108,6 @@ class TrainingRecipe(BaseModel):
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)
     crop: int = Field(default=32, gt=0, multiple_of=16)
-    plane: tuple[int, int] = (160, 224)
     learning_rate: float = Field(gt=0)
     seed: int = 0
     workers: int = Field(default=1, ge=0)

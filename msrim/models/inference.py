@@ -12,6 +12,7 @@ from msrim.errors import BackendError, Fallback
 from msrim.image import Volume, grid_around, resample
 from msrim.models import load_model
 from msrim.models.registry import Card
+from msrim.models.scp import fit_to_plane, z_scored
 from msrim.preprocess.anatomy import anatomical_coordinates
 from msrim.transform import apply_transform
 
@@ -84,6 +85,8 @@ def find_lesions(
 ) -> tuple[Volume, Volume]:
     """Probability of lesion, and of lying within 5 mm of a lesion's centre, on the working grid.
 
+    Slice networks know no centres; for them the second is zero everywhere.
+
     Parameters
     ----------
     images : dict of str to Volume
@@ -92,12 +95,21 @@ def find_lesions(
         Head labels and brain mask on the same grid.
     mni_from_world : (4, 4) float
     """
-    coordinates = anatomical_coordinates(brain, mni_from_world=mni_from_world, csf=csf_of(labels), brain=brain)
     empty = np.zeros(brain.shape, np.float32)
     channels = [images[name].data if name in images else empty for name in card.contrasts]
+    if card.task == "slices":
+        return _find_in_slices(np.stack(channels), brain=brain, card=card, device=device), brain.like(empty)
+    coordinates = anatomical_coordinates(brain, mni_from_world=mni_from_world, csf=csf_of(labels), brain=brain)
     stack = np.concatenate([np.stack(channels), coordinates])[None]
     probability = torch.sigmoid(run_network(load_model(card), stack, device=device))[0].numpy()
     return brain.like(probability[0] * brain.data), brain.like(probability[1] * brain.data)
+
+
+def _find_in_slices(images: np.ndarray, *, brain: Volume, card: Card, device: str) -> Volume:
+    network = load_model(card)
+    logits = run_network(network, z_scored(fit_to_plane(images, network.plane))[None], device=device)
+    probability = fit_to_plane(torch.sigmoid(logits)[0, 0].numpy(), brain.shape[:2])
+    return brain.like(probability * brain.data)
 
 
 def csf_of(labels: Volume) -> Volume:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from msrim.models.scp import fit_to_plane, z_scored
+
 # Chance that a slice is drawn from those that show a lesion; most slices of most scans show none.
 WITH_LESION = 0.5
 
@@ -25,7 +27,7 @@ class LesionSlices(Dataset):
     """
 
     def __init__(
-        self, scans: Sequence[tuple[np.ndarray, np.ndarray]], *, plane: tuple[int, int], samples: int, seed: int = 0
+        self, scans: Sequence[tuple[np.ndarray, np.ndarray]], *, plane: Sequence[int], samples: int, seed: int = 0
     ) -> None:
         self.scans = [(z_scored(fit_to_plane(image, plane)), fit_to_plane(mask, plane)) for image, mask in scans]
         self.lesions = [np.flatnonzero(mask.any(axis=(0, 1))) for _, mask in self.scans]
@@ -45,43 +47,3 @@ class LesionSlices(Dataset):
         chosen = rng.choice(lesions) if lesions.size and rng.random() < WITH_LESION else rng.integers(mask.shape[-1])
         slices = [torch.from_numpy(data[..., chosen : chosen + 1].astype(np.float32)) for data in (image, mask[None])]
         return slices[0], slices[1]
-
-
-def fit_to_plane(data: np.ndarray, plane: tuple[int, int]) -> np.ndarray:
-    """Cut or pad with zeros around the middle so that the axes before the last are of a size.
-
-    Parameters
-    ----------
-    data : (..., X, Y, Z) array
-    plane : (2,) int
-
-    Examples
-    --------
-    >>> fit_to_plane(np.arange(1, 7).reshape(2, 3, 1), (4, 1))[..., 0].tolist()
-    [[0], [2], [5], [0]]
-    """
-    for axis, size in zip((-3, -2), plane, strict=True):
-        before = (data.shape[axis] - size) // 2
-        if before >= 0:
-            data = np.take(data, range(before, before + size), axis=axis)
-        else:
-            missing = size - data.shape[axis]
-            widths = [(0, 0)] * data.ndim
-            widths[axis] = (missing // 2, missing - missing // 2)
-            data = np.pad(data, widths)
-    return data
-
-
-def z_scored(image: np.ndarray) -> np.ndarray:
-    """Each channel of a scan less its mean, by its standard deviation: (C, X, Y, Z) float32; a constant one is zero.
-
-    Over the whole volume, as in the paper: SCP's classifier goes without a bias because its input has none.
-
-    Examples
-    --------
-    >>> z_scored(np.array([[[[1.0, 3.0]]]]))[0, 0, 0].tolist()
-    [-1.0, 1.0]
-    """
-    axes = (1, 2, 3)
-    spread = image.std(axis=axes, keepdims=True)
-    return ((image - image.mean(axis=axes, keepdims=True)) / np.where(spread > 0, spread, 1)).astype(np.float32)

@@ -13,6 +13,7 @@ from torch import Tensor
 from msrim.console import Console
 from msrim.errors import InputError
 from msrim.image import read_volume, same_grid
+from msrim.models import build
 from msrim.recipe import TrainingRecipe
 from msrim.training.losses import soft_dice
 from msrim.training.slices import LesionSlices
@@ -58,9 +59,8 @@ def train_slices(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: li
                 scans[subject.label, subject.session] = patient.images.numpy(), patient.lesions
     if not scans:
         raise InputError(f"{data}: nothing with a lesion mask is left to train on")
-    slices = LesionSlices(
-        list(scans.values()), plane=recipe.plane, samples=recipe.steps * recipe.batch_size, seed=recipe.seed
-    )
+    plane = build(recipe.network, **recipe.settings).plane
+    slices = LesionSlices(list(scans.values()), plane=plane, samples=recipe.steps * recipe.batch_size, seed=recipe.seed)
     seen = f"axial slices of {len(scans)} scans"
     return train_on(recipe, slices, loss=slice_loss, out=out, trained_on=seen, console=console)
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
-from msrim.models import build
+from msrim.files import sha256_of
+from msrim.image import Volume
+from msrim.models import build, read_card
+from msrim.models.inference import find_lesions
 from msrim.models.scp import CovariantHead, four_distances
+from msrim.training.loop import write_weights
 from tests.benchmarks.scp_cost import PAPER, cost
 
 HEADS = ("scp", "base", "base-f", "base-b")
@@ -88,3 +95,31 @@ def test_every_weight_of_scp_learns():
     network = build("scp", channels=32)
     network(torch.randn(2, 3, 16, 16)).square().mean().backward()
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().any()] == []
+
+
+def test_a_trained_network_finds_lesions_on_a_grid_of_any_size(tmp_path):
+    """Cut and padded to its plane and back: the answer for a pixel is that of the same pixel of the plane."""
+    torch.manual_seed(0)
+    network = build("scp", channels=32, in_channels=2, plane=(32, 48)).eval()
+    weights = write_weights(network, tmp_path / "weights.safetensors")
+    card = replace(
+        read_card("allnet"),
+        network="scp",
+        settings={"channels": 32, "in_channels": 2, "plane": [32, 48]},
+        task="slices",
+        contrasts=("FLAIR", "T1w"),
+        weights=weights,
+        sha256=sha256_of(weights),
+    )
+    rng = np.random.default_rng(0)
+    flair = Volume(rng.normal(size=(40, 40, 6)).astype(np.float32), np.eye(4))
+    brain = flair.like(np.ones(flair.shape, bool))
+    lesion, sphere = find_lesions(
+        {"FLAIR": flair}, labels=brain, brain=brain, mni_from_world=np.eye(4), card=card, device="cpu"
+    )
+    plane = np.pad(flair.data[4:-4], ((0, 0), (4, 4), (0, 0)))
+    stack = np.stack([(plane - plane.mean()) / plane.std(), np.zeros_like(plane)])[None]
+    with torch.inference_mode():
+        expected = torch.sigmoid(network(torch.from_numpy(stack)))[0, 0].numpy()
+    assert lesion.data[4:-4] == pytest.approx(expected[:, 4:-4], abs=0.01)  # bfloat16 where the processor has it
+    assert not lesion.data[:4].any() and not sphere.data.any()

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from msrim.models import build
+from msrim.models.scp import fit_to_plane
 from msrim.training.losses import soft_dice
-from msrim.training.slices import LesionSlices, fit_to_plane
+from msrim.training.slices import LesionSlices
 
 
 def scan(seed: int, shape=(40, 60, 12)) -> tuple[np.ndarray, np.ndarray]:

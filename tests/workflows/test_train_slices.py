@@ -22,10 +22,9 @@ network = "scp"
 contrasts = ["CT"]
 steps = 2
 batch_size = 2
-plane = [32, 48]
 learning_rate = 1e-3
 workers = 0
-settings = { channels = 32, in_channels = 1 }
+settings = { channels = 32, in_channels = 1, plane = [32, 48] }
 """
 
 
@@ -49,7 +48,7 @@ def test_ct_in_card_and_weights_out(lits):
     card = read_card(out)
     assert (card.task, card.contrasts, card.network) == ("slices", ("CT",), "scp")
     assert "1 scans" in card.training
-    assert load_model(card).backbone.encoder[0][0].in_channels == 1
+    assert load_model(card).plane == (32, 48)
 
 
 def test_nothing_left_and_labels_of_another_scan(lits):
