@@ -8,16 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 from scipy import ndimage
 from volumes import rotation
 
 from msrim.bids import Subject
 from msrim.console import Console
+from msrim.files import sha256_of
 from msrim.image import Volume, read_volume, write_volume
 from msrim.manifest import Manifest
+from msrim.models import build
+from msrim.models.coactseg import find_changes
 from msrim.models.registry import read_card
 from msrim.recipe import Recipe
 from msrim.transform import write_transform
+from msrim.workflows.changes import decide_by_network
 from msrim.workflows.graph import run_graph
 from msrim.workflows.longitudinal import change_graph, write_chain
 
@@ -185,3 +191,44 @@ def test_visits_chain_into_one_table(written, swapped, tmp_path):
     }
     stable = next(row for row in rows if row["ses-01_to_ses-02"] == "stable")
     assert stable["ses-01_mm3"] == stable["ses-02_mm3"] == stable["ses-03_mm3"]
+
+
+def test_a_network_decides_where_there_is_one(tmp_path, monkeypatch):
+    """Weights that were never trained: answers mean nothing, but masks must fit together and swap with the visits."""
+    torch.manual_seed(0)
+    network = build("coactseg", width=4)
+    rng = np.random.default_rng(0)
+    images = {name: rng.normal(size=(48, 40, 44)).astype(np.float32) for name in ("baseline", "followup")}
+    with torch.no_grad():
+        network(torch.from_numpy(rng.normal(size=(2, 3, 32, 32, 32)).astype(np.float32)))
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    digest = sha256_of(tmp_path / "weights.safetensors")
+    (tmp_path / "card.toml").write_text(
+        'name = "coactseg"\nversion = "0"\nnetwork = "coactseg"\nsettings = { width = 4 }\ntask = "longitudinal"\n'
+        'summary = ""\ncontrasts = ["FLAIR"]\nrequired = ["FLAIR"]\nspacing_mm = 1.0\nnormalisation = ""\n'
+        f'threshold = 0.5\nsha256 = "{digest}"\nlicence = ""\ntraining = ""\nlimits = ""\n'
+    )
+    affine = np.eye(4)
+    matched = {name: write_volume(Volume(data, affine), tmp_path / f"{name}.nii") for name, data in images.items()}
+    brain = np.zeros((48, 40, 44), bool)
+    brain[4:-4, 4:-4, 4:-4] = True
+    met = {"brain": write_volume(Volume(brain, affine), tmp_path / "in_brain.nii")}
+    _, claims = find_changes(images["baseline"], images["followup"], card=read_card(tmp_path))
+    threshold = float(np.quantile(claims, 0.8))
+    settings = {"model": str(tmp_path), "sha256": digest, "device": "cpu", "threshold": threshold}
+    masks = []
+    for folder, given in (
+        ("forth", matched),
+        ("back", {"baseline": matched["followup"], "followup": matched["baseline"]}),
+    ):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        files = decide_by_network(met, matched=given, **settings)
+        masks.append(
+            {name: read_volume(files[name], mask=True).data for name in ("new", "gone", "baseline", "followup")}
+        )
+    forth, back = masks
+    for name, other in (("new", "gone"), ("gone", "new"), ("baseline", "followup"), ("followup", "baseline")):
+        np.testing.assert_array_equal(forth[name], back[other])
+    assert forth["new"].any() and not (forth["new"] & forth["baseline"]).any() and not (forth["new"] & ~brain).any()
+    assert not (forth["gone"] & forth["followup"]).any()
