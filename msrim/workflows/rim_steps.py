@@ -11,7 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from msrim.errors import Fallback, InputError
+from msrim.errors import Fallback
 from msrim.files import write_text
 from msrim.image import Volume, read_volume, resample, same_grid, write_volume
 from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summarise, write_lesions_tsv
@@ -39,10 +39,7 @@ def align_to_qsm(
 ) -> Path:
     """Rigid transform from the FLAIR to the QSM, by way of its magnitude image where there is one.
 
-    Raises
-    ------
-    InputError
-        FLAIR and QSM lie beside each other in space.
+    Images on one grid are taken as aligned.
     """
     target = read_volume(qsm)
     if same_grid(read_volume(flair), target):
@@ -69,23 +66,13 @@ def bring_to_qsm(
         Instances that `msrim segment` found, on the FLAIR's grid.
     lesions : Path, optional
         The user's mask or instance map, on the FLAIR's grid or on the QSM's.
-
-    Raises
-    ------
-    InputError
-        The mask lies on neither grid.
     """
     target, image, matrix = read_volume(qsm), read_volume(flair), read_transform(to_qsm)
     instances = read_own(found) if lesions is None else _read_lesions(lesions)
-    on_flair, on_qsm = same_grid(instances, image), same_grid(instances, target)
-    if not (on_flair or on_qsm):
-        raise InputError(
-            f"{lesions}: lies neither on the FLAIR's grid {image.shape} nor on the QSM's {target.shape}; "
-            "resample it to one of them"
-        )
-    moved = instances if on_qsm else resample(instances, target, target_from_source=matrix, nearest=True)
-    anatomy = read_own(labels)
-    if not on_flair:
+    moved, anatomy = instances, read_own(labels)
+    if not same_grid(instances, target):
+        moved = resample(instances, target, target_from_source=matrix, nearest=True)
+    elif not same_grid(instances, image):
         anatomy = resample(anatomy, target, target_from_source=matrix, nearest=True)
     return (
         write_volume(resample(image, target, target_from_source=matrix), Path("flair.nii")),

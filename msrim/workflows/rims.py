@@ -12,7 +12,7 @@ import numpy as np
 from msrim.bids import Subject, write_dataset_description
 from msrim.console import Console
 from msrim.errors import InputError
-from msrim.image import read_volume
+from msrim.image import read_volume, same_grid
 from msrim.lesions.measure import Lesion
 from msrim.lesions.patches import susceptibility_ppm
 from msrim.manifest import Manifest, package_versions
@@ -213,7 +213,12 @@ def _checked(subject: Subject, qsm: Path, out: Path, *, model: str, lesions: Pat
             "give images of the same patient and visit, or correct the position in the header"
         )
     if lesions is not None:
-        read_volume(lesions, mask=True)
+        mask = read_volume(lesions, mask=True)
+        if not (same_grid(mask, images["FLAIR"]) or same_grid(mask, volume)):
+            raise InputError(
+                f"{lesions}: lies neither on the FLAIR's grid {images['FLAIR'].shape} nor on the QSM's {volume.shape}; "
+                "resample it to one of them"
+            )
     return card
 
 
