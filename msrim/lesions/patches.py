@@ -22,8 +22,8 @@ QSM_SCALE_PPM = 0.05
 MASKED_SHARE, HIDDEN_SHARE = 0.05, 0.5
 # QSM of a brain spreads over some tenths of a ppm, and so over hundreds of ppb.
 MAX_PPM, MIN_PPB = 3.0, 20.0
-# How much further than the bright end of the values the dark one may reach; iron and veins are bright.
-MAX_SKEW = 2.0
+# How much further than the bright end of the values the dark one may reach: artefacts at the edge are dark, too.
+MAX_SKEW = 1.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +149,7 @@ def susceptibility_ppm(qsm: Volume, *, name: str) -> tuple[Volume, str]:
     Raises
     ------
     InputError
-        The values are neither ppm nor ppb of a brain, or their sign is inverted.
+        The values are neither ppm nor ppb of a brain.
 
     Examples
     --------
@@ -158,19 +158,26 @@ def susceptibility_ppm(qsm: Volume, *, name: str) -> tuple[Volume, str]:
     'ppb'
     """
     values = qsm.data[qsm.data != 0]
-    low, middle, high = np.percentile(values, (0.2, 50, 99.8)) if values.size else (0, 0, 0)
-    spread = high - low
+    spread = np.ptp(np.percentile(values, (0.2, 99.8))) if values.size else 0.0
     if not (1e-3 < spread < MAX_PPM or MIN_PPB < spread < 1000 * MAX_PPM):
         raise InputError(
             f"{name}: its values spread over {spread:.3g}, which is neither ppm nor ppb of a brain; "
             "give a susceptibility map, not a phase or field map"
         )
-    if middle - low > MAX_SKEW * (high - middle):
-        raise InputError(
-            f"{name}: its sign looks inverted, the dark values reach further ({low - middle:.3g}) than the bright ones "
-            f"(+{high - middle:.3g}); multiply it by -1 so that veins and iron are bright"
-        )
     return (qsm, "ppm") if spread < MAX_PPM else (qsm.like(qsm.data / np.float32(1000)), "ppb")
+
+
+def looks_inverted(qsm: Volume) -> bool:
+    """Whether the dark end of a QSM's values reaches further than the bright one, where veins and iron should be.
+
+    Examples
+    --------
+    >>> veins = np.random.default_rng(0).gamma(2, 0.03, (20, 20, 20))
+    >>> looks_inverted(Volume(veins, np.eye(4))), looks_inverted(Volume(-veins, np.eye(4)))
+    (False, True)
+    """
+    low, middle, high = np.percentile(qsm.data[qsm.data != 0], (0.05, 50, 99.95))
+    return bool(middle - low > MAX_SKEW * (high - middle))
 
 
 def _masked_share(qsm: Volume, instances: Volume, numbers: np.ndarray) -> np.ndarray:

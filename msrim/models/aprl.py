@@ -57,10 +57,10 @@ class Forest(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         # scikit-learn compares in float32.
         known = features[:, self.columns].nan_to_num(0).float().double()
-        tree = torch.arange(len(self.feature))[:, None]
-        node = torch.zeros(len(self.feature), len(known), dtype=torch.long)
+        tree = torch.arange(len(self.feature), device=features.device)[:, None]
+        node = torch.zeros(len(self.feature), len(known), dtype=torch.long, device=features.device)
         while True:
-            value = known[torch.arange(len(known)), self.feature[tree, node]]
+            value = known[torch.arange(len(known), device=known.device), self.feature[tree, node]]
             following = self.below[tree, (value > self.threshold[tree, node]).long(), node]
             if torch.equal(following, node):
                 break

@@ -174,6 +174,8 @@ def fit_rims(
     """
     out.mkdir(parents=True, exist_ok=True)
     device = next(network.parameters()).device
+    # A fifth faster where the processor has instructions for it, and slower where not.
+    native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
     for module in network.modules():
         if isinstance(module, Scale):
             module.fit(torch.from_numpy(lesions.features))
@@ -194,7 +196,7 @@ def fit_rims(
             given = network_inputs(kind, images, None if features is None else features[index])
             if getattr(network, "smote", False):
                 given.append(labels)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=native):
                 logits = network(*(part.to(device) for part in given))
             loss = rim_loss(logits.float(), labels.to(device))
             optimiser.zero_grad()

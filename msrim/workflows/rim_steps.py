@@ -15,7 +15,7 @@ from msrim.errors import Fallback
 from msrim.files import write_text
 from msrim.image import Volume, read_volume, resample, same_grid, write_volume
 from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summarise, write_lesions_tsv
-from msrim.lesions.patches import cut_patches, susceptibility_ppm
+from msrim.lesions.patches import cut_patches, looks_inverted, susceptibility_ppm
 from msrim.lesions.split import label_lesions
 from msrim.models.registry import read_card
 from msrim.preprocess import fsl
@@ -31,6 +31,13 @@ MANY_RIMS = 4
 def read_qsm(path: Path) -> tuple[Path, str]:
     """Read and check a user's QSM; write it in ppm, and say which unit it was in."""
     qsm, unit = susceptibility_ppm(read_volume(path), name=str(path))
+    if looks_inverted(qsm):
+        warnings.warn(
+            "the QSM's sign looks inverted: dark values reach further than bright ones. Rims are told by being bright; "
+            "multiply the map by -1 and run again if its veins are dark",
+            Fallback,
+            stacklevel=2,
+        )
     return write_volume(qsm, Path("qsm.nii")), unit
 
 

@@ -8,7 +8,7 @@ from volumes import LAS, LPS, PIL, pose
 
 from msrim.errors import InputError
 from msrim.image import Volume, to_ras
-from msrim.lesions.patches import QSM_SCALE_PPM, cut_patches, on_spacing, susceptibility_ppm
+from msrim.lesions.patches import QSM_SCALE_PPM, cut_patches, looks_inverted, on_spacing, susceptibility_ppm
 
 AFFINE = np.diag([0.75, 0.75, 3.0, 1.0])
 SHAPE = (60, 60, 24)
@@ -134,12 +134,15 @@ def test_unit_is_told_by_the_values():
     assert converted.data == pytest.approx(ppm, abs=1e-5)
 
 
-def test_inverted_sign_and_other_maps_are_refused():
+def test_inverted_sign_is_seen_by_the_veins():
+    values = np.random.default_rng(0).normal(-0.01, 0.02, (30, 30, 30))
+    values[:1, :3] = 0.3
+    assert not looks_inverted(Volume(values, np.eye(4)))
+    assert looks_inverted(Volume(-values, np.eye(4)))
+
+
+def test_other_maps_are_refused():
     rng = np.random.default_rng(0)
-    values = rng.normal(-0.01, 0.02, (30, 30, 30))
-    values[:2, :2] = 0.3
-    with pytest.raises(InputError, match=r"qsm.nii: its sign looks inverted"):
-        susceptibility_ppm(Volume(-values, np.eye(4)), name="qsm.nii")
     phase = rng.uniform(-3.14, 3.14, (30, 30, 30))
     with pytest.raises(InputError, match="neither ppm nor ppb"):
         susceptibility_ppm(Volume(phase, np.eye(4)), name="phase.nii")

@@ -176,6 +176,13 @@ def test_unit_is_told(visit, model, monkeypatch):
     assert summary["qsm_unit"] == "ppb" and len(rows) == 3
 
 
+def test_an_inverted_sign_is_told_and_the_rest_goes_on(visit, model, monkeypatch):
+    path = find_qsm(visit / "sub-1")
+    write_volume(Volume(-nib.load(path).get_fdata(dtype=np.float32), AFFINE), path)
+    assert len(rows_of(classified(visit, model, monkeypatch))) == 3
+    assert "sign looks inverted" in (visit / "out/sub-1/rims/report.html").read_text(encoding="utf-8")
+
+
 def test_features_are_measured_for_the_networks_that_want_them(visit, tmp_path):
     pytest.importorskip("radiomics")
     folder = tmp_path / "aprl"
@@ -230,8 +237,6 @@ def test_bad_input_ends_in_one_line_and_writes_nothing(visit, model, tmp_path):
     path = find_qsm(subject)
     qsm = nib.load(path).get_fdata(dtype=np.float32)
     options = ("--out", out, "--model", model)
-    write_volume(Volume(-qsm, AFFINE), path)
-    assert "sign looks inverted" in refused(subject, *options)
     write_volume(Volume(20 * qsm, AFFINE), path)
     assert "neither ppm nor ppb" in refused(subject, *options)
     away = AFFINE.copy()
