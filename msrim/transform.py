@@ -59,6 +59,21 @@ def rigid_part(matrix: np.ndarray) -> np.ndarray:
     return rigid
 
 
+def mean_scaling(matrix: np.ndarray) -> float:
+    """By how much an affine enlarges lengths, on average over directions: the cube root of its determinant.
+
+    Parameters
+    ----------
+    matrix : (4, 4) float
+
+    Examples
+    --------
+    >>> round(mean_scaling(np.diag([2.0, -4.0, 1.0, 1.0])), 6)
+    2.0
+    """
+    return float(np.cbrt(abs(np.linalg.det(matrix[:3, :3]))))
+
+
 def itk_from_ras(matrix: np.ndarray) -> sitk.AffineTransform:
     """The ITK transform that resamples the *source* of ``matrix`` onto its target.
 

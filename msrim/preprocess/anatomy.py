@@ -6,6 +6,7 @@ import edt
 import numpy as np
 
 from msrim.image import Volume, same_grid
+from msrim.transform import mean_scaling
 
 # MNI x, y, z and the distance to the MNI origin reach about 100 mm in a brain; distances to CSF and to the brain's
 # boundary reach about 25 mm and 60 mm. Divided by these the channels are of order 1, as network inputs should be.
@@ -90,7 +91,7 @@ def anatomical_coordinates(grid: Volume, *, mni_from_world: np.ndarray, csf: Vol
     Notes
     -----
     Zhang et al., ALL-Net, NeuroImage: Clinical, 2021, the AnaConv layer. The two distances are measured in the
-    subject, not in the template.
+    subject, and given in mm of a brain of the template's size.
 
     Examples
     --------
@@ -106,8 +107,9 @@ def anatomical_coordinates(grid: Volume, *, mni_from_world: np.ndarray, csf: Vol
     for channel, (a, b, c, shift) in zip(channels[:3], mni_from_voxel[:3], strict=True):
         channel[:] = (a * i + shift).astype(np.float32) + (b * j).astype(np.float32) + (c * k).astype(np.float32)
     np.sqrt(np.square(channels[:3]).sum(axis=0), out=channels[3])
-    channels[4] = distance_to_boundary(csf)
-    channels[5] = distance_to_boundary(brain)
+    scaling = mean_scaling(mni_from_world)
+    channels[4] = scaling * distance_to_boundary(csf)
+    channels[5] = scaling * distance_to_boundary(brain)
     channels /= np.array(COORDINATE_SCALE_MM, np.float32)[:, None, None, None]
     return channels
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from msrim.image import Volume
+from msrim.image import Volume, grid_around, resample
 from msrim.preprocess.anatomy import anatomical_coordinates
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.preprocess.register import register_affine
@@ -16,13 +16,14 @@ from msrim.preprocess.template import load_template
 from msrim.training import synthesis
 from msrim.training.heads import TISSUES, answers, load_head, paint
 from msrim.training.lesions import Patient
+from msrim.transform import mean_scaling
 
 # FreeSurfer 25 and 57: white matter lesions.
 LESION = 1 + TISSUES.index((25, 57))
 
 
 def synthetic_brain(path: Path, *, contrasts: Sequence[str], seed: int) -> Patient:
-    """One brain on a 1 mm grid around it, with the lesions that its label map has, if any.
+    """One brain with the lesions that its label map has, on a grid as fine for its size as the template's of 1 mm.
 
     Parameters
     ----------
@@ -35,24 +36,31 @@ def synthetic_brain(path: Path, *, contrasts: Sequence[str], seed: int) -> Patie
     tissues = torch.from_numpy(load_head(path)).long()
     labels = answers()[tissues]
     brain = Volume((labels > 0).numpy(), np.eye(4))
+    tissue = brain.like((labels > 2).numpy())
     images = {}
     for contrast in sorted({*contrasts, "T1w"}):
         image = paint(tissues, labels, contrast=contrast, rng=rng, lesions=False)
         image = synthesis.blur(image, sigma_voxels=rng.uniform(0.4, 0.7, 3))
         image = synthesis.add_noise(rng, image, spread=rng.uniform(0, 0.02))
-        images[contrast] = normalise_intensity(brain.like(image[0].numpy()), brain)
+        images[contrast] = normalise_intensity(brain.like(image[0].numpy()), brain, tissue=tissue)
     mni_from_world = register_affine(images["T1w"], load_template(), moving_mask=brain)
-    csf = brain.like(np.isin(labels.numpy(), (1, 2)))
-    coordinates = anatomical_coordinates(brain, mni_from_world=mni_from_world, csf=csf, brain=brain)
-    box = tuple(slice(where.min(), where.max() + 1) for where in np.nonzero(brain.data))
-    shift = np.eye(4)
-    shift[:3, 3] = [side.start for side in box]
+    occupied = np.argwhere(brain.data)
+    lowest, spacing_mm = occupied.min(axis=0), 1 / mean_scaling(mni_from_world)
+    grid = grid_around(np.ptp(occupied, axis=0) + 1, lowest, spacing_mm=spacing_mm)
+    inside, lesions = (
+        grid.like(resample(brain.like(mask.astype(np.float32)), grid).data > 0.5)
+        for mask in (brain.data, tissues.numpy() == LESION)
+    )
+    labels = resample(brain.like(labels.numpy().astype(np.uint8)), grid, nearest=True)
+    csf = grid.like(np.isin(labels.data, (1, 2)))
+    coordinates = anatomical_coordinates(grid, mni_from_world=mni_from_world, csf=csf, brain=inside)
+    seen = [resample(images[contrast], grid).data * inside.data for contrast in contrasts]
     return Patient(
         name=path.name.split(".")[0],
-        images=torch.from_numpy(np.stack([images[contrast].data[box] for contrast in contrasts])),
-        coordinates=torch.from_numpy(np.ascontiguousarray(coordinates[:, *box])),
-        lesions=(tissues.numpy() == LESION)[box],
-        brain=brain.data[box],
-        labels=labels.numpy().astype(np.uint8)[box],
-        mni_from_voxel=mni_from_world @ shift,
+        images=torch.from_numpy(np.stack(seen)),
+        coordinates=torch.from_numpy(coordinates),
+        lesions=lesions.data,
+        brain=inside.data,
+        labels=labels.data,
+        mni_from_voxel=mni_from_world @ grid.affine,
     )

@@ -19,11 +19,12 @@ from msrim.preprocess.masks import clean_mask, grown_mask
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.preprocess.register import register_affine, register_rigid
 from msrim.preprocess.template import load_template, load_template_brain_mask
-from msrim.transform import apply_transform, read_transform, rigid_part, write_transform
+from msrim.transform import apply_transform, mean_scaling, read_transform, rigid_part, write_transform
 
 HEAD_MODEL = "head"
 # Head label -> tissue class of the *_dseg file: 1 CSF, 2 grey matter, 3 white matter. The brainstem is mostly white.
 TISSUE_OF_LABEL = np.array([0, 1, 1, 2, 2, 3, 2, 3, 3], np.uint8)
+CSF = 1
 # Radii of the brain mask's opening and closing, and the rim of pial surface and CSF that raters include.
 OPENING_MM, CLOSING_MM, RIM_MM = 4.0, 7.0, 1.5
 # Below this it isn't an adult's brain, and everything after would be nonsense.
@@ -126,16 +127,18 @@ def make_working_images(
     t1w_to_flair: Path | None = None,
     t2w_to_flair: Path | None = None,
 ) -> tuple[dict[str, Path], Path, Path]:
-    """Every contrast, the brain mask and the head labels on one upright 1 mm grid, intensities normalised."""
+    """Every contrast, the brain mask and the head labels on one upright grid, intensities normalised."""
     grid = working_grid(read_mask(brain), mni_from_flair=read_transform(to_mni))
     mask = _smooth_mask(read_mask(brain), grid)
+    parsed = labels_on(grid, read_own(labels), t1w_to_flair=t1w_to_flair)
+    tissue = parsed.like(TISSUE_OF_LABEL[parsed.data] > CSF)
     images = {}
     for name, path, transform in (("FLAIR", corrected, None), ("T1w", t1w, t1w_to_flair), ("T2w", t2w, t2w_to_flair)):
         if path is not None:
             matrix = None if transform is None else read_transform(transform)
-            image = normalise_intensity(resample(read_own(path), grid, target_from_source=matrix), mask)
+            image = resample(read_own(path), grid, target_from_source=matrix)
+            image = normalise_intensity(image, mask, tissue=tissue)
             images[name] = write_volume(image, Path(f"{name}.nii"))
-    parsed = labels_on(grid, read_own(labels), t1w_to_flair=t1w_to_flair)
     return images, write_volume(mask, Path("brain.nii")), write_volume(parsed, Path("labels.nii"))
 
 
@@ -146,18 +149,25 @@ def labels_on(target: Volume, labels: Volume, *, t1w_to_flair: Path | None) -> V
 
 
 def working_grid(brain: Volume, *, mni_from_flair: np.ndarray) -> Volume:
-    """A 1 mm grid around the brain that stands upright as the template does, in the FLAIR's world.
+    """A grid around the brain that stands upright and is as fine for its size as the template's of 1 mm.
+
+    Brains differ by a third in volume; what a network learned of sizes and distances holds for all of them this way.
 
     Parameters
     ----------
     brain : Volume of bool
     mni_from_flair : (4, 4) float
-        Only its rotation is used: the brain keeps its size.
+        Only its rotation and its mean scaling are used.
+
+    Returns
+    -------
+    Volume
+        Empty, in the FLAIR's world.
     """
     upright = rigid_part(mni_from_flair)
     points = apply_transform(upright @ brain.affine, np.argwhere(brain.data))
     low, high = points.min(axis=0) - MARGIN_MM, points.max(axis=0) + MARGIN_MM
-    grid = grid_around(high - low, low, spacing_mm=1.0, multiple=16)
+    grid = grid_around(high - low, low, spacing_mm=1 / mean_scaling(mni_from_flair), multiple=16)
     return Volume(grid.data, np.linalg.inv(upright) @ grid.affine)
 
 

@@ -44,10 +44,20 @@ def test_channels_in_every_pose(blob, affine):
     mni = centres(grid.shape, affine) @ mni_from_world[:3, :3].T + mni_from_world[:3, 3]
     np.testing.assert_allclose(np.moveaxis(channels[:3], 0, -1), mni / 100, atol=1e-5)
     np.testing.assert_allclose(channels[3], np.linalg.norm(mni, axis=-1) / 100, atol=1e-5)
-    np.testing.assert_allclose(channels[4] * 25, distance_to_boundary(grid), rtol=1e-6)
-    np.testing.assert_allclose(channels[5] * 25, distance_to_boundary(brain), rtol=1e-6)
+    scaling = np.cbrt(1.1 * 0.9 * 1.2)
+    np.testing.assert_allclose(channels[4] * 25, scaling * distance_to_boundary(grid), rtol=1e-6)
+    np.testing.assert_allclose(channels[5] * 25, scaling * distance_to_boundary(brain), rtol=1e-6)
     assert channels.shape == (6, 17, 15, 12)
     assert channels.dtype == np.float32
+
+
+def test_a_small_brain_has_the_coordinates_of_a_large_one(blob):
+    large, small = (Volume(blob.data, np.diag([size, size, size, 1.0])) for size in (1.0, 0.8))
+    of_large, of_small = (
+        anatomical_coordinates(grid, mni_from_world=np.diag([scale, scale, scale, 1.0]), csf=grid, brain=grid)
+        for grid, scale in ((large, 1.0), (small, 1.25))
+    )
+    np.testing.assert_allclose(of_small, of_large, atol=1e-5)
 
 
 def test_masks_on_another_grid_are_refused(blob):
