@@ -208,6 +208,7 @@ def _run(
 
     graph.config["execution"] = {
         "stop_on_first_crash": "false",
+        "remove_unnecessary_outputs": "false",
         "create_report": "false",
         "crashdump_dir": str(logs),
         "crashfile_format": "txt",

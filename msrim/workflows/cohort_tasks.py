@@ -104,10 +104,8 @@ def find_cohort(
         labels = [label.removeprefix(prefix) for label in wanted]
         for label in labels:
             if label not in {getattr(visit, field) for visit in visits}:
-                raise InputError(f"{bids}: no {prefix}{label}; leave the label out or correct it")
+                raise InputError(f"{bids}: no {prefix}{label} among those chosen; correct the label or leave it out")
         visits = [visit for visit in visits if not labels or getattr(visit, field) in labels]
-    if not visits:
-        raise InputError(f"{bids}: none of these participants has one of these sessions; correct the labels")
     return visits
 
 
