@@ -90,7 +90,15 @@ def run_cohort(
     if out == bids.parent:
         raise InputError(f"{out}: holds the images; choose another folder for the results")
     tasks = tasks_of(visits)
-    graph = cohort_graph(tasks, recipe, out, rim_model=rim_model, plugin=plugin, plugin_args=plugin_args or {})
+    graph = cohort_graph(
+        tasks,
+        recipe,
+        out,
+        rim_model=rim_model,
+        plugin=plugin,
+        plugin_args=plugin_args or {},
+        quiet=console.quiet,
+    )
     graph.base_dir = str((out / "work" if work is None else Path(work)).absolute())
     with _locked_for({task.participant for task, _ in tasks}, out), logged(out / "logs"):
         write_dataset_description(out)
@@ -120,6 +128,7 @@ def cohort_graph(
     rim_model: str,
     plugin: str,
     plugin_args: dict[str, Any],
+    quiet: bool,
 ) -> nipype.Workflow:
     """A node for each task; rims come after their visit, the comparison after all visits of the patient."""
     graph = nipype.Workflow("cohort")
@@ -134,6 +143,7 @@ def cohort_graph(
             recipe=recipe.model_dump_json(),
             out=out,
             rim_model=rim_model,
+            quiet=quiet or plugin != "Linear",
             threads=None if plugin == "Linear" else CORES,
         )
         node.overwrite, node.n_procs, node._mem_gb = True, CORES, MEMORY_GIB
@@ -160,13 +170,14 @@ def run_task(
     recipe: str,
     out: Path,
     rim_model: str,
+    quiet: bool,
     threads: int | None = None,
     after: Any = None,
 ) -> str:
     """What a node does. ``after`` is what must be there before, and not looked at."""
     this = Task(*task)
     own = [Visit(*visit) for visit in visits]
-    settings, console = Recipe.model_validate_json(recipe), Console(quiet=threads is not None)
+    settings, console = Recipe.model_validate_json(recipe), Console(quiet=quiet)
     # Stays if this process is killed.
     say_why_not(this, out, "did not end: killed, out of memory, or still at work")
     if threads is not None:
@@ -190,7 +201,7 @@ def run_task(
     except Exception as error:
         say_why_not(this, out, f"{type(error).__name__}: {error} (a bug of msrim; its traceback is in logs/)")
         raise
-    this.reason_file(out).unlink()
+    this.reason_file(out).unlink(missing_ok=True)
     return this.name
 
 

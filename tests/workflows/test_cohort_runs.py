@@ -141,14 +141,12 @@ def test_everything_runs_once_and_in_order(bids, calls, tmp_path, plugin):
     assert not list((out / "logs").glob("*.json"))
 
 
-@pytest.mark.parametrize("plugin", ["Linear", "MultiProc"])
-def test_one_failure_stops_nobody_and_is_told(bids, calls, tmp_path, monkeypatch, plugin):
+def test_one_failure_stops_nobody_and_is_told(bids, calls, tmp_path, monkeypatch):
     out = tmp_path / "out"
     failing(monkeypatch, "2", InputError("sub-2_FLAIR.nii.gz: every voxel is 0;\ngive another"))
-    options = ["--plugin", plugin, "--plugin-args", '{"n_procs": 2}']
-    shown = runner.invoke(app, ["cohort", str(bids), str(out), "participant", *options])
+    shown = runner.invoke(app, ["cohort", str(bids), str(out), "participant", "--quiet"])
     assert (shown.exit_code, shown.stdout) == (2, "")
-    assert "msrim: error: 2 of 7 steps failed" in shown.stderr
+    assert shown.stderr.startswith("msrim: error: 2 of 7 steps failed")
     assert {"segment 1", "segment 3a", "segment 3b", "longitudinal 3a3b"} < set(calls.read_text().splitlines())
     assert "rims 2" not in calls.read_text()
     assert runner.invoke(app, ["cohort", str(bids), str(out), "group"]).exit_code == 0
@@ -230,6 +228,7 @@ def test_slurm_is_asked_for_what_the_user_has_not_set(bids):
         rim_model="datrnet",
         plugin="SLURM",
         plugin_args={"sbatch_args": "--mem=9G --partition=long"},
+        quiet=True,
     )
     assert graph.get_node("sub1_segment").plugin_args == {"sbatch_args": "--cpus-per-task=1 --dependency=singleton"}
 
@@ -293,9 +292,8 @@ def test_a_phantom_beside_a_broken_patient(tmp_path):
     broken.mkdir(parents=True)
     (broken / "sub-broken_FLAIR.nii.gz").write_text("hello")
     visits = find_cohort(bids, validate=False)
-    several = {"plugin": "MultiProc", "plugin_args": {"n_procs": 2}}
     with pytest.raises(MsrimError, match=r"1 of 2 steps failed.*sub-broken_FLAIR.nii.gz: not a NIfTI image"):
-        run_cohort(visits, Recipe(), out, console=QUIET, **several)
+        run_cohort(visits, Recipe(), out, console=QUIET, plugin="MultiProc", plugin_args={"n_procs": 1})
     summarise_group(visits, out, console=QUIET)
     broken_row, phantom = rows_of(out / "cohort.tsv")
     assert broken_row["reason"].startswith("segment: ") and phantom["reason"] == "n/a"
@@ -303,5 +301,5 @@ def test_a_phantom_beside_a_broken_patient(tmp_path):
     results = [path for path in (out / "sub-phantom").rglob("*") if path.suffix in (".gz", ".html")]
     before = {path: path.stat().st_mtime_ns for path in results}
     with pytest.raises(MsrimError, match="1 of 2 steps failed"):
-        run_cohort(visits, Recipe(), out, console=QUIET, **several)
+        run_cohort(visits, Recipe(), out, console=QUIET)
     assert {path: path.stat().st_mtime_ns for path in before} == before
