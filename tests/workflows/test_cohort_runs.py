@@ -139,6 +139,9 @@ def test_everything_runs_once_and_in_order(bids, calls, tmp_path, plugin):
     assert lines.index("rims 2") > lines.index("segment 2")
     assert lines.index("longitudinal 3a3b") > max(lines.index(f"{e} 3a") for e in ("segment", "rims"))
     assert not list((out / "logs").glob("*.json"))
+    # As the BIDS validator asks of images in a space that the standard does not know.
+    assert all("SpatialReference" in json.loads(path.read_text()) for path in out.glob("space-orig_*.json"))
+    assert len(list(out.glob("space-orig_*.json"))) == 3
 
 
 def test_one_failure_stops_nobody_and_is_told(bids, calls, tmp_path, monkeypatch):
