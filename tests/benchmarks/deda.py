@@ -36,6 +36,7 @@ from msrim.ops import accumulate, reference, rim_transform
 SIZES = [(512, 24, 32, 15), (64, 8, 64, 32), (8, 8, 128, 64), (1, 4, 256, 256)]
 RADII = (5, 7, 9, 11, 13, 15)
 ADJOINT = "grid_sample's backward"
+EACH_RADIUS = "grids made, each radius"
 
 
 def cells_of(grids: Tensor, side: int) -> Tensor:
@@ -181,7 +182,9 @@ def compare(meter: Meter, console: Console, title: str, ways: dict[str, Callable
             backward()
         with torch.no_grad():
             mib, seconds = meter(lambda op=op: op(u), runs=runs)
-        mib_both, seconds_both = meter(backward, runs=runs) if way != ADJOINT else (math.nan, math.nan)
+        mib_both, seconds_both = (
+            meter(backward, runs=runs) if way not in (ADJOINT, EACH_RADIUS) else (math.nan, math.nan)
+        )
         ours = ours or [seconds, seconds_both]
         table.add_row(
             way,
@@ -211,10 +214,10 @@ def compare_votes(
     compare(meter, console, title, ways, u, floor=2 * u.nbytes + grids.nbytes)
 
 
-def compare_rim(meter: Meter, console: Console, *, device: str) -> None:
-    x = torch.randn(64, 24, 32, 32, 8, device=device, requires_grad=True)
-    ways = {"msrim": rim_transform, "grids made, one pass": rim_in_one_pass, "grids made, each radius": rim_twin}
-    title = "rim transformation: 64 x 24 x 32 x 32 x 8, radii 5 to 15"
+def compare_rim(meter: Meter, console: Console, batch: int, *, device: str) -> None:
+    x = torch.randn(batch, 24, 32, 32, 8, device=device, requires_grad=True)
+    ways = {"msrim": rim_transform, "grids made, one pass": rim_in_one_pass, EACH_RADIUS: rim_twin}
+    title = f"rim transformation: {batch} x 24 x 32 x 32 x 8, radii 5 to 15"
     compare(meter, console, title, {k: partial(v, radii=RADII) for k, v in ways.items()}, x, floor=x.nbytes * 13)
 
 
@@ -232,6 +235,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=64, help="patches of the rim's table; torch needs 0.2 GB for each")
     parser.add_argument("--only", choices=["votes", "rim", "linear"])
     parser.add_argument("--sizes", type=int, default=len(SIZES), help="how many of the sizes, the first ones")
     arguments = parser.parse_args()
@@ -246,7 +250,7 @@ def main() -> None:
                 compare_votes(meter, console, shape, kernel=kernel, device=device)
             compare_votes(meter, console, (*shape[:3], 1), kernel="bilinear", device=device)
     if arguments.only in (None, "rim"):
-        compare_rim(meter, console, device=device)
+        compare_rim(meter, console, arguments.batch, device=device)
     if arguments.only in (None, "linear"):
         show_linear_cost(meter, console, device=device)
 
