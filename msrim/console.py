@@ -22,6 +22,11 @@ class Console:
         self._rich = RichConsole(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
 
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is said."""
+        return self._rich.quiet
+
     def say(self, text: str) -> None:
         """Print one line."""
         self._rich.print(text, markup=False)

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from msrim import __version__
-from msrim.cli import doctor, evaluate, longitudinal, models, rims, segment, simulate, train
+from msrim.cli import cohort, doctor, evaluate, longitudinal, models, rims, segment, simulate, train
 from msrim.errors import MsrimError
 
 
@@ -37,6 +37,7 @@ app.command()(segment.segment)
 app.command()(segment.preprocess)
 app.command()(rims.rim_classify)
 app.command()(longitudinal.longitudinal)
+app.command(cls=cohort.BidsAppCommand)(cohort.cohort)
 app.command()(train.train)
 app.command()(models.models)
 app.command()(doctor.doctor)

@@ -28,7 +28,7 @@ from scipy import ndimage
 
 from msrim.image import Volume
 
-SEED_Z = 3.7
+SEED_Z = 4.5
 GROW_Z = 2.5
 PEAK_SHARE = 0.4
 BRIGHT = 0.5
@@ -114,7 +114,8 @@ def difference_z(baseline: Volume, followup: Volume, *, brain: Volume) -> Volume
     inside = brain.data.astype(bool)
     sigma = SMOOTHING_MM / brain.spacing
     difference = ndimage.gaussian_filter(followup.data - baseline.data, sigma)
-    edge = ndimage.gaussian_gradient_magnitude(baseline.data + followup.data, sigma)
+    # Anatomy has its edges at both visits; a lesion that comes or goes has its own at one, and is no excuse for itself.
+    edge = np.minimum(*(ndimage.gaussian_gradient_magnitude(image.data, sigma) for image in (baseline, followup)))
     levels = np.quantile(edge[inside], np.linspace(0, 1, EDGE_LEVELS + 1))
     level = np.clip(np.searchsorted(levels, edge[inside], side="right") - 1, 0, EDGE_LEVELS - 1)
     size = np.abs(difference[inside])

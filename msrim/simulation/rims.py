@@ -15,21 +15,20 @@ from scipy.ndimage import map_coordinates
 
 from msrim.simulation.shapes import Blob, random_blob
 
-# What tells lesions apart, tuned once so that the published baseline (APRL: SMOTE and a random forest on first-order
-# features) reaches about its published pROC of 0.64, before any network had been trained; see msrim.simulation.cohort.
-RIM_PPM = (0.048, 0.4)  # median and log-deviation of a rim's susceptibility above its surroundings
+# What tells lesions apart, tuned once and frozen; msrim.simulation.cohort says on what.
+RIM_PPM = (0.053, 0.37)  # median and log-deviation of a rim's susceptibility above its surroundings
 RIM_MM = (1.0, 2.4)
 COMPLETE = (2 / 3, 1.0)  # share of the edge that a rim takes up
 INCOMPLETE = (0.2, 0.5)
 LESION_PPM = (0.012, 0.010)  # mean and deviation of demyelinated tissue above white matter
-CENTRE_PPM = (0.02, 0.07)
+CENTRE_PPM = (0.02, 0.06)
 VEIN_PPM = 0.4
 EDGE_VEIN_MM = (0.18, 0.32)
 CENTRAL_VEIN_MM = (0.1, 0.25)
 # What a lesion without a rim is, and how often: a small one, and one as large as those with a rim.
 KINDS = ("plain", "faint", "finger", "bright centre", "edge vein", "partial rim")
 KINDS_SMALL = (0.60, 0.16, 0.13, 0.05, 0.04, 0.02)
-KINDS_LARGE = (0.30, 0.12, 0.14, 0.18, 0.15, 0.11)
+KINDS_LARGE = (0.42, 0.13, 0.14, 0.13, 0.11, 0.07)
 HARD_KINDS = KINDS[3:]
 CENTRAL_VEIN_CHANCE = 0.4
 

@@ -9,10 +9,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torch.utils.data import DataLoader, Dataset
 
 from msrim.files import written_atomically
+
+# Samples from which batch norm's statistics are taken in the end.
+MEASURED = 100
 
 
 def fit(
@@ -88,8 +91,19 @@ def fit(
                 running.clear()
             if (step + 1) % (10 * report_every) == 0 or step + 1 == steps:
                 _save(state, step + 1, out / "checkpoint.pt")
-                weights = write_weights(averaged.module, out / "weights.safetensors")
-    return weights
+    _measure_batch_norm(averaged.module, samples, batch_size=batch_size)
+    return write_weights(averaged.module, out / "weights.safetensors")
+
+
+def _measure_batch_norm(network: nn.Module, samples: Dataset, *, batch_size: int) -> None:
+    """Batch norm's statistics for these very weights; those kept while training belong to the last steps' weights."""
+    device = next(network.parameters()).device
+    some = torch.utils.data.Subset(samples, range(min(len(samples), MEASURED)))
+    images = (
+        image.to(device, memory_format=torch.channels_last_3d) for image, *_ in DataLoader(some, batch_size=batch_size)
+    )
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        update_bn(images, network)
 
 
 def write_weights(network: nn.Module, path: Path) -> Path:

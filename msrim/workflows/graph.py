@@ -120,7 +120,7 @@ def run_graph(
 
     logs = folder / "logs"
     workflow.base_dir = str((folder / "work").absolute())
-    with _locked(folder / "work"), _logged(logs), console.progress(len(workflow.list_node_names())):
+    with locked(folder / "work"), logged(logs), console.progress(len(workflow.list_node_names())):
         remove_partial_files(folder)
         _configure(workflow, logs)
         try:
@@ -269,7 +269,7 @@ def _configure(workflow: nipype.Workflow, logs: Path) -> None:
 
 
 @contextmanager
-def _logged(logs: Path) -> Iterator[None]:
+def logged(logs: Path) -> Iterator[None]:
     """Send Nipype's log, and whatever libraries print, to a file: stdout belongs to the result."""
     try:
         logs.mkdir(parents=True, exist_ok=True)
@@ -293,7 +293,7 @@ def _logged(logs: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Keep a second run out of a folder; the system lifts the lock when this process ends, however it ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -15,8 +15,9 @@ from msrim.bids import Subject, write_dataset_description
 from msrim.console import Console
 from msrim.errors import InputError
 from msrim.image import read_volume
+from msrim.lesions.chain import chain_lesions, write_chain_tsv
 from msrim.lesions.change import RULE
-from msrim.lesions.track import TrackedLesion, chain_lesions, write_chain_tsv
+from msrim.lesions.track import TrackedLesion
 from msrim.manifest import Manifest, package_versions
 from msrim.models.registry import Card, read_card
 from msrim.recipe import Recipe

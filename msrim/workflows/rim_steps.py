@@ -19,11 +19,14 @@ from msrim.lesions.patches import cut_patches, looks_inverted, susceptibility_pp
 from msrim.lesions.split import label_lesions
 from msrim.models.registry import read_card
 from msrim.preprocess import fsl
+from msrim.preprocess.masks import grown_mask
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.preprocess.register import register_rigid
 from msrim.transform import read_transform, write_transform
 from msrim.workflows.steps import read_mask, read_own
 
+# What is seen of the background around the brain in registration.
+OUTLINE_MM = 8.0
 # Patients from so many rim+ lesions on fared worse (Absinta et al. 2019, doi:10.1001/jamaneurol.2019.2399).
 MANY_RIMS = 4
 
@@ -46,15 +49,22 @@ def align_to_qsm(
 ) -> Path:
     """Rigid transform from the FLAIR to the QSM, by way of its magnitude image where there is one.
 
-    Images on one grid are taken as aligned.
+    Images on one grid are taken as aligned. A QSM alone says little of where it lies: grey and white matter differ by
+    less than its noise. The brain's outline does, so it is made visible and kept in view to the last step.
     """
-    target = read_volume(qsm)
+    target, moving, mask = read_volume(qsm), read_volume(corrected), read_mask(brain)
     if same_grid(read_volume(flair), target):
         return write_transform(np.eye(4), Path("to_qsm.txt"))
     inside = target.like(target.data != 0)
-    fixed = target if magnitude is None else resample(read_volume(magnitude), target)
+    if magnitude is None:
+        low, high = np.percentile(target.data[inside.data], (1, 99))
+        grey = 1 + np.clip((target.data - low) / (high - low), 0, 1)
+        fixed, region = target.like((grey * inside.data).astype(np.float32)), grown_mask(inside, by_mm=OUTLINE_MM)
+        moving = moving.like(moving.data * mask.data)
+    else:
+        fixed, region = resample(read_volume(magnitude), target), inside
     register = fsl.register_rigid if backend == "fsl" else register_rigid
-    matrix = register(read_volume(corrected), fixed, moving_mask=read_mask(brain), fixed_mask=inside)
+    matrix = register(moving, fixed, moving_mask=mask, fixed_mask=region)
     return write_transform(matrix, Path("to_qsm.txt"))
 
 

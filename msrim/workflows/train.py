@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -166,7 +167,7 @@ def prepare_visit(subject: Subject, mask: Path, *, recipe: TrainingRecipe, out: 
 
 def _write_card(recipe: TrainingRecipe, weights: Path, *, trained_on: str) -> Path:
     """A card that says what is known; whoever publishes the weights adds what was measured."""
-    settings = ", ".join(f"{key} = {value}" for key, value in recipe.settings.items())
+    settings = ", ".join(f"{key} = {json.dumps(value)}" for key, value in recipe.settings.items())
     contrasts = ", ".join(f'"{name}"' for name in recipe.contrasts)
     required = ", ".join(f'"{name}"' for name in recipe.required)
     return write_text(

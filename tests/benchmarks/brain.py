@@ -3,8 +3,8 @@
     python -m tests.benchmarks.brain --data ../shared/data/bids --out DIR
 
 For every visit with published transforms: Dice of the brain mask from the FLAIR alone and from all contrasts, and the
-mean distance over the brain between our T1w and T2w to FLAIR and the published ones, as the files are and with T1w and T2w
-misplaced by 15 degrees and 30 mm.
+mean distance over the brain between our T1w and T2w to FLAIR and the published ones, as the files are and with T1w and
+T2w misplaced by 15 degrees and 30 mm.
 """
 
 from __future__ import annotations

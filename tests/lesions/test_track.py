@@ -12,12 +12,10 @@ from msrim.lesions.track import (
     CHANGE_COLUMNS,
     CHANGES,
     TrackedLesion,
-    chain_lesions,
     change_of,
     lesions_of_visit,
     summarise_changes,
     track_lesions,
-    write_chain_tsv,
     write_changes_tsv,
 )
 
@@ -147,32 +145,6 @@ def test_table(tmp_path):
     assert new[2] == "n/a" and new[4:8] == ["0.000", "36.000", "36.000", "36.000"]
     empty = write_changes_tsv([], tmp_path / "e.tsv").read_text()
     assert empty.splitlines()[0] == table[0] and len(empty.splitlines()) == 1
-
-
-def test_three_visits_chain_into_one_table(tmp_path):
-    """One lesion that comes and goes, one that grows at last, two that merge and stay so."""
-    first = boxes(((20, 2, 2), (4, 4, 4)), ((40, 2, 2), (2, 2, 3)), ((43, 2, 2), (3, 2, 3)))
-    second = boxes(((2, 2, 2), (3, 3, 3)), ((20, 2, 2), (4, 4, 4)), ((40, 2, 2), (6, 2, 3)))
-    third = boxes(((20, 2, 2), (4, 4, 8)), ((40, 2, 2), (6, 2, 3)))
-    visits = [Volume(label_lesions(mask), AFFINE) for mask in (first, second, third)]
-    # The pair of visits 2 and 3 numbers visit 2 in its own way.
-    renumbered = visits[1].like(np.array([0, 3, 1, 2])[visits[1].data])
-    pairs = [track_lesions(visits[0], visits[1]), track_lesions(renumbered, visits[2])]
-    chains = chain_lesions(pairs, [(visits[1], renumbered)])
-    assert [(row.volumes_mm3, row.changes) for row in chains] == [
-        ((128.0, 128.0, 256.0), ("stable", "enlarging")),
-        ((60.0, 72.0, 72.0), ("merged", "stable")),
-        ((0.0, 54.0, 0.0), ("new", "vanished")),
-    ]
-    table = write_chain_tsv(chains, tmp_path / "t.tsv", visits=["ses-1", "ses-2", "ses-3"]).read_text().splitlines()
-    assert table[0] == "id\tses-1_mm3\tses-2_mm3\tses-3_mm3\tses-1_to_ses-2\tses-2_to_ses-3"
-    assert table[3] == "3\t0.000\t54.000\t0.000\tnew\tvanished"
-
-
-def test_what_only_the_last_pair_sees_was_absent_before():
-    one = TrackedLesion(1, "new", (), (1,), 0.0, 20.0, 20.0, 20.0, 0.0)
-    empty = Volume(np.zeros((2, 2, 2), int), AFFINE)
-    assert [row.changes for row in chain_lesions([[], [one]], [(empty, empty)])] == [("absent", "new")]
 
 
 def test_crumbs_do_not_make_a_split():

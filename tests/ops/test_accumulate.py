@@ -229,7 +229,7 @@ def test_autocast_adds_in_float32(device):
 
 
 def test_the_number_of_threads_changes_no_bit():
-    u, grids = example((33, 35), (9, 8), batch=3, channels=5, dtype=torch.float32)
+    u, grids = example((200, 210), (9, 8), batch=3, channels=5, dtype=torch.float32)
     threads = torch.get_num_threads()
     found = []
     try:

@@ -151,6 +151,30 @@ def test_the_loop_learns(tmp_path):
     assert np.mean(seen[-20:]) < 0.5 * np.mean(seen[:20])
 
 
+def test_batch_norm_knows_the_statistics_of_the_written_weights(tmp_path):
+    """Not those of the weights before averaging, which a high learning rate keeps far away."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv3d(1, 4, 1), nn.BatchNorm3d(4), nn.ReLU(), nn.Conv3d(4, 1, 1))
+    samples = Halves(60)
+    weights = fit(
+        network,
+        samples,
+        loss=nn.functional.binary_cross_entropy_with_logits,
+        out=tmp_path,
+        learning_rate=0.3,
+        workers=0,
+        average_decay=0.99,
+    )
+    written = load_file(weights)
+    first = nn.Conv3d(1, 4, 1)
+    first.load_state_dict({"weight": written["0.weight"], "bias": written["0.bias"]})
+    with torch.no_grad():
+        seen = torch.stack([first(samples[index][0][None])[0] for index in range(60)])
+    # The loop runs in bfloat16, which keeps three digits.
+    torch.testing.assert_close(written["1.running_mean"], seen.mean((0, 2, 3, 4)), atol=0.01, rtol=0.01)
+    torch.testing.assert_close(written["1.running_var"].sqrt(), seen.std((0, 2, 3, 4)), atol=0.02, rtol=0.02)
+
+
 def test_a_stopped_training_ends_as_if_it_had_not_stopped(tmp_path):
     whole, _ = train(tmp_path / "whole", samples=40)
     with pytest.raises(KeyboardInterrupt):

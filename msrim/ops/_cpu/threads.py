@@ -12,7 +12,18 @@ import torch
 from numba import njit
 from torch import Tensor
 
+# A thread that touches fewer numbers than these takes longer to start than to work.
+NUMBERS = 2**16
+
 compiled = partial(njit, nogil=True, cache=True, error_model="numpy")
+
+
+def empty(*shape: int, like: Tensor) -> Tensor:
+    """An uninitialised tensor of another's dtype in numpy's memory: in huge pages, which torch does not ask for.
+
+    The first touch of the rim transformation's outputs in small pages takes about as long as making them.
+    """
+    return torch.from_numpy(np.empty(shape, dtype=like.numpy().dtype))
 
 
 def share(kernel: Callable, pieces: int, *arguments: Any) -> None:
@@ -21,7 +32,7 @@ def share(kernel: Callable, pieces: int, *arguments: Any) -> None:
     Python's own threads, as the kernels hold no lock: Numba's would not outlive a fork (DataLoader workers).
     """
     arrays = [np.asarray(a) if isinstance(a, Tensor | list | tuple) else a for a in arguments]
-    threads = min(torch.get_num_threads(), pieces)
+    threads = min(torch.get_num_threads(), pieces, sum(a.size for a in arrays if isinstance(a, np.ndarray)) // NUMBERS)
     if threads < 2:
         kernel(*arrays, 0, pieces)
         return

@@ -11,15 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from msrim.ops._cpu.lanes import LANES, add_row, turn
-from msrim.ops._cpu.threads import compiled, share
+from msrim.ops._cpu.threads import compiled, empty, share
 
 # Pixels whose votes are made ready together, and grids: their cells and weights fill half of a first-level cache.
-PIXELS = 128
-VOTES = 16
+PIXELS = 512
+VOTES = 8
+# Cells that take the votes that fall outside, in turn: each addition would wait for the last one if it were one cell.
+OUTSIDE = 16
 # Pieces that a batch too small to share out is cut into.
 PIECES = 8
 # Sums may be reordered and multiply-adds fused; NaN and infinity keep their meaning.
@@ -31,7 +32,7 @@ def accumulate(values: Tensor, places: Tensor, size: Sequence[int], *, bilinear:
     batch, channels, pixels = values.shape
     cells = int(np.prod(size))
     groups, parts = _pieces(batch, channels, min(pixels, places.shape[1] * pixels // cells))
-    out = values.new_empty(parts, batch, channels, cells)
+    out = empty(parts, batch, channels, cells, like=values)
     share(_vote, batch * groups * parts, values, out, places, size, bilinear, False, groups, parts)
     return out.sum(0) if parts > 1 else out[0]
 
@@ -41,7 +42,7 @@ def sample(held: Tensor, places: Tensor, size: Sequence[int], *, bilinear: bool)
     batch, channels, cells = held.shape
     pixels = places.shape[3]
     groups, parts = _pieces(batch, channels, min(pixels, places.shape[1] * pixels // cells))
-    out = held.new_empty(batch, channels, pixels)
+    out = empty(batch, channels, pixels, like=held)
     share(_vote, batch * groups * parts, out, held[None], places, size, bilinear, True, groups, parts)
     return out
 
@@ -49,7 +50,7 @@ def sample(held: Tensor, places: Tensor, size: Sequence[int], *, bilinear: bool)
 def slope(values: Tensor, held: Tensor, places: Tensor, size: Sequence[int]) -> Tensor:
     """Gradient (B, K, D, S) of the bilinear ``sum(accumulate(values) * held)`` to the places."""
     batch, _, pixels = values.shape
-    out = torch.empty_like(places)
+    out = empty(*places.shape, like=places)
     _, parts = _pieces(batch, 1, pixels)
     share(_tilt, batch * parts, values, held, places, size, out, parts)
     return out
@@ -71,8 +72,7 @@ def _vote(values, sums, places, size, bilinear, gather, groups, parts, first, la
     corners = 1 << dims if bilinear else 1
     blocks = -(-channels // LANES)
     most_blocks = -(-blocks // groups)
-    # The cell behind the last one takes the votes that fall outside, and holds nothing to gather.
-    held = np.zeros((most_blocks, cells + 1, LANES), values.dtype)
+    held = np.zeros((most_blocks, cells + OUTSIDE, LANES), values.dtype)
     rows = np.zeros((most_blocks, PIXELS, LANES), values.dtype)
     cell = np.zeros((VOTES, PIXELS), np.int32)
     weight = np.zeros((VOTES, PIXELS), values.dtype)
@@ -97,7 +97,7 @@ def _vote(values, sums, places, size, bilinear, gather, groups, parts, first, la
                 votes = min(VOTES, steps * corners - vote)
                 for j in range(votes):
                     step, corner = (vote + j) // corners, (vote + j) % corners
-                    _aim(places[item, step, :, start : start + n], size, bilinear, corner, cell[j], weight[j])
+                    _aim(places[item, step], start, n, size, bilinear, corner, cell[j], weight[j])
                 for i in range(width):
                     for j in range(votes):
                         if gather:
@@ -115,30 +115,30 @@ def _vote(values, sums, places, size, bilinear, gather, groups, parts, first, la
 
 
 @compiled(fastmath=REORDERED)
-def _aim(places, size, bilinear, corner, cell, weight):
-    """Cell and weight of the votes at places (D, n), bilinear ones for one corner (a bit an axis) around each place."""
+def _aim(places, start, n, size, bilinear, corner, cell, weight):
+    """Cell and weight of n votes at places (D, S), bilinear ones for one corner (a bit an axis) around each place."""
     one, half = places.dtype.type(1), places.dtype.type(0.5)
-    dims, n = places.shape
     cells = np.int32(1)
     cell[:n] = 0
     weight[:n] = one
-    for axis in range(dims):
+    for axis in range(places.shape[0]):
         side = np.int32(size[axis])
         cells *= side
         limit = places.dtype.type(side)
         upper = corner >> axis & 1
         row = places[axis]
         for i in range(n):
-            low = np.floor(row[i]) if bilinear else np.floor(row[i] + half)
+            place = row[start + i]
+            low = np.floor(place) if bilinear else np.floor(place + half)
             at = low + one if upper else low
             # Compared as real numbers, so that NaN and infinity are outside too. A lost vote's cell stays negative.
             inside = (at >= 0) & (at < limit)
             cell[i] = cell[i] * side + np.int32(at) if inside else -1
             if bilinear:
-                weight[i] *= row[i] - low if upper else one - (row[i] - low)
+                weight[i] *= place - low if upper else one - (place - low)
     for i in range(n):
         lost = cell[i] < 0
-        cell[i] = cells if lost else cell[i]
+        cell[i] = cells + np.int32(i) % np.int32(OUTSIDE) if lost else cell[i]
         weight[i] = 0 if lost else weight[i]
 
 
@@ -149,7 +149,7 @@ def _tilt(values, held, places, size, out, parts, first, last):
     steps, dims = places.shape[1:3]
     cells = held.shape[2]
     width = -(-channels // LANES) * LANES
-    sums = np.zeros((cells + 1, width), values.dtype)
+    sums = np.zeros((cells + OUTSIDE, width), values.dtype)
     rows = np.zeros((PIXELS, width), values.dtype)
     cell = np.zeros(PIXELS, np.int32)
     weight = np.zeros(PIXELS, values.dtype)
@@ -161,11 +161,11 @@ def _tilt(values, held, places, size, out, parts, first, last):
             n = min(PIXELS, stop - start)
             turn(values[item, :, start : start + n], rows[:n, :channels])
             for step in range(steps):
-                at = places[item, step, :, start : start + n]
+                at = places[item, step]
                 for axis in range(dims):
                     out[item, step, axis, start : start + n] = 0
                 for corner in range(1 << dims):
-                    _aim(at, size, True, corner, cell, weight)
+                    _aim(at, start, n, size, True, corner, cell, weight)
                     for pixel in range(n):
                         product = values.dtype.type(0)
                         for channel in range(width):
@@ -174,6 +174,6 @@ def _tilt(values, held, places, size, out, parts, first, last):
                             share = product if corner >> axis & 1 else -product
                             for other in range(dims):
                                 if other != axis:
-                                    part_of_cell = at[other, pixel] - np.floor(at[other, pixel])
-                                    share *= part_of_cell if corner >> other & 1 else 1 - part_of_cell
+                                    fraction = at[other, start + pixel] - np.floor(at[other, start + pixel])
+                                    share *= fraction if corner >> other & 1 else values.dtype.type(1) - fraction
                             out[item, step, axis, start + pixel] += share

@@ -1,0 +1,266 @@
+"""A whole BIDS dataset: every visit segmented, its rims classified, its patient followed over time, one graph over all.
+
+A node of the graph is one workflow of one visit, so a cluster sees a job for each. What is done already is known by the
+visits' own graphs: a node always runs and repeats nothing that is still valid.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from getpass import getuser
+from pathlib import Path
+from typing import Any
+
+import nipype
+from nipype.interfaces.utility import Merge
+from nipype.pipeline import plugins
+
+from msrim.bids import find_qsm, write_dataset_description
+from msrim.console import Console
+from msrim.errors import InputError, MsrimError
+from msrim.files import write_text
+from msrim.recipe import Recipe
+from msrim.workflows.cohort_tasks import Task, Visit, reason_of, say_why_not, tasks_of
+from msrim.workflows.graph import locked, logged, step
+from msrim.workflows.inputs import check_output_folder
+from msrim.workflows.longitudinal import follow_visits
+from msrim.workflows.rims import classify_rims
+from msrim.workflows.subject import segment_subject
+from msrim.workflows.visits import find_visits
+
+# A visit's peak was 1.4 to 2.0 GiB over eleven scans of 1 to 3 mm, 0.9 GiB between two; each of the three workflows
+# segments first whatever is not segmented yet.
+MEMORY_GIB = 2.5
+# Patients beside each other use cores better than threads within one.
+CORES = 1
+WAITING = "not run: a step before it failed or has not ended"
+# What BIDS has no names for, and what it asks of every image in "space-orig".
+NOT_BIDS = ["work", "**/work", "logs", "**/logs", "**/rims", "**/ses-*_to_ses-*", "**/xfm", "cohort*"]
+NOT_BIDS += ["**/report.html", "**/run.json", "**/*_desc-lesions.*", "**/*_desc-summary.json", "**/*_desc-changes.tsv"]
+OF_SPACE = {"SpatialReference": "FLAIR of the same visit, as it was given"}
+
+
+def run_cohort(
+    visits: Sequence[Visit],
+    recipe: Recipe,
+    out: Path,
+    *,
+    console: Console,
+    rim_model: str = "datrnet",
+    plugin: str = "Linear",
+    plugin_args: dict[str, Any] | None = None,
+    work: Path | None = None,
+) -> Path:
+    """Run every visit through what its images allow; a task that fails stops only those that need it.
+
+    Parameters
+    ----------
+    visits : sequence of Visit
+        Of :func:`find_cohort`.
+    recipe : Recipe
+    out : Path
+        Folder of the derivative dataset.
+    console : Console
+    rim_model : str
+        For visits with a ``*_Chimap.nii.gz``.
+    plugin : str
+        Of Nipype: Linear, MultiProc, SLURM, SLURMGraph, PBS, SGE and so on.
+    plugin_args : dict, optional
+        As Nipype's documentation has them for that plugin.
+    work : Path, optional
+        For the nodes' own files, ``work/`` of the results if not given. The steps of a visit stay beside its results.
+
+    Returns
+    -------
+    Path
+        ``out``.
+
+    Raises
+    ------
+    MsrimError
+        Something is wrong with all, before anything ran; or with some, after the others are done.
+    """
+    out = Path(out).absolute()
+    check_output_folder(out)
+    if not hasattr(plugins, f"{plugin}Plugin"):
+        raise InputError(f"plugin {plugin}: Nipype has none of that name; give Linear, MultiProc, SLURM, PBS or SGE")
+    bids = visits[0].folder if visits[0].session is None else visits[0].folder.parent
+    if out == bids.parent:
+        raise InputError(f"{out}: holds the images; choose another folder for the results")
+    tasks = tasks_of(visits)
+    graph = cohort_graph(
+        tasks,
+        recipe,
+        out,
+        rim_model=rim_model,
+        plugin=plugin,
+        plugin_args=plugin_args or {},
+        quiet=console.quiet,
+    )
+    graph.base_dir = str((out / "work" if work is None else Path(work)).absolute())
+    with _locked_for({task.participant for task, _ in tasks}, out), logged(out / "logs"):
+        write_dataset_description(out)
+        write_text("\n".join(NOT_BIDS) + "\n", out / ".bidsignore")
+        for suffix in ("mask", "dseg", "probseg"):
+            write_text(json.dumps(OF_SPACE, indent=2) + "\n", out / f"space-orig_{suffix}.json")
+        for task, _ in tasks:
+            say_why_not(task, out, WAITING)
+        error = _run(graph, plugin, plugin_args or {}, logs=out / "logs", console=console)
+    if plugin.endswith("Graph") and error is None:
+        console.say(f"{len(tasks)} jobs submitted; run the level `group` when they have ended")
+        return out
+    failed = [(task, reason) for task, _ in tasks if (reason := reason_of(task, out))]
+    if error is not None and not any(reason != WAITING for _, reason in failed):
+        raise error
+    for task, reason in failed:
+        console.say(f"{task.name}: {reason}")
+    if failed:
+        task, reason = failed[0]
+        raise MsrimError(f"{len(failed)} of {len(tasks)} steps failed, the others are done; {task.name}: {reason}")
+    return out
+
+
+def cohort_graph(
+    tasks: Sequence[tuple[Task, Sequence[Visit]]],
+    recipe: Recipe,
+    out: Path,
+    *,
+    rim_model: str,
+    plugin: str,
+    plugin_args: dict[str, Any],
+    quiet: bool,
+) -> nipype.Workflow:
+    """A node for each task; rims come after their visit, the comparison after all visits of the patient."""
+    graph = nipype.Workflow("cohort")
+    before: dict[str, list[nipype.Node]] = {}
+    for task, visits in tasks:
+        node = step(
+            run_task,
+            name=task.name.replace("-", ""),
+            outputs=["done"],
+            task=[task.step, task.participant, task.session],
+            visits=[[visit.participant, visit.session, visit.folder] for visit in visits],
+            recipe=recipe.model_dump_json(),
+            out=out,
+            rim_model=rim_model,
+            quiet=quiet or plugin != "Linear",
+            threads=None if plugin == "Linear" else CORES,
+        )
+        node.overwrite, node.n_procs, node._mem_gb = True, CORES, MEMORY_GIB
+        if plugin.startswith("SLURM"):
+            node.plugin_args = {"sbatch_args": _sbatch(plugin, plugin_args.get("sbatch_args", ""))}
+        graph.add_nodes([node])
+        if task.step == "longitudinal":
+            own = before[task.participant]
+            gather = nipype.Node(Merge(len(own)), f"{node.name}_after", run_without_submitting=True)
+            for number, earlier in enumerate(own, 1):
+                graph.connect(earlier, "done", gather, f"in{number}")
+            graph.connect(gather, "out", node, "after")
+        elif task.step == "rims":
+            segmented = next(e for e in before[task.participant] if e.name == node.name.replace("_rims", "_segment"))
+            graph.connect(segmented, "done", node, "after")
+        before.setdefault(task.participant, []).append(node)
+    return graph
+
+
+def run_task(
+    task: list[str | None],
+    *,
+    visits: list[list[Any]],
+    recipe: str,
+    out: Path,
+    rim_model: str,
+    quiet: bool,
+    threads: int | None = None,
+    after: Any = None,
+) -> str:
+    """What a node does. ``after`` is what must be there before, and not looked at."""
+    this = Task(*task)
+    own = [Visit(*visit) for visit in visits]
+    settings, console = Recipe.model_validate_json(recipe), Console(quiet=quiet)
+    # Stays if this process is killed.
+    say_why_not(this, out, "did not end: killed, out of memory, or still at work")
+    if threads is not None:
+        _limit_threads(threads)
+    console.say(this.name)
+    try:
+        if this.step == "segment":
+            segment_subject(own[0].subject(), settings, out, console=console)
+        elif this.step == "rims":
+            classify_rims(own[0].subject(), find_qsm(own[0].folder), settings, out, console=console, model=rim_model)
+        else:
+            named = find_visits([visit.folder for visit in own])
+            subjects = [
+                replace(subject, label=visit.participant, session=visit.session)
+                for subject, visit in zip(named, own, strict=True)
+            ]
+            follow_visits(subjects, settings, out, console=console)
+    except MsrimError as error:
+        say_why_not(this, out, str(error))
+        raise
+    except Exception as error:
+        say_why_not(this, out, f"{type(error).__name__}: {error} (a bug of msrim; its traceback is in logs/)")
+        raise
+    this.reason_file(out).unlink(missing_ok=True)
+    return this.name
+
+
+def _run(
+    graph: nipype.Workflow, plugin: str, plugin_args: dict[str, Any], *, logs: Path, console: Console
+) -> Exception | None:
+    """Run the graph; what Nipype raised at its end, because of a node or for itself."""
+
+    def follow(node: nipype.Node, status: str) -> None:
+        failure = getattr(node.interface, "failure", None)
+        if failure is not None and not isinstance(failure, Exception):
+            raise failure  # Ctrl-C ends all patients, not one.
+        if plugin != "Linear" and status != "start":
+            console.say(f"{node.name}: {'ended' if status == 'end' else 'failed'}")
+
+    graph.config["execution"] = {
+        "stop_on_first_crash": "false",
+        "remove_unnecessary_outputs": "false",
+        "create_report": "false",
+        "crashdump_dir": str(logs),
+        "crashfile_format": "txt",
+    }
+    nipype.config.set("execution", "check_version", "false")
+    # Nipype names cluster jobs by it; containers often go without.
+    os.environ.setdefault("LOGNAME", getuser())
+    arguments = plugin_args if plugin.endswith("Graph") else plugin_args | {"status_callback": follow}
+    try:
+        graph.run(plugin=plugin, plugin_args=arguments)
+    except Exception as error:
+        return error
+    return None
+
+
+def _sbatch(plugin: str, given: str) -> str:
+    """Options of a job that the user has not set. A job waits for one of its name that a killed run left behind."""
+    needs = {"--mem": f"{MEMORY_GIB * 1024:.0f}M", "--cpus-per-task": str(CORES)}
+    if plugin == "SLURM":
+        needs["--dependency"] = "singleton"
+    return " ".join(f"{option}={value}" for option, value in needs.items() if option not in given)
+
+
+@contextmanager
+def _locked_for(participants: set[str], out: Path) -> Iterator[None]:
+    """Keep others off these participants; the tasks of a job array may share the folder, each with its own."""
+    with ExitStack() as locks:
+        for label in sorted(participants):
+            locks.enter_context(locked(out / "work" / f"sub-{label}"))
+        yield
+
+
+def _limit_threads(threads: int) -> None:
+    import SimpleITK as sitk
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(threads)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+    threadpool_limits(threads)

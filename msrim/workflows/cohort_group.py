@@ -1,0 +1,157 @@
+"""The level ``group`` of a cohort: tables over all visits, and one page that leads to every report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from msrim.bids import Subject
+from msrim.console import Console
+from msrim.image import read_volume
+from msrim.lesions.track import CHANGES
+from msrim.report.overview import Change, Overview, Row, mark_outliers, write_overview, write_tsv
+from msrim.workflows.cohort_tasks import Task, Visit, reason_of, tasks_of
+from msrim.workflows.inputs import check_output_folder
+from msrim.workflows.rims import FOLDER as RIMS
+from msrim.workflows.rims import RIMS as RIM_FILES
+from msrim.workflows.subject import ANATOMY, LESIONS
+
+CHANGE_COLUMNS = ["participant_id", "baseline_id", "followup_id", *CHANGES, "baseline_ml", "followup_ml"]
+STEP_COLUMNS = ["participant_id", "session_id", "workflow", "step", "seconds", "peak_mib"]
+
+
+def summarise_group(visits: Sequence[Visit], out: Path, *, console: Console) -> Path:
+    """Write ``cohort.tsv``, ``cohort_changes.tsv``, ``cohort_steps.tsv`` and ``cohort.html``.
+
+    Parameters
+    ----------
+    visits : sequence of Visit
+        Of :func:`msrim.workflows.cohort_tasks.find_cohort`; those without results are listed with the reason.
+    out : Path
+        Folder of the derivative dataset.
+    console : Console
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be written to.
+    """
+    out = Path(out).absolute()
+    check_output_folder(out)
+    rows, changes, steps = [], [], []
+    of_patient = {task.participant: task for task, _ in tasks_of(visits) if task.step == "longitudinal"}
+    for visit in visits:
+        rows.append(_row(visit, out, longitudinal=of_patient.get(visit.participant)))
+        folder = visit.results(out)
+        steps += _costs(visit.participant, visit.session, "segment", folder)
+        steps += _costs(visit.participant, visit.session, "rims", folder / RIMS)
+    for participant, task in of_patient.items():
+        if reason_of(task, out) is None:
+            for one, other in pairwise([visit for visit in visits if visit.participant == participant]):
+                folder = out / f"sub-{participant}" / f"ses-{one.session}_to_ses-{other.session}"
+                if (folder / "run.json").is_file():
+                    changes.append(_change(participant, one.session, other.session, folder, out))
+                    steps += _costs(participant, f"{one.session}_to_{other.session}", "longitudinal", folder)
+    rows = mark_outliers(rows)
+    write_tsv([row.cells() for row in rows], out / "cohort.tsv", columns=Row.columns())
+    change_rows = [
+        [c.participant_id, c.baseline_id, c.followup_id, *c.lesions.values(), c.baseline_ml, c.followup_ml]
+        for c in changes
+    ]
+    write_tsv(change_rows, out / "cohort_changes.tsv", columns=CHANGE_COLUMNS)
+    write_tsv(steps, out / "cohort_steps.tsv", columns=STEP_COLUMNS)
+    failed = sum(row.reason is not None for row in rows)
+    console.say(
+        f"{len(rows)} visits, {failed} with a step that failed, {sum(bool(row.outlier) for row in rows)} marked"
+    )
+    return write_overview(Overview(rows, changes, steps), out / "cohort.html")
+
+
+def _row(visit: Visit, out: Path, *, longitudinal: Task | None) -> Row:
+    states, reasons, figures = {}, [], {}
+    folder = visit.results(out)
+    wanted = {"segment": Task("segment", visit.participant, visit.session)}
+    if visit.has_qsm():
+        wanted["rims"] = Task("rims", visit.participant, visit.session)
+    if longitudinal is not None:
+        wanted["longitudinal"] = longitudinal
+    done = {
+        "segment": (folder / "run.json").is_file(),
+        "rims": (folder / RIMS / "run.json").is_file(),
+        "longitudinal": any((out / f"sub-{visit.participant}").glob("ses-*_to_ses-*/run.json")),
+    }
+    for name, task in wanted.items():
+        reason = reason_of(task, out) or (None if done[name] else "not run")
+        states[name] = "failed" if reason else "done"
+        if reason:
+            reasons.append(f"{name}: {reason}")
+    subject = Subject(visit.participant, visit.session, {})
+    if states["segment"] == "done":
+        figures = _lesion_figures(subject, out)
+    if states.get("rims") == "done":
+        summary = _json(folder / RIMS / _name(subject, RIM_FILES["summary"]))
+        figures["rim_lesions"] = summary["rim_lesions"]
+    reports = {"lesions": folder / "report.html", "rims": folder / RIMS / "report.html"}
+    return Row(
+        participant_id=f"sub-{visit.participant}",
+        session_id=f"ses-{visit.session}" if visit.session else None,
+        segment=states["segment"],
+        rims=states.get("rims"),
+        longitudinal=states.get("longitudinal"),
+        reason=reasons[0] if reasons else None,
+        reports={name: path.relative_to(out).as_posix() for name, path in reports.items() if path.is_file()},
+        **figures,
+    )
+
+
+def _lesion_figures(subject: Subject, out: Path) -> dict[str, Any]:
+    summary = _json(subject.output(out, LESIONS["summary"]))
+    brain = read_volume(subject.output(out, ANATOMY["brain"]), mask=True)
+    run = _json(subject.folder(out) / "run.json")
+    return {
+        "brain_ml": round(float(brain.data.sum() * brain.voxel_volume_mm3) / 1000, 1),
+        "lesions": summary["lesions"],
+        "lesion_ml": round(summary["volume_mm3"] / 1000, 3),
+        "seconds": round(sum(step["seconds"] for step in run["steps"]), 1),
+        "peak_mib": max((step["peak_mib"] for step in run["steps"] if step["peak_mib"]), default=None),
+    }
+
+
+def _change(participant: str, one: str, other: str, folder: Path, out: Path) -> Change:
+    summary = _json(folder / "anat" / f"sub-{participant}_desc-summary.json")
+    report = folder / "report.html"
+    return Change(
+        participant_id=f"sub-{participant}",
+        baseline_id=f"ses-{one}",
+        followup_id=f"ses-{other}",
+        lesions={name: summary["lesions"][name] for name in CHANGES},
+        baseline_ml=round(summary["baseline_mm3"] / 1000, 3),
+        followup_ml=round(summary["followup_mm3"] / 1000, 3),
+        report=report.relative_to(out).as_posix(),
+    )
+
+
+def _costs(participant: str, session: str | None, workflow: str, folder: Path) -> list[list[Any]]:
+    """What every step of a workflow cost, in the run that did it."""
+    path = folder / "run.json"
+    steps = _json(path)["steps"] if path.is_file() else []
+    session = f"ses-{session}".replace("_to_", "_to_ses-") if session else None
+    return [
+        [f"sub-{participant}", session, workflow, step["name"], step["seconds"], step["peak_mib"]] for step in steps
+    ]
+
+
+def _name(subject: Subject, suffix: str) -> str:
+    return subject.output(Path(), suffix).relative_to(subject.folder(Path())).as_posix()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,132 @@
+"""What there is to do in a BIDS dataset: its visits, the tasks of each, and why a task has no result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+from msrim.bids import Subject, find_subject
+from msrim.errors import InputError
+from msrim.files import write_text
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One visit as the dataset's folders name it.
+
+    Attributes
+    ----------
+    participant : str
+        Without ``sub-``.
+    session : str or None
+        Without ``ses-``.
+    folder : Path
+    """
+
+    participant: str
+    session: str | None
+    folder: Path
+
+    def subject(self) -> Subject:
+        """Its images; errors as :func:`msrim.bids.find_subject`."""
+        return replace(find_subject(self.folder), label=self.participant, session=self.session)
+
+    def results(self, out: Path) -> Path:
+        """Folder of its results."""
+        return Subject(self.participant, self.session, {}).folder(out)
+
+    def has_qsm(self) -> bool:
+        """Whether a susceptibility map belongs to it."""
+        return any((self.folder / "anat").glob("*_Chimap.nii*"))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One workflow of one visit, or of all visits of a patient ("longitudinal", where session is None)."""
+
+    step: str
+    participant: str
+    session: str | None
+
+    @property
+    def name(self) -> str:
+        """As nodes and files are called.
+
+        Examples
+        --------
+        >>> Task("segment", "12", "01").name
+        'sub-12_ses-01_segment'
+        """
+        session = f"_ses-{self.session}" if self.session else ""
+        return f"sub-{self.participant}{session}_{self.step}"
+
+    def reason_file(self, out: Path) -> Path:
+        """Says why there is no result of this task; absent where there is one."""
+        return out / "logs" / f"{self.name}.json"
+
+
+def find_cohort(
+    bids: Path, *, participants: Sequence[str] = (), sessions: Sequence[str] = (), validate: bool = True
+) -> list[Visit]:
+    """Every visit of a BIDS dataset, by participant and session.
+
+    Parameters
+    ----------
+    bids : Path
+    participants, sessions : sequence of str
+        Labels to take, with or without ``sub-`` and ``ses-``; all if empty.
+    validate : bool
+        Ask for ``dataset_description.json``; whether the images can be used is each visit's own matter.
+
+    Raises
+    ------
+    InputError
+        Not a BIDS dataset, nobody in it, or a label that it has not.
+    """
+    bids = Path(bids).absolute()
+    if not bids.is_dir():
+        raise InputError(f"{bids}: no such folder; give a BIDS dataset")
+    if validate and not (bids / "dataset_description.json").is_file():
+        raise InputError(
+            f"{bids}: no dataset_description.json, so no BIDS dataset; add one or give --skip-bids-validation"
+        )
+    visits = []
+    for folder in sorted(path for path in bids.glob("sub-*") if path.is_dir()):
+        below = sorted(path for path in folder.glob("ses-*") if path.is_dir())
+        label = folder.name.removeprefix("sub-")
+        visits += [Visit(label, path.name.removeprefix("ses-"), path) for path in below] or [Visit(label, None, folder)]
+    if not visits:
+        raise InputError(f"{bids}: no folder sub-*; give a BIDS dataset")
+    for prefix, wanted, field in (("sub-", participants, "participant"), ("ses-", sessions, "session")):
+        labels = [label.removeprefix(prefix) for label in wanted]
+        for label in labels:
+            if label not in {getattr(visit, field) for visit in visits}:
+                raise InputError(f"{bids}: no {prefix}{label} among those chosen; correct the label or leave it out")
+        visits = [visit for visit in visits if not labels or getattr(visit, field) in labels]
+    return visits
+
+
+def tasks_of(visits: Sequence[Visit]) -> list[tuple[Task, list[Visit]]]:
+    """What there is to do for every patient in turn: each task, and the visits that it is about."""
+    tasks = []
+    for participant, group in groupby(visits, key=lambda visit: visit.participant):
+        own = list(group)
+        tasks += [(Task("segment", participant, visit.session), [visit]) for visit in own]
+        tasks += [(Task("rims", participant, visit.session), [visit]) for visit in own if visit.has_qsm()]
+        if len(own) > 1:
+            tasks.append((Task("longitudinal", participant, None), own))
+    return tasks
+
+
+def reason_of(task: Task, out: Path) -> str | None:
+    """Why there is no result of a task, on one line; None if there is one."""
+    path = task.reason_file(out)
+    return json.loads(path.read_text(encoding="utf-8"))["reason"] if path.is_file() else None
+
+
+def say_why_not(task: Task, out: Path, reason: str) -> None:
+    """Leave the reason for :func:`reason_of`."""
+    write_text(json.dumps({"reason": " ".join(reason.split())}) + "\n", task.reason_file(out))

@@ -1,0 +1,308 @@
+"""Whole datasets: who is run in which order, what a failure does to the others, and what the group's tables tell."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from msrim.cli.main import app
+from msrim.console import Console
+from msrim.errors import InputError, MsrimError, OutputError
+from msrim.image import Volume, write_volume
+from msrim.recipe import Recipe
+from msrim.report.overview import Row, mark_outliers, robust_z
+from msrim.simulation.phantom import simulate_subject
+from msrim.workflows import cohort
+from msrim.workflows.cohort import run_cohort
+from msrim.workflows.cohort_group import summarise_group
+from msrim.workflows.cohort_tasks import Task, Visit, find_cohort, reason_of, tasks_of
+from msrim.workflows.graph import locked
+
+QUIET = Console(quiet=True)
+runner = CliRunner()
+
+
+def add_visit(bids: Path, participant: str, session: str | None = None, *, qsm: bool = False) -> None:
+    folder = bids / f"sub-{participant}" / (f"ses-{session}" if session else "") / "anat"
+    folder.mkdir(parents=True)
+    name = f"sub-{participant}" + (f"_ses-{session}" if session else "")
+    (folder / f"{name}_FLAIR.nii.gz").touch()
+    if qsm:
+        (folder / f"{name}_Chimap.nii.gz").touch()
+
+
+@pytest.fixture
+def bids(tmp_path) -> Path:
+    """Three patients: one visit, one visit with a QSM, two visits."""
+    folder = tmp_path / "bids"
+    add_visit(folder, "1")
+    add_visit(folder, "2", qsm=True)
+    add_visit(folder, "3", "a", qsm=True)
+    add_visit(folder, "3", "b")
+    (folder / "dataset_description.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def calls(tmp_path, monkeypatch) -> Path:
+    """Put recorders in the place of the three workflows; one line a call, also from other processes."""
+    path = tmp_path / "calls"
+    path.touch()
+
+    def note(what: str, visit: str) -> None:
+        with path.open("a") as stream:
+            stream.write(f"{what} {visit}\n")
+
+    def segment(subject, recipe, out, *, console):
+        note("segment", f"{subject.label}{subject.session or ''}")
+
+    def rims(subject, qsm, recipe, out, *, console, model):
+        note("rims", f"{subject.label}{subject.session or ''}")
+
+    def follow(visits, recipe, out, *, console):
+        note("longitudinal", "".join(f"{visit.label}{visit.session}" for visit in visits))
+
+    monkeypatch.setattr(cohort, "segment_subject", segment)
+    monkeypatch.setattr(cohort, "classify_rims", rims)
+    monkeypatch.setattr(cohort, "follow_visits", follow)
+    # Loads torch, which costs every process more than all else here.
+    monkeypatch.setattr(cohort, "_limit_threads", lambda threads: None)
+    return path
+
+
+def failing(monkeypatch, label: str, error: BaseException) -> None:
+    """Make the segmentation of one patient fail."""
+    works = cohort.segment_subject
+
+    def segment(subject, recipe, out, *, console):
+        if subject.label == label:
+            raise error
+        works(subject, recipe, out, console=console)
+
+    monkeypatch.setattr(cohort, "segment_subject", segment)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
+
+
+def test_tasks_are_what_the_images_allow(bids):
+    names = [task.name for task, _ in tasks_of(find_cohort(bids))]
+    assert names == [
+        "sub-1_segment",
+        "sub-2_segment",
+        "sub-2_rims",
+        "sub-3_ses-a_segment",
+        "sub-3_ses-b_segment",
+        "sub-3_ses-a_rims",
+        "sub-3_longitudinal",
+    ]
+
+
+def test_labels_choose(bids):
+    visits = find_cohort(bids, participants=["sub-1", "3"], sessions=["ses-b"])
+    assert [(visit.participant, visit.session) for visit in visits] == [("3", "b")]
+    with pytest.raises(InputError, match="no sub-9 among"):
+        find_cohort(bids, participants=["9"])
+    with pytest.raises(InputError, match="no ses-a among"):
+        find_cohort(bids, participants=["1"], sessions=["a"])
+
+
+def test_a_dataset_says_so_or_is_taken_as_one(bids):
+    (bids / "dataset_description.json").unlink()
+    with pytest.raises(InputError, match=r"no dataset_description\.json"):
+        find_cohort(bids)
+    assert len(find_cohort(bids, validate=False)) == 4
+
+
+@pytest.mark.parametrize("plugin", ["Linear", "MultiProc"])
+def test_everything_runs_once_and_in_order(bids, calls, tmp_path, plugin):
+    out = tmp_path / "out"
+    run_cohort(find_cohort(bids), Recipe(), out, console=QUIET, plugin=plugin, plugin_args={"n_procs": 2})
+    lines = calls.read_text().splitlines()
+    assert sorted(lines) == [
+        "longitudinal 3a3b",
+        "rims 2",
+        "rims 3a",
+        "segment 1",
+        "segment 2",
+        "segment 3a",
+        "segment 3b",
+    ]
+    assert lines.index("rims 2") > lines.index("segment 2")
+    assert lines.index("longitudinal 3a3b") > max(lines.index(f"{e} 3a") for e in ("segment", "rims"))
+    assert not list((out / "logs").glob("*.json"))
+    # As the BIDS validator asks of images in a space that the standard does not know.
+    assert all("SpatialReference" in json.loads(path.read_text()) for path in out.glob("space-orig_*.json"))
+    assert len(list(out.glob("space-orig_*.json"))) == 3
+
+
+def test_one_failure_stops_nobody_and_is_told(bids, calls, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    failing(monkeypatch, "2", InputError("sub-2_FLAIR.nii.gz: every voxel is 0;\ngive another"))
+    shown = runner.invoke(app, ["cohort", str(bids), str(out), "participant", "--quiet"])
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert shown.stderr.startswith("msrim: error: 2 of 7 steps failed")
+    assert {"segment 1", "segment 3a", "segment 3b", "longitudinal 3a3b"} < set(calls.read_text().splitlines())
+    assert "rims 2" not in calls.read_text()
+    assert runner.invoke(app, ["cohort", str(bids), str(out), "group"]).exit_code == 0
+    broken = rows_of(out / "cohort.tsv")[1]
+    assert (broken["segment"], broken["rims"], broken["longitudinal"]) == ("failed", "failed", "n/a")
+    assert broken["reason"] == "segment: sub-2_FLAIR.nii.gz: every voxel is 0; give another"
+    assert broken["reason"] in (out / "cohort.html").read_text(encoding="utf-8")
+
+
+def test_a_mended_patient_is_done_by_the_next_run(bids, calls, tmp_path, monkeypatch):
+    with monkeypatch.context() as broken:
+        failing(broken, "2", InputError("no"))
+        with pytest.raises(MsrimError, match="sub-2_segment: no"):
+            run_cohort(find_cohort(bids), Recipe(), tmp_path / "out", console=QUIET)
+    run_cohort(find_cohort(bids), Recipe(), tmp_path / "out", console=QUIET)
+    assert "rims 2" in calls.read_text()
+    assert reason_of(Task("segment", "2", None), tmp_path / "out") is None
+
+
+def test_a_bug_is_told_as_one(bids, calls, tmp_path, monkeypatch):
+    failing(monkeypatch, "1", ZeroDivisionError("division by zero"))
+    with pytest.raises(MsrimError, match=r"sub-1_segment: ZeroDivisionError: division by zero \(a bug of msrim"):
+        run_cohort(find_cohort(bids), Recipe(), tmp_path / "out", console=QUIET)
+    [trace] = (tmp_path / "out" / "logs").glob("crash-*sub1*.txt")
+    assert "ZeroDivisionError" in trace.read_text()
+
+
+def test_ctrl_c_ends_all(bids, calls, tmp_path, monkeypatch):
+    failing(monkeypatch, "1", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run_cohort(find_cohort(bids), Recipe(), tmp_path / "out", console=QUIET)
+    assert calls.read_text() == ""
+
+
+def test_what_a_killed_task_leaves(bids, calls, tmp_path, monkeypatch):
+    """The reason lies there before the work begins."""
+    out, seen = tmp_path / "out", []
+    task = Task("segment", "1", None)
+    monkeypatch.setattr(cohort, "segment_subject", lambda *_, **__: seen.append(reason_of(task, out)))
+    run_cohort(find_cohort(bids, participants=["1"]), Recipe(), out, console=QUIET)
+    assert seen == ["did not end: killed, out of memory, or still at work"]
+
+
+def test_two_runs_share_a_folder_but_not_a_patient(bids, calls, tmp_path):
+    out = tmp_path / "out"
+    with locked(out / "work" / "sub-1"):
+        with pytest.raises(OutputError, match="another msrim run is working here"):
+            run_cohort(find_cohort(bids), Recipe(), out, console=QUIET)
+        assert calls.read_text() == ""
+        run_cohort(find_cohort(bids, participants=["2"]), Recipe(), out, console=QUIET)
+    assert calls.read_text() == "segment 2\nrims 2\n"
+
+
+def test_what_cannot_work_is_told_before_anything_runs(bids, calls, tmp_path):
+    visits = find_cohort(bids)
+    with pytest.raises(InputError, match="plugin Slurm: Nipype has none of that name"):
+        run_cohort(visits, Recipe(), tmp_path / "out", console=QUIET, plugin="Slurm")
+    with pytest.raises(InputError, match="holds the images"):
+        run_cohort(visits, Recipe(), bids, console=QUIET)
+    arguments = ["cohort", str(bids), str(tmp_path / "out"), "participant"]
+    for given in ("[1]", "no-such-file", "{1}"):
+        shown = runner.invoke(app, [*arguments, "--plugin-args", given])
+        assert shown.exit_code == 2 and "--plugin-args" in shown.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_labels_after_one_option(bids, calls, tmp_path):
+    arguments = ["cohort", str(bids), str(tmp_path / "out"), "participant"]
+    shown = runner.invoke(app, [*arguments, "--participant-label", "1", "sub-3", "--session-label", "b"])
+    assert (shown.exit_code, shown.stdout) == (0, f"{tmp_path / 'out'}\n")
+    assert calls.read_text() == "segment 3b\n"
+
+
+def test_slurm_is_asked_for_what_the_user_has_not_set(bids):
+    graph = cohort.cohort_graph(
+        tasks_of(find_cohort(bids, participants=["1"])),
+        Recipe(),
+        bids.parent / "out",
+        rim_model="datrnet",
+        plugin="SLURM",
+        plugin_args={"sbatch_args": "--mem=9G --partition=long"},
+        quiet=True,
+    )
+    assert graph.get_node("sub1_segment").plugin_args == {"sbatch_args": "--cpus-per-task=1 --dependency=singleton"}
+
+
+def test_robust_z_by_hand():
+    # Median 3, absolute deviations 2 1 0 1 7 with median 1.
+    np.testing.assert_allclose(robust_z([1, 2, 3, 4, 10]), 0.6745 * np.array([-2, -1, 0, 1, 7]))
+    assert not robust_z([2, 2, 2, 9]).any()
+
+
+def test_outliers_need_company_and_a_scale():
+    ordinary = [1.0, 1.5, 2.0, 2.5, 3.0]
+    rows = [Row(f"sub-{n}", None, "done", brain_ml=1200 + n, lesion_ml=ml) for n, ml in enumerate([*ordinary, 90.0])]
+    assert [row.outlier for row in mark_outliers(rows)] == ["", "", "", "", "", "lesion_ml"]
+    assert not any(row.outlier for row in mark_outliers(rows[2:]))
+    missing = Row("sub-9", None, "failed", reason="no FLAIR")
+    assert mark_outliers([*rows, missing])[-1] == missing
+
+
+def finished(visit: Visit, out: Path, *, brain_voxels: int, lesion_mm3: float) -> None:
+    """What a segmentation leaves, as far as the group looks at it."""
+    folder, name = visit.results(out), f"sub-{visit.participant}_ses-{visit.session}"
+    brain = np.zeros((20, 20, 20), bool)
+    brain.ravel()[:brain_voxels] = True
+    write_volume(Volume(brain, np.diag([10.0, 10, 10, 1])), folder / f"anat/{name}_space-orig_desc-brain_mask.nii.gz")
+    summary = {"lesions": 4, "volume_mm3": lesion_mm3}
+    (folder / f"anat/{name}_desc-summary.json").write_text(json.dumps(summary))
+    steps = [{"name": "find_lesions", "seconds": 2.5, "peak_mib": 900.0, "kept": False},
+             {"name": "write", "seconds": 1.0, "peak_mib": None, "kept": False}]  # fmt: skip
+    (folder / "run.json").write_text(json.dumps({"steps": steps}))
+    (folder / "report.html").touch()
+
+
+def test_the_group_counts_links_and_marks(tmp_path):
+    bids, out = tmp_path / "bids", tmp_path / "out"
+    for number in range(6):
+        add_visit(bids, str(number), "a")
+    visits = find_cohort(bids, validate=False)
+    for number, visit in enumerate(visits[:5]):
+        finished(visit, out, brain_voxels=1200 + 10 * number if number else 400, lesion_mm3=1000.0 + 100 * number)
+    page = summarise_group(visits, out, console=QUIET)
+    rows = rows_of(out / "cohort.tsv")
+    assert [row["brain_ml"] for row in rows] == ["400.0", "1210.0", "1220.0", "1230.0", "1240.0", "n/a"]
+    assert [row["outlier"] for row in rows] == ["brain_ml", "n/a", "n/a", "n/a", "n/a", "n/a"]
+    assert (rows[1]["lesion_ml"], rows[1]["seconds"], rows[1]["peak_mib"]) == ("1.1", "3.5", "900.0")
+    assert rows[5]["reason"] == "segment: not run"
+    costs = rows_of(out / "cohort_steps.tsv")
+    assert len(costs) == 10 and costs[1]["peak_mib"] == "n/a" and costs[0]["step"] == "find_lesions"
+    links = re.findall(r'href="([^"]+)"', page.read_text(encoding="utf-8"))
+    assert len(links) == 5 and all((out / link).is_file() for link in links)
+
+
+def test_a_phantom_beside_a_broken_patient(tmp_path):
+    """Without stand-ins: real results, their row, and a second run that repeats nothing."""
+    bids, out = tmp_path / "bids", tmp_path / "out"
+    anat = simulate_subject(bids, seed=11) / "anat"
+    for path in anat.glob("*.nii.gz"):
+        if not path.name.endswith("_FLAIR.nii.gz"):
+            path.unlink()
+    broken = bids / "sub-broken" / "anat"
+    broken.mkdir(parents=True)
+    (broken / "sub-broken_FLAIR.nii.gz").write_text("hello")
+    visits = find_cohort(bids, validate=False)
+    with pytest.raises(MsrimError, match=r"1 of 2 steps failed.*sub-broken_FLAIR.nii.gz: not a NIfTI image"):
+        run_cohort(visits, Recipe(), out, console=QUIET, plugin="MultiProc", plugin_args={"n_procs": 1})
+    summarise_group(visits, out, console=QUIET)
+    broken_row, phantom = rows_of(out / "cohort.tsv")
+    assert broken_row["reason"].startswith("segment: ") and phantom["reason"] == "n/a"
+    assert 1000 < float(phantom["brain_ml"]) < 2000 and int(phantom["lesions"]) > 5
+    results = [path for path in (out / "sub-phantom").rglob("*") if path.suffix in (".gz", ".html")]
+    before = {path: path.stat().st_mtime_ns for path in results}
+    with pytest.raises(MsrimError, match="1 of 2 steps failed"):
+        run_cohort(visits, Recipe(), out, console=QUIET)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
