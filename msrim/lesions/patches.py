@@ -64,7 +64,7 @@ def cut_patches(
     qsm : Volume of float, ppm
         0 outside the brain.
     flair : Volume of float
-        On the same grid, z-scored inside the brain (:func:`msrim.preprocess.normalise.normalise_intensity`).
+        On the same grid, normalised inside the brain (:func:`msrim.preprocess.normalise.normalise_intensity`).
     instances : Volume of int
         On the same grid; 0 outside lesions.
     size : (3,) int

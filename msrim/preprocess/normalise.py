@@ -10,14 +10,14 @@ from msrim.image import Volume
 DEVIATION_OF_MAD = 1.4826
 
 
-def normalise_intensity(volume: Volume, brain: Volume, *, tissue: Volume) -> Volume:
+def normalise_intensity(volume: Volume, brain: Volume, *, tissue: Volume | None = None) -> Volume:
     """Median zero and robust standard deviation one in the brain's tissue.
 
     Parameters
     ----------
     volume : Volume
     brain, tissue : Volume of bool
-        On the same grid: what is kept, and where grey and white matter are. Without any tissue the whole brain counts.
+        On the same grid: what is kept, and where grey and white matter are; without any tissue the whole brain counts.
 
     Returns
     -------
@@ -34,7 +34,7 @@ def normalise_intensity(volume: Volume, brain: Volume, *, tissue: Volume) -> Vol
     ['-1.3', '-0.7', '0.0', '0.7', '31.7']
     """
     inside = brain.data.astype(bool)
-    measured = inside & tissue.data
+    measured = inside if tissue is None else inside & tissue.data
     values = volume.data[measured if measured.any() else inside].astype(np.float32)
     data = np.zeros(volume.shape, np.float32)
     if values.size:
