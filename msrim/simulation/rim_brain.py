@@ -132,7 +132,7 @@ def lesions_of(extent: Volume, *, rng: np.random.Generator) -> list[RimLesion]:
     members = np.split(np.argwhere(parts)[order], np.cumsum(sizes)[:-1]) if len(sizes) else []
     shapes = [traced_shape(voxels, extent.affine) for voxels in members if len(voxels) > SMALLEST_TRACED_MM3]
     large = [np.sort(shape.radii_mm)[1] > RADIUS_MM[True][2] for shape in shapes]
-    rims = np.array(large) & (rng.random(len(shapes)) < 1 / 3)
+    rims = np.array(large, dtype=bool) & (rng.random(len(shapes)) < 1 / 3)
     if any(large) and not rims.any():
         rims[large.index(True)] = True
     return [draw_lesion(shape, rim=bool(rim), rng=rng) for shape, rim in zip(shapes, rims, strict=True)]
