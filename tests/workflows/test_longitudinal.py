@@ -76,7 +76,7 @@ def compare(one: dict, other: dict, folder: Path) -> dict:
         Subject("egg", session, {"FLAIR": found["correct_FLAIR"]["image"]})
         for session, found in (("01", one), ("02", other))
     )
-    graph = change_graph(visits, (one, other), Recipe(), card=read_card("allnet"), folder=folder)
+    graph = change_graph(visits, (one, other), Recipe(threshold=0.5), card=read_card("allnet"), folder=folder)
     manifest = Manifest(recipe={}, inputs={})
     return run_graph(graph, folder=folder, console=Console(quiet=True), manifest=manifest)["write_changes"]
 
