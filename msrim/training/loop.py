@@ -1,10 +1,11 @@
-"""One training loop for every network."""
+"""The training loop, and the record that every training keeps."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -55,7 +56,6 @@ def fit(
     -----
     Adam with a warm-up and cosine decay, bfloat16 autocast, gradients cut at norm 5.
     """
-    out.mkdir(parents=True, exist_ok=True)
     device = next(network.parameters()).device
     network.to(memory_format=torch.channels_last_3d)
     steps = len(samples) // batch_size
@@ -63,36 +63,73 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps, pct_start=0.1)
     averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(average_decay))
     state = {"network": network, "optimiser": optimiser, "schedule": schedule, "averaged": averaged}
-    first = _resume(state, out / "checkpoint.pt")
-    remaining = torch.utils.data.Subset(samples, range(first * batch_size, steps * batch_size))
+    record = Record(out, state, steps=steps, report_every=report_every, report=report)
+    remaining = torch.utils.data.Subset(samples, range(record.first * batch_size, steps * batch_size))
     # Spawned workers: a forked one dies if a threaded kernel has run in the parent.
     parallel = {"num_workers": workers, "multiprocessing_context": "spawn", "prefetch_factor": 4} if workers else {}
     loader = DataLoader(remaining, batch_size, **parallel)
     network.train()
-    began, running = time.perf_counter(), []
-    with open(out / "loss.csv", "a", encoding="utf-8") as curve:
-        for step, (image, *targets) in enumerate(loader, start=first):
-            with torch.autocast(device.type, torch.bfloat16):
-                logits = network(image.to(device, memory_format=torch.channels_last_3d))
-            value = loss(logits.float(), *(target.to(device) for target in targets))
-            optimiser.zero_grad()
-            value.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-            optimiser.step()
-            schedule.step()
-            averaged.update_parameters(network)
-            running.append(value.item())
-            if (step + 1) % report_every == 0 or step + 1 == steps:
-                mean = sum(running) / len(running)
-                seconds = time.perf_counter() - began
-                curve.write(f"{step + 1},{mean:.5f},{seconds:.0f}\n")
-                curve.flush()
-                report(f"step {step + 1}/{steps} loss {mean:.4f} after {seconds:.0f} s")
-                running.clear()
-            if (step + 1) % (10 * report_every) == 0 or step + 1 == steps:
-                _save(state, step + 1, out / "checkpoint.pt")
+    for step, (image, *targets) in enumerate(loader, start=record.first):
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = network(image.to(device, memory_format=torch.channels_last_3d))
+        value = loss(logits.float(), *(target.to(device) for target in targets))
+        optimiser.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimiser.step()
+        schedule.step()
+        averaged.update_parameters(network)
+        record.add(step, value.item())
     _measure_batch_norm(averaged.module, samples, batch_size=batch_size)
     return write_weights(averaged.module, out / "weights.safetensors")
+
+
+class Record:
+    """A training's folder: its loss curve, and the checkpoint from which it goes on.
+
+    Parameters
+    ----------
+    out : Path
+        Gets ``checkpoint.pt`` and ``loss.csv``; a checkpoint found there is loaded.
+    parts : dict
+        What a checkpoint holds: network, optimiser and all else with a state, by name.
+    steps : int
+        Of the whole training.
+    report_every : int
+        Steps between two points of the curve; a checkpoint is written at every tenth.
+
+    Attributes
+    ----------
+    first : int
+        The step to begin with.
+    """
+
+    def __init__(
+        self, out: Path, parts: dict[str, Any], *, steps: int, report_every: int, report: Callable[[str], None]
+    ) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        self.out, self.parts, self.steps = out, parts, steps
+        self.report_every, self.report = report_every, report
+        self.first, self.losses, self.began = 0, [], time.perf_counter()
+        if (out / "checkpoint.pt").exists():
+            saved = torch.load(out / "checkpoint.pt", weights_only=True, map_location="cpu")
+            for name, part in parts.items():
+                part.load_state_dict(saved[name])
+            self.first = saved["step"]
+
+    def add(self, step: int, loss: float) -> None:
+        """Note a finished step; write what is due."""
+        done = step + 1
+        self.losses.append(loss)
+        if done % self.report_every == 0 or done == self.steps:
+            mean, seconds = sum(self.losses) / len(self.losses), time.perf_counter() - self.began
+            with open(self.out / "loss.csv", "a", encoding="utf-8") as curve:
+                curve.write(f"{done},{mean:.5f},{seconds:.0f}\n")
+            self.report(f"step {done}/{self.steps} loss {mean:.4f} after {seconds:.0f} s")
+            self.losses.clear()
+        if done % (10 * self.report_every) == 0 or done == self.steps:
+            with written_atomically(self.out / "checkpoint.pt") as temporary:
+                torch.save({"step": done, **{name: part.state_dict() for name, part in self.parts.items()}}, temporary)
 
 
 def _measure_batch_norm(network: nn.Module, samples: Dataset, *, batch_size: int) -> None:
@@ -111,17 +148,3 @@ def write_weights(network: nn.Module, path: Path) -> Path:
     with written_atomically(path) as temporary:
         save_file({name: value.detach().contiguous().cpu() for name, value in network.state_dict().items()}, temporary)
     return path
-
-
-def _save(state: dict, step: int, path: Path) -> None:
-    with written_atomically(path) as temporary:
-        torch.save({"step": step, **{name: part.state_dict() for name, part in state.items()}}, temporary)
-
-
-def _resume(state: dict, path: Path) -> int:
-    if not path.exists():
-        return 0
-    saved = torch.load(path, weights_only=True, map_location="cpu")
-    for name, part in state.items():
-        part.load_state_dict(saved[name])
-    return saved["step"]

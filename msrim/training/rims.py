@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +15,16 @@ from torch import Tensor, nn
 
 from msrim.console import Console
 from msrim.errors import InputError
-from msrim.files import written_atomically
 from msrim.image import Volume, read_volume
 from msrim.lesions.patches import cut_patches, susceptibility_ppm
 from msrim.lesions.radiomics import FIRST_ORDER_COLUMNS, lesion_features
 from msrim.models.aprl import Forest
+from msrim.models.inference import has_bfloat16
 from msrim.models.qsmrimnet import Scale
 from msrim.models.rims import Inputs, network_inputs
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.training import synthesis
-from msrim.training.loop import write_weights
+from msrim.training.loop import Record, write_weights
 
 # Room around the patches for turned and scaled ones, voxels on each side.
 MARGIN = (4, 4, 1)
@@ -172,49 +171,34 @@ def fit_rims(
     -----
     Adam and the milestones of Zhang et al. 2022; binary cross-entropy, every batch with RIM_SHARE of rim+.
     """
-    out.mkdir(parents=True, exist_ok=True)
     device = next(network.parameters()).device
     # A fifth faster where the processor has instructions for it, and slower where not.
-    native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    native = has_bfloat16(device)
     for module in network.modules():
         if isinstance(module, Scale):
             module.fit(torch.from_numpy(lesions.features))
     optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, [int(steps * part) for part in MILESTONES])
     state = {"network": network, "optimiser": optimiser, "schedule": schedule}
-    checkpoint = out / "checkpoint.pt"
-    first = _resume(state, checkpoint) if checkpoint.exists() else 0
+    record = Record(out, state, steps=steps, report_every=report_every, report=report)
     patches = torch.from_numpy(lesions.patches)
     features = None if lesions.features is None else torch.from_numpy(lesions.features).float()
     network.train()
-    began, running = time.perf_counter(), []
-    with open(out / "loss.csv", "a", encoding="utf-8") as curve:
-        for step in range(first, steps):
-            torch.manual_seed(hash((seed, step)))
-            index, labels = draw_batch(lesions.labels, batch_size, rng=np.random.default_rng((seed, step)))
-            images = augment(patches[index].float(), kind.patch, rng=np.random.default_rng((seed, step, 1)))
-            given = network_inputs(kind, images, None if features is None else features[index])
-            if getattr(network, "smote", False):
-                given.append(labels)
-            with torch.autocast(device.type, torch.bfloat16, enabled=native):
-                logits = network(*(part.to(device) for part in given))
-            loss = rim_loss(logits.float(), labels.to(device))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            running.append(loss.item())
-            if (step + 1) % report_every == 0 or step + 1 == steps:
-                seconds = time.perf_counter() - began
-                curve.write(f"{step + 1},{np.mean(running):.5f},{seconds:.0f}\n")
-                curve.flush()
-                report(f"step {step + 1}/{steps} loss {np.mean(running):.4f} after {seconds:.0f} s")
-                running.clear()
-            if (step + 1) % (10 * report_every) == 0 or step + 1 == steps:
-                with written_atomically(checkpoint) as temporary:
-                    torch.save(
-                        {"step": step + 1, **{name: part.state_dict() for name, part in state.items()}}, temporary
-                    )
+    for step in range(record.first, steps):
+        torch.manual_seed(hash((seed, step)))
+        index, labels = draw_batch(lesions.labels, batch_size, rng=np.random.default_rng((seed, step)))
+        images = augment(patches[index].float(), kind.patch, rng=np.random.default_rng((seed, step, 1)))
+        given = network_inputs(kind, images, None if features is None else features[index])
+        if getattr(network, "smote", False):
+            given.append(labels)
+        with torch.autocast(device.type, torch.bfloat16, enabled=native):
+            logits = network(*(part.to(device) for part in given))
+        loss = rim_loss(logits.float(), labels.to(device))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        record.add(step, loss.item())
     return write_weights(network, out / "weights.safetensors")
 
 
@@ -298,10 +282,3 @@ def _read_labels(path: Path) -> list[dict[str, str]]:
             return list(csv.DictReader(stream, delimiter="\t"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); every subject needs a table of rims") from error
-
-
-def _resume(state: dict, path: Path) -> int:
-    saved = torch.load(path, weights_only=True, map_location="cpu")
-    for name, part in state.items():
-        part.load_state_dict(saved[name])
-    return saved["step"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,6 @@ from torch.utils.data import Dataset
 from msrim.bids import Subject, find_subject
 from msrim.console import Console
 from msrim.errors import InputError, ModelError
-from msrim.files import sha256_of, write_text
 from msrim.image import read_volume, resample
 from msrim.manifest import Manifest
 from msrim.models import build, load_model, read_card
@@ -29,6 +27,7 @@ from msrim.training.loop import fit
 from msrim.training.losses import all_net_loss, cross_entropy_and_dice
 from msrim.transform import read_transform
 from msrim.workflows import steps
+from msrim.workflows.cards import write_card
 from msrim.workflows.graph import run_graph
 from msrim.workflows.subject import anatomy_graph
 
@@ -76,9 +75,7 @@ def train_lesions(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: l
 
 def train_head(recipe: TrainingRecipe, data: Path, out: Path, *, console: Console) -> Path:
     """Train the head network on label maps of whole heads with FreeSurfer values, one NIfTI file each, in ``data``."""
-    paths = sorted(data.glob("*.nii*"))
-    if not paths:
-        raise InputError(f"{data}: no label maps (*.nii.gz)")
+    paths = _label_maps(data)
     heads = SyntheticHeads(paths, size=recipe.crop, samples=recipe.steps * recipe.batch_size, seed=recipe.seed)
     seen = f"synthetic scans of {len(paths)} label maps"
     return train_on(recipe, heads, loss=cross_entropy_and_dice, out=out, trained_on=seen, console=console)
@@ -114,14 +111,23 @@ def train_on(
         workers=recipe.workers,
         report=console.say,
     )
-    _write_card(recipe, weights, trained_on=trained_on)
+    how = f"{recipe.steps} steps of {recipe.batch_size} crops of {recipe.crop} mm, seed {recipe.seed}"
+    limits = "Not measured on patients outside the training data; research use only."
+    write_card(recipe, weights, settings=recipe.settings, training=f"{how}; {trained_on}", limits=limits)
     return out
+
+
+def _label_maps(folder: Path) -> list[Path]:
+    paths = sorted(folder.glob("*.nii*"))
+    if not paths:
+        raise InputError(f"{folder}: no label maps (*.nii.gz)")
+    return paths
 
 
 def _synthetic_brains(recipe: TrainingRecipe, *, console: Console) -> list[Patient]:
     if recipe.head_labels is None:
         return []
-    paths = sorted(recipe.head_labels.glob("*.nii*"))
+    paths = _label_maps(recipe.head_labels)
     brains = []
     for seed, path in enumerate(paths):
         brains.append(synthetic_brain(path, contrasts=recipe.contrasts, seed=seed))
@@ -162,30 +168,4 @@ def prepare_visit(subject: Subject, mask: Path, *, recipe: TrainingRecipe, out: 
         brain=brain.data,
         labels=labels.data,
         mni_from_voxel=mni_from_flair @ brain.affine,
-    )
-
-
-def _write_card(recipe: TrainingRecipe, weights: Path, *, trained_on: str) -> Path:
-    """A card that says what is known; whoever publishes the weights adds what was measured."""
-    settings = ", ".join(f"{key} = {json.dumps(value)}" for key, value in recipe.settings.items())
-    contrasts = ", ".join(f'"{name}"' for name in recipe.contrasts)
-    required = ", ".join(f'"{name}"' for name in recipe.required)
-    return write_text(
-        f"""name = "{recipe.name}"
-version = "{recipe.version}"
-network = "{recipe.network}"
-settings = {{ {settings} }}
-task = "{recipe.task}"
-summary = "{recipe.summary}"
-contrasts = [{contrasts}]
-required = [{required}]
-spacing_mm = 1.0
-normalisation = "{recipe.normalisation}"
-threshold = 0.5
-sha256 = "{sha256_of(weights)}"
-licence = "Apache-2.0"
-training = "{recipe.steps} steps of {recipe.batch_size} crops of {recipe.crop} mm, seed {recipe.seed}; {trained_on}"
-limits = "Not measured on patients outside the training data; research use only."
-""",
-        weights.parent / "card.toml",
     )

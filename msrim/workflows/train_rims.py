@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch import nn
 from msrim.console import Console
 from msrim.errors import InputError
 from msrim.evaluation.rims import best_f1_threshold, curve_areas, sensitive_threshold, stratified_folds
-from msrim.files import sha256_of, write_text
 from msrim.lesions.patches import SPACING_MM
 from msrim.models import build
 from msrim.models.inference import choose_device
@@ -21,6 +19,7 @@ from msrim.models.rims import INPUTS, answers
 from msrim.recipe import TrainingRecipe
 from msrim.training.loop import write_weights
 from msrim.training.rims import RimLesions, fit_forest, fit_rims, read_cohort
+from msrim.workflows.cards import write_card
 
 # One subject in five is kept out of training and chooses the thresholds.
 FOLDS = 5
@@ -49,6 +48,9 @@ def train_rims(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: list
     if kind is None:
         raise InputError(f"{recipe.network}: not a rim network; choose one of {', '.join(INPUTS)}")
     lesions = read_cohort(data, kind=kind, cache=out / "prepared", console=console)
+    unknown = [name for name in leave_out if f"sub-{name}" not in lesions.names]
+    if unknown:
+        raise InputError(f"{data}: no subject {', '.join(unknown)} to leave out; give labels without sub-")
     lesions = lesions.of(~np.isin(lesions.subjects, [lesions.names.index(f"sub-{name}") for name in leave_out]))
     counts = np.bincount(lesions.subjects, weights=lesions.labels, minlength=len(lesions.names))
     held_out = (stratified_folds(counts, folds=FOLDS, seed=recipe.seed) == 0)[lesions.subjects]
@@ -96,26 +98,15 @@ def write_rim_card(
     recipe: TrainingRecipe, weights: Path, *, built: dict[str, Any], trained_on: str, thresholds: list[float]
 ) -> Path:
     """A card that says what is known; whoever publishes the weights adds what was measured."""
-    values = {
-        "name": recipe.name,
-        "version": recipe.version,
-        "network": recipe.network,
-        "task": recipe.task,
-        "summary": recipe.summary,
-        "contrasts": list(recipe.contrasts),
-        "required": list(recipe.required),
-        "spacing_mm": list(SPACING_MM),
-        "normalisation": recipe.normalisation,
-        "threshold": thresholds[0],
-        "sensitive_threshold": thresholds[1],
-        "sha256": sha256_of(weights),
-        "licence": "Apache-2.0",
-        "training": f"{recipe.steps} steps of {recipe.batch_size} lesions, seed {recipe.seed}; {trained_on}; a fifth "
-        "of the subjects chose the thresholds and was not trained on",
-        "limits": "Trained on simulated susceptibility; validate before use. Measured on no real patient. Research use "
+    how = f"{recipe.steps} steps of {recipe.batch_size} lesions, seed {recipe.seed}"
+    return write_card(
+        recipe,
+        weights,
+        settings=built,
+        spacing_mm=list(SPACING_MM),
+        threshold=thresholds[0],
+        sensitive_threshold=thresholds[1],
+        training=f"{how}; {trained_on}; a fifth of the subjects chose the thresholds and was not trained on",
+        limits="Trained on simulated susceptibility; validate before use. Measured on no real patient. Research use "
         "only.",
-    }
-    settings = ", ".join(f"{name} = {json.dumps(value)}" for name, value in built.items())
-    # Text, numbers and lists of them are the same in JSON and TOML.
-    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
-    return write_text("\n".join([*lines, f"settings = {{ {settings} }}"]) + "\n", weights.parent / "card.toml")
+    )
