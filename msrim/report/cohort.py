@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
-import jinja2
 import numpy as np
 
 from msrim.evaluation.cohort import Scan, patient_means
 from msrim.evaluation.curves import Curve
 from msrim.evaluation.statistics import bootstrap_interval
-from msrim.files import write_text
+from msrim.report.template import write_page
 
 SHOWN = {"dice": "Dice", "l_f1": "Lesion F1", "ltpr": "LTPR", "lfpr": "LFPR", "pq": "PQ"}
 
@@ -76,10 +74,9 @@ def write_cohort_page(
         if lines:
             areas = ", ".join(f"{methods[n].name} {curve.area:.3f}" for n, curve in curves if curve is not None)
             plots.append(Plot(f"{title}, area under the curve: {areas}", x_label, y_label, unit, unit, lines))
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("msrim.report").joinpath("cohort.html.jinja").read_text(encoding="utf-8"))
-    html = template.render(methods=methods, comparisons=comparisons, plots=plots, min_volume_mm3=min_volume_mm3)
-    return write_text(html, path)
+    return write_page(
+        path, "cohort.html.jinja", methods=methods, comparisons=comparisons, plots=plots, min_volume_mm3=min_volume_mm3
+    )
 
 
 def _strips(methods: Sequence[Method], unit: list[tuple[float, str]]) -> Plot:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.resources import files
 from pathlib import Path
 
-import jinja2
 import numpy as np
 
-from msrim.files import write_text
 from msrim.image import Volume, resample
 from msrim.lesions.track import CHANGE_COLUMNS, CHANGES, TrackedLesion
 from msrim.manifest import StepRecord
@@ -28,6 +25,7 @@ from msrim.report.pictures import (
     upright_frame,
     window,
 )
+from msrim.report.template import write_page
 
 LEAST_SLICES, MOST_SLICES = 8, 24
 # The difference image is black and white at this many noise levels: what is called a change is well off grey.
@@ -112,10 +110,9 @@ def write_change_report(report: ChangeReport, path: Path) -> Path:
     """
     frame = upright_frame(report.brain, mni_from_flair=report.mni_from_midway)
     triplets = _triplets(report, frame)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.from_string((files("msrim.report") / "longitudinal.html.jinja").read_text("utf-8")).render(
+    return write_page(
+        path,
+        "longitudinal.html.jinja",
         report=report,
         triplets=triplets,
         headings=HEADINGS,
@@ -125,7 +122,6 @@ def write_change_report(report: ChangeReport, path: Path) -> Path:
         shown_on=_best_slices(triplets),
         cell=_cell,
     )
-    return write_text(page, path)
 
 
 def _triplets(report: ChangeReport, frame: Frame) -> list[tuple[Picture, Picture, Picture]]:

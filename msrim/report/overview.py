@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from msrim.files import write_text
+from msrim.report.template import write_page
 
 # Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993.
 MAX_ROBUST_Z = 3.5
@@ -139,8 +138,6 @@ def write_overview(overview: Overview, path: Path) -> Path:
     OutputError
         The file cannot be written.
     """
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    source = files("msrim.report").joinpath("overview.html.jinja").read_text(encoding="utf-8")
     costs: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for _, _, workflow, step, seconds, peak in overview.steps:
         costs.setdefault((workflow, step), []).append((seconds, peak or 0.0))
@@ -148,8 +145,7 @@ def write_overview(overview: Overview, path: Path) -> Path:
         (*key, len(spent), float(np.median([s for s, _ in spent])), max(s for s, _ in spent), max(m for _, m in spent))
         for key, spent in costs.items()
     ]
-    html = environment.from_string(source).render(overview=overview, rule=RULE, costs=summary)
-    return write_text(html, path)
+    return write_page(path, "overview.html.jinja", overview=overview, rule=RULE, costs=summary)
 
 
 def _cell(value: Any) -> str:

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.resources import files
 from pathlib import Path
 
-import jinja2
 import numpy as np
 
-from msrim.files import write_text
 from msrim.image import Volume, resample
 from msrim.lesions.measure import LESION_COLUMNS, Lesion
 from msrim.manifest import StepRecord
 from msrim.report.pictures import AXIAL, CORONAL, SAGITTAL, Frame, Picture, lesion_pictures, upright_frame, window
 from msrim.report.quality import Sampled, quality_checks, quality_warnings
+from msrim.report.template import write_page
 
 # Slices of each mosaic: at least, and at most for the lesions' sake.
 MOSAICS = {AXIAL: (15, 30), CORONAL: (10, 15), SAGITTAL: (10, 15)}
@@ -156,11 +154,10 @@ def write_report(report: Report, path: Path) -> Path:
         for plane, (least, most) in MOSAICS.items()
     }
     pictures = [picture for mosaic in mosaics.values() for picture in mosaic]
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["ml"] = _millilitres
-    page = environment.from_string((files("msrim.report") / "page.html.jinja").read_text("utf-8")).render(
+    return write_page(
+        path,
+        "page.html.jinja",
+        filters={"ml": _millilitres},
         report=report,
         mosaics=mosaics,
         assessed=[column for column in COLUMNS if any(getattr(row, column.name) is not None for row in report.lesions)],
@@ -176,7 +173,6 @@ def write_report(report: Report, path: Path) -> Path:
         },
         anchor=_anchor,
     )
-    return write_text(page, path)
 
 
 def _sampled(report: Report, frame: Frame) -> Sampled:

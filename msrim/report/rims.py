@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.resources import files
 from pathlib import Path
 
-import jinja2
 import numpy as np
 
-from msrim.files import write_text
 from msrim.lesions.measure import Lesion
 from msrim.manifest import StepRecord
 from msrim.report.pictures import AXIAL, GRID_SPACING_MM, data_uri, outline, picture_slice
+from msrim.report.template import write_page
 
 # Reach of the votes in the pictures, voxels: the largest of DA-TR-Net's.
 SHOWN_RADIUS = 15
@@ -80,15 +78,13 @@ def write_rim_report(report: RimReport, path: Path) -> Path:
     OutputError
         The file can't be written.
     """
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.from_string((files("msrim.report") / "rims.html.jinja").read_text("utf-8")).render(
+    return write_page(
+        path,
+        "rims.html.jinja",
         report=report,
         rows=rim_rows(report),
         side=(report.patches.shape[3] if len(report.patches) else 1) * GRID_SPACING_MM,
     )
-    return write_text(page, path)
 
 
 def rim_rows(report: RimReport) -> list[Row]:
