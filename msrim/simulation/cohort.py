@@ -101,7 +101,7 @@ def lesion_counts(subjects: int, rng: np.random.Generator) -> list[tuple[int, in
     --------
     >>> counts = lesion_counts(172, np.random.default_rng(0))
     >>> sum(rims for rims, _ in counts), sum(others for _, others in counts)
-    (176, 3986)
+    (177, 3967)
     """
     share = (np.arange(subjects) + 0.5) / subjects
     with_rims = np.maximum(0, (share - (1 - PATIENTS_WITH_RIMS)) / PATIENTS_WITH_RIMS)

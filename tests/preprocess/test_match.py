@@ -35,14 +35,17 @@ BALL = np.linalg.norm(np.indices(SHAPE) - np.array([40, 30, 30])[:, None, None, 
 
 
 @pytest.mark.parametrize(
-    "other", [{"gain": 40.0}, {"power": 1.2, "gain": 0.3}, {"field": 0.15}], ids=["gain", "contrast", "bias field"]
+    ("other", "bound"),
+    # A field multiplies, and what is taken away adds: 2.5 times the noise falls to 1.7, tissue by tissue not to 1.
+    [({"gain": 40.0}, 1.1), ({"power": 1.2, "gain": 0.3}, 1.1), ({"field": 0.15}, 1.75)],
+    ids=["gain", "contrast", "bias field"],
 )
-def test_another_scanner_looks_alike_afterwards(other):
+def test_another_scanner_looks_alike_afterwards(other, bound):
     brain = on(BRAIN)
     same = match_intensities(scan(1), scan(2), brain=brain, lesions=NONE)
     matched = match_intensities(scan(1), scan(2, **other), brain=brain, lesions=NONE)
     noise = np.std((same[1].data - same[0].data)[BRAIN])
-    assert np.std((matched[1].data - matched[0].data)[BRAIN]) < 1.5 * noise
+    assert np.std((matched[1].data - matched[0].data)[BRAIN]) < bound * noise
     assert abs(np.mean((matched[1].data - matched[0].data)[BRAIN])) < noise / 4
 
 
