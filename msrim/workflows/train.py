@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +52,9 @@ def train_lesions(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: l
     Path
         The folder, ready for ``msrim segment --model``.
     """
-    visits = [visit for visit in marked_visits(data) if visit[0].label not in leave_out]
+    marked = marked_visits(data)
+    check_left_out(leave_out, [subject.label for subject, _ in marked], data=data)
+    visits = [visit for visit in marked if visit[0].label not in leave_out]
     if not visits:
         raise InputError(f"{data}: no visit with a FLAIR and a *label-L*_mask.nii.gz beside it is left to train on")
     patients = [
@@ -142,6 +144,13 @@ def marked_visits(data: Path) -> list[tuple[Subject, Path]]:
         if MASK.fullmatch(mask.name):
             visits.append((find_subject(mask.parent), mask))
     return visits
+
+
+def check_left_out(leave_out: Iterable[str], known: Iterable[str], *, data: Path) -> None:
+    """Refuse a patient to leave out that isn't there: a misspelt one would be trained on."""
+    unknown = sorted(set(leave_out) - set(known))
+    if unknown:
+        raise InputError(f"{data}: no marked subject {', '.join(unknown)} to leave out; give labels without sub-")
 
 
 def prepare_visit(subject: Subject, mask: Path, *, recipe: TrainingRecipe, out: Path, console: Console) -> Patient:

@@ -22,7 +22,7 @@ from msrim.workflows import changes
 from msrim.workflows.graph import run_graph, step
 from msrim.workflows.steps import read_own
 from msrim.workflows.subject import preprocess_visit
-from msrim.workflows.train import marked_visits, prepare_visit, train_on
+from msrim.workflows.train import check_left_out, marked_visits, prepare_visit, train_on
 
 # A pair of the MSSEG-2 challenge: both FLAIRs in one space, and the consensus of the experts there.
 PAIR_FILES = ("flair_time01_on_middle_space.nii.gz", "flair_time02_on_middle_space.nii.gz", "ground_truth.nii.gz")
@@ -49,8 +49,11 @@ def train_longitudinal(
     Path
         The folder, ready for ``msrim longitudinal --model``.
     """
-    singles = [visit for visit in marked_visits(data) if visit[0].label not in leave_out]
-    folders = [folder for folder in marked_pairs(data) if folder.name not in leave_out]
+    marked, folders = marked_visits(data), marked_pairs(data)
+    known = [*(subject.label for subject, _ in marked), *(folder.name for folder in folders)]
+    check_left_out(leave_out, known, data=data)
+    singles = [visit for visit in marked if visit[0].label not in leave_out]
+    folders = [folder for folder in folders if folder.name not in leave_out]
     if not singles and (recipe.samples != "pairs" or not folders):
         raise InputError(f"{data}: no visit with a FLAIR and a *label-L*_mask.nii.gz beside it is left to train on")
     prepared = out / "prepared"

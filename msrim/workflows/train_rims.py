@@ -20,6 +20,7 @@ from msrim.recipe import TrainingRecipe
 from msrim.training.loop import write_weights
 from msrim.training.rims import RimLesions, fit_forest, fit_rims, read_cohort
 from msrim.workflows.cards import write_card
+from msrim.workflows.train import check_left_out
 
 # One subject in five is kept out of training and chooses the thresholds.
 FOLDS = 5
@@ -48,9 +49,7 @@ def train_rims(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: list
     if kind is None:
         raise InputError(f"{recipe.network}: not a rim network; choose one of {', '.join(INPUTS)}")
     lesions = read_cohort(data, kind=kind, cache=out / "prepared", console=console)
-    unknown = [name for name in leave_out if f"sub-{name}" not in lesions.names]
-    if unknown:
-        raise InputError(f"{data}: no subject {', '.join(unknown)} to leave out; give labels without sub-")
+    check_left_out(leave_out, [name.removeprefix("sub-") for name in lesions.names], data=data)
     lesions = lesions.of(~np.isin(lesions.subjects, [lesions.names.index(f"sub-{name}") for name in leave_out]))
     counts = np.bincount(lesions.subjects, weights=lesions.labels, minlength=len(lesions.names))
     held_out = (stratified_folds(counts, folds=FOLDS, seed=recipe.seed) == 0)[lesions.subjects]

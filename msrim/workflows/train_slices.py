@@ -17,7 +17,7 @@ from msrim.models import build
 from msrim.recipe import TrainingRecipe
 from msrim.training.losses import soft_dice
 from msrim.training.slices import LesionSlices
-from msrim.workflows.train import marked_visits, prepare_visit, train_on
+from msrim.workflows.train import check_left_out, marked_visits, prepare_visit, train_on
 
 # Hounsfield units that hold the liver, and the label of its tumours (Zhang et al. 2023, section 4.2; LiTS).
 CT_WINDOW = (-200.0, 250.0)
@@ -52,8 +52,9 @@ def train_slices(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: li
     if recipe.contrasts == ("CT",):
         scans = dict(_ct_scans(data, leave_out=leave_out))
     else:
-        scans = {}
-        for subject, mask in marked_visits(data):
+        scans, marked = {}, marked_visits(data)
+        check_left_out(leave_out, [subject.label for subject, _ in marked], data=data)
+        for subject, mask in marked:
             if subject.label not in leave_out:
                 patient = prepare_visit(subject, mask, recipe=recipe, out=out / "prepared", console=console)
                 scans[subject.label, subject.session] = patient.images.numpy(), patient.lesions
@@ -72,8 +73,9 @@ def slice_loss(logits: Tensor, lesions: Tensor) -> Tensor:
 
 def _ct_scans(data: Path, *, leave_out: list[str]) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
     """Windowed CT and its tumours at half the in-plane resolution, 512 x 512 to 256 x 256, by number."""
-    for path in sorted(data.rglob("volume-*.nii*")):
-        number = path.name.split(".")[0].removeprefix("volume-")
+    numbered = {path.name.split(".")[0].removeprefix("volume-"): path for path in sorted(data.rglob("volume-*.nii*"))}
+    check_left_out(leave_out, numbered, data=data)
+    for number, path in numbered.items():
         if number in leave_out:
             continue
         labels = path.with_name(path.name.replace("volume-", "segmentation-"))

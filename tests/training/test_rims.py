@@ -158,6 +158,11 @@ def test_a_trained_network_has_a_card_that_loads_and_evaluates(cohort, tmp_path)
     assert set(figures["intervals"]) >= {"pr_auc", "proc_auc", "roc_auc", "accuracy"}
 
 
+def test_a_misspelt_patient_to_leave_out_is_refused(cohort, tmp_path):
+    with pytest.raises(InputError, match="no marked subject sub-3 to leave out"):
+        train_rims(RECIPE, cohort, tmp_path / "rims", leave_out=["sub-3"], console=QUIET)
+
+
 def test_cross_validation_judges_every_lesion_by_networks_that_did_not_see_it(cohort, lesions, tmp_path):
     result = cross_validate(RECIPE, lesions, tmp_path, console=QUIET, folds=2, seeds=2)
     assert result.probability.shape == (2, 20) and (result.probability > 0).all()

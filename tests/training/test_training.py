@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -9,10 +11,17 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from msrim.console import Console
+from msrim.errors import InputError
+from msrim.image import Volume, write_volume
+from msrim.recipe import read_training_recipe
 from msrim.training.heads import TISSUES, SyntheticHeads, answers
 from msrim.training.lesions import LesionBank, LesionCrops, Patient
 from msrim.training.loop import fit
+from msrim.workflows.train import train_lesions
+from msrim.workflows.train_longitudinal import train_longitudinal
 
+PIPELINES = Path(__file__).parents[2] / "pipelines"
 SHAPE = (48, 48, 48)
 
 
@@ -183,3 +192,14 @@ def test_a_stopped_training_ends_as_if_it_had_not_stopped(tmp_path):
     assert len(seen) == 20
     for name, value in load_file(whole).items():
         assert torch.allclose(value, load_file(resumed)[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize(("train", "recipe"), [(train_lesions, "allnet"), (train_longitudinal, "coactseg")])
+def test_a_misspelt_patient_to_leave_out_is_refused(train, recipe, tmp_path):
+    image = Volume(np.ones((4, 4, 4), np.float32), np.eye(4))
+    for name in ("FLAIR", "label-L_mask"):
+        write_volume(image, tmp_path / "sub-07" / "anat" / f"sub-07_{name}.nii.gz")
+    recipe = read_training_recipe(PIPELINES / f"{recipe}.toml")
+    with pytest.raises(InputError, match="no marked subject 7 to leave out"):
+        train(recipe, tmp_path, tmp_path / "out", leave_out=["7"], console=Console(quiet=True))
+    assert not (tmp_path / "out").exists()

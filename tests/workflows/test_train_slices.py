@@ -55,6 +55,8 @@ def test_nothing_left_and_labels_of_another_scan(lits):
     recipe = read_training_recipe(lits / "recipe.toml")
     with pytest.raises(InputError, match="nothing with a lesion mask is left"):
         train_slices(recipe, lits / "data", lits / "out", leave_out=["0", "1"], console=Console(quiet=True))
+    with pytest.raises(InputError, match="no marked subject 2 to leave out"):
+        train_slices(recipe, lits / "data", lits / "out", leave_out=["2"], console=Console(quiet=True))
     write_volume(Volume(np.eye(70, 90)[..., None].repeat(8, 2), np.eye(4)), lits / "data" / "segmentation-1.nii")
     with pytest.raises(InputError, match="not on the grid of volume-1"):
         train_slices(recipe, lits / "data", lits / "out", leave_out=[], console=Console(quiet=True))
