@@ -91,21 +91,22 @@ class Card:
 def read_card(name: str | Path) -> Card:
     """The card of a packaged model by name, or that of a folder holding ``card.toml`` and ``weights.safetensors``.
 
+    A folder that happens to be called like a packaged model is meant by ``./name`` alone.
+
     Raises
     ------
     ModelError
         No such model, or its card is not complete.
     """
-    folder = Path(name)
-    if folder.is_dir():
-        return _parse(folder / "card.toml", folder / "weights.safetensors")
-    path = CARDS / f"{name}.toml"
-    if not path.is_file():
+    folder, path = Path(name), CARDS / f"{name}.toml"
+    if str(name) == path.stem and path.is_file():
+        return _parse(path, WEIGHTS / f"{name}.safetensors")
+    if not folder.is_dir():
         known = ", ".join(card.name for card in packaged_cards())
         raise ModelError(
             f"{name}: no such model; choose one of {known}, or a folder with card.toml and weights.safetensors"
         )
-    return _parse(path, WEIGHTS / f"{name}.safetensors")
+    return _parse(folder / "card.toml", folder / "weights.safetensors")
 
 
 def packaged_cards() -> Iterator[Card]:

@@ -48,6 +48,14 @@ def test_damaged_weights_are_refused(tmp_path):
         load_model(read_card(tmp_path))
 
 
+def test_a_folder_called_like_a_packaged_model_does_not_take_its_place(tmp_path, monkeypatch):
+    (tmp_path / "head").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert read_card("head").name == "head"
+    with pytest.raises(ModelError, match="cannot be read as a model card"):
+        read_card("./head")
+
+
 def test_ana_conv_sees_where_a_voxel_is():
     """The same features at another place give another answer; without coordinates a convolution could not tell."""
     torch.manual_seed(0)
