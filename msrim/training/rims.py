@@ -19,7 +19,6 @@ from msrim.image import Volume, read_volume
 from msrim.lesions.patches import cut_patches, susceptibility_ppm
 from msrim.lesions.radiomics import FIRST_ORDER_COLUMNS, lesion_features
 from msrim.models.aprl import Forest
-from msrim.models.inference import has_bfloat16
 from msrim.models.qsmrimnet import Scale
 from msrim.models.rims import Inputs, network_inputs
 from msrim.preprocess.normalise import normalise_intensity
@@ -172,8 +171,6 @@ def fit_rims(
     Adam and the milestones of Zhang et al. 2022; binary cross-entropy, every batch with RIM_SHARE of rim+.
     """
     device = next(network.parameters()).device
-    # A fifth faster where the processor has instructions for it, and slower where not.
-    native = has_bfloat16(device)
     for module in network.modules():
         if isinstance(module, Scale):
             module.fit(torch.from_numpy(lesions.features))
@@ -191,9 +188,9 @@ def fit_rims(
         given = network_inputs(kind, images, None if features is None else features[index])
         if getattr(network, "smote", False):
             given.append(labels)
-        with torch.autocast(device.type, torch.bfloat16, enabled=native):
-            logits = network(*(part.to(device) for part in given))
-        loss = rim_loss(logits.float(), labels.to(device))
+        # No bfloat16: on a processor the weights' gradient of a convolution that is wider than its input is garbage
+        # then (oneDNN leaves what only padding touches as the memory was), and slices here come down to one.
+        loss = rim_loss(network(*(part.to(device) for part in given)), labels.to(device))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -145,6 +145,16 @@ def test_training_learns_a_ring_and_goes_on_where_it_stopped(lesions, tmp_path):
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
+def test_weights_that_see_only_padding_stay_as_they_are(lesions, tmp_path):
+    """Eight slices come down to one, so what lies above and below in a kernel must get no gradient, not garbage."""
+    torch.manual_seed(0)
+    network = build("datrnet", features=4, radii=[5], pre_convs=1, widths=[16, 32, 64, 128])
+    before = network.backbone.stages[7].convs[0].weight.detach().clone()
+    fit_rims(network, lesions, kind=INPUTS["datrnet"], out=tmp_path, steps=3, batch_size=8, learning_rate=1e-3)
+    after = network.backbone.stages[7].convs[0].weight.detach()
+    assert torch.equal(before[..., ::2], after[..., ::2]) and not torch.equal(before[..., 1], after[..., 1])
+
+
 def test_a_trained_network_has_a_card_that_loads_and_evaluates(cohort, tmp_path):
     folder = train_rims(RECIPE, cohort, tmp_path / "model", leave_out=["3"], console=QUIET)
     card = read_card(folder)
