@@ -1,6 +1,9 @@
-"""``msrim models``."""
+"""``msrim models`` and ``msrim join``."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -12,3 +15,15 @@ def models() -> None:
     for card in packaged_cards():
         contrasts = " ".join(name if name in card.required else f"[{name}]" for name in card.contrasts)
         typer.echo(f"{card.label:<16} {card.task:<8} {contrasts:<20} {card.summary}")
+
+
+def join(
+    members: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Three or more models trained alike.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the joined weights and their card.")],
+    name: Annotated[str, typer.Option("--name", help="What the card calls it.")] = "vote",
+) -> None:
+    """Join models that differ in their seed: they decide by majority. Prints the folder, which `--model` takes."""
+    from msrim.workflows.cards import join_models
+
+    typer.echo(join_models(members, out, name=name))

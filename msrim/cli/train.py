@@ -33,13 +33,16 @@ def train(
         str | None, typer.Option("--start", help="Fine-tune: the model whose weights are the first ones.")
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Instead of the recipe's number.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Instead of the recipe's; see `msrim join`.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
     """Train a network. Prints the folder, which `msrim segment --model` takes."""
     from msrim.console import Console
     from msrim.recipe import read_training_recipe
 
-    settings = read_training_recipe(recipe, lesion_bank=lesion_bank, head_labels=head_labels, start=start, steps=steps)
+    settings = read_training_recipe(
+        recipe, lesion_bank=lesion_bank, head_labels=head_labels, start=start, steps=steps, seed=seed
+    )
     from msrim.workflows.train import train_head, train_lesions
 
     console = Console(quiet=quiet)

@@ -21,6 +21,7 @@ MODELS = {
     "rimnet": "msrim.models.rimnet:RimNet",
     "aprl-rf": "msrim.models.aprl:Forest",
     "aprl-nn": "msrim.models.qsmrimnet:RadiomicNet",
+    "ensemble": "msrim.models.ensemble:Ensemble",
 }
 CARDS = Path(__file__).parent / "cards"
 WEIGHTS = Path(__file__).parent / "weights"
@@ -39,7 +40,7 @@ class Card:
     settings : dict
         Arguments of the network.
     task : str
-        ``lesions``, ``head``, ``longitudinal`` or ``rims``.
+        ``lesions``, ``slices``, ``head``, ``longitudinal`` or ``rims``.
     summary : str
         One line.
     contrasts : tuple of str

@@ -1,4 +1,4 @@
-"""The card that a training writes."""
+"""The cards of trained and of joined models."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from msrim.errors import ModelError
 from msrim.files import sha256_of, write_text
+from msrim.models import load_model, read_card
 from msrim.recipe import TrainingRecipe
+
+# What models must have in common to vote.
+ALIKE = ("network", "settings", "task", "contrasts", "spacing_mm", "normalisation", "threshold")
 
 
 def write_card(
@@ -49,6 +54,61 @@ def write_card(
         "training": training,
         "limits": limits,
     }
+    return _write(values, settings, weights)
+
+
+def join_models(models: list[str], out: Path, *, name: str) -> Path:
+    """Make one model of several that were trained alike, with other seeds: a majority vote.
+
+    Parameters
+    ----------
+    models : list of str
+        Names or folders as in ``msrim segment --model``; an odd number.
+    out : Path
+        Gets ``weights.safetensors`` and ``card.toml``.
+
+    Returns
+    -------
+    Path
+        ``out``.
+
+    Raises
+    ------
+    ModelError
+        The number is even or 1, or the models are not of one kind.
+    """
+    from msrim.models.ensemble import Ensemble
+    from msrim.training.loop import write_weights
+
+    cards = [read_card(model) for model in models]
+    first = cards[0]
+    if len({card.sha256 for card in cards}) < 3:
+        raise ModelError("a vote takes three different models or more")
+    for card in cards[1:]:
+        if other := [part for part in ALIKE if getattr(card, part) != getattr(first, part)]:
+            raise ModelError(f"{card.label} and {first.label} differ in {', '.join(other)}; join models trained alike")
+    settings = {"network": first.network, "members": len(cards), **first.settings}
+    vote = Ensemble(**settings)
+    for member, card in zip(vote.members, cards, strict=True):
+        member.load_state_dict(load_model(card).state_dict())
+    weights = write_weights(vote, out / "weights.safetensors")
+    values = {
+        "name": name,
+        "version": first.version,
+        "network": "ensemble",
+        **{part: getattr(first, part) for part in ALIKE if part not in ("network", "settings")},
+        "summary": f"{first.summary}; majority of {len(cards)}",
+        "required": list(first.required),
+        "sha256": sha256_of(weights),
+        "licence": first.licence,
+        "training": "; ".join(f"{card.label}: {card.training}" for card in cards),
+        "limits": first.limits,
+    }
+    _write(values, settings, weights)
+    return out
+
+
+def _write(values: dict[str, Any], settings: dict[str, Any], weights: Path) -> Path:
     # Text, numbers and lists of them are the same in JSON and TOML.
     lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
     inline = ", ".join(f"{name} = {json.dumps(value)}" for name, value in settings.items())

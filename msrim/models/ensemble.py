@@ -1,0 +1,52 @@
+"""Several trainings of one network that decide together, as ALL-Net's five seeds do (Zhang et al. 2021)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from msrim.errors import ModelError
+from msrim.models import build
+
+
+class Ensemble(nn.Module):
+    """The median of its members' logits.
+
+    A median is above a threshold where most members are, so that thresholding it is their majority vote.
+
+    Parameters
+    ----------
+    network : str
+        Key of MODELS.
+    members : int
+        An odd number.
+    **settings
+        Of every member.
+
+    Raises
+    ------
+    ModelError
+        The number is even, or there is no such network.
+
+    Examples
+    --------
+    >>> vote = Ensemble("scp", 3, channels=16)
+    >>> vote(torch.zeros(1, 3, 32, 32, 1)).shape
+    torch.Size([1, 1, 32, 32, 1])
+    """
+
+    def __init__(self, network: str, members: int, **settings: Any) -> None:
+        super().__init__()
+        if members % 2 == 0:
+            raise ModelError(f"{members} models cannot vote without a tie; join an odd number")
+        self.members = nn.ModuleList(build(network, **settings) for _ in range(members))
+
+    @property
+    def plane(self) -> tuple[int, int]:
+        """Of slice networks: the slice's size that every member sees."""
+        return self.members[0].plane
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return torch.stack([member(*inputs) for member in self.members]).median(dim=0).values
