@@ -26,6 +26,10 @@ NOT_A_CONTRAST = (
     r".*mask|.*seg|labels?|lesions?|truth|gt|consensus|manual|expert|bias|biasfield|pve|prob|warp|xfm|gd|gado|gadolinium|post|"
     r"t1ce|t1c|t1gd"
 )
+# What BIDS has no names for, and what it asks of every image in "space-orig".
+NOT_BIDS = ["work", "**/work", "logs", "**/logs", "**/rims", "**/ses-*_to_ses-*", "**/xfm", "cohort*"]
+NOT_BIDS += ["**/report.html", "**/run.json", "**/*_desc-lesions.*", "**/*_desc-summary.json", "**/*_desc-changes.tsv"]
+OF_SPACE = {"SpatialReference": "FLAIR of the same visit, as it was given"}
 
 
 @dataclass(frozen=True)
@@ -153,13 +157,21 @@ def contrast_of(name: str) -> str | None:
 
 
 def write_dataset_description(out: Path) -> Path:
-    """Write ``dataset_description.json``, which makes a folder a BIDS derivative dataset.
+    """Write ``dataset_description.json``, which makes a folder a BIDS derivative dataset, and what its validator needs.
+
+    Returns
+    -------
+    Path
+        The description.
 
     Raises
     ------
     OutputError
         The folder cannot be written to.
     """
+    write_text("\n".join(NOT_BIDS) + "\n", out / ".bidsignore")
+    for suffix in ("mask", "dseg", "probseg"):
+        write_text(json.dumps(OF_SPACE, indent=2) + "\n", out / f"space-orig_{suffix}.json")
     content = {
         "Name": "msrim",
         "BIDSVersion": "1.10.0",

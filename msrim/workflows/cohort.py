@@ -6,7 +6,6 @@ visits' own graphs: a node always runs and repeats nothing that is still valid.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,7 +21,6 @@ from nipype.pipeline import plugins
 from msrim.bids import find_qsm, write_dataset_description
 from msrim.console import Console
 from msrim.errors import InputError, MsrimError
-from msrim.files import write_text
 from msrim.recipe import Recipe
 from msrim.workflows.cohort_tasks import Task, Visit, reason_of, say_why_not, tasks_of
 from msrim.workflows.graph import locked, logged, step
@@ -38,10 +36,6 @@ MEMORY_GIB = 2.5
 # Patients beside each other use cores better than threads within one.
 CORES = 1
 WAITING = "not run: a step before it failed or has not ended"
-# What BIDS has no names for, and what it asks of every image in "space-orig".
-NOT_BIDS = ["work", "**/work", "logs", "**/logs", "**/rims", "**/ses-*_to_ses-*", "**/xfm", "cohort*"]
-NOT_BIDS += ["**/report.html", "**/run.json", "**/*_desc-lesions.*", "**/*_desc-summary.json", "**/*_desc-changes.tsv"]
-OF_SPACE = {"SpatialReference": "FLAIR of the same visit, as it was given"}
 
 
 def run_cohort(
@@ -104,9 +98,6 @@ def run_cohort(
     graph.base_dir = str((out / "work" if work is None else Path(work)).absolute())
     with _locked_for({task.participant for task, _ in tasks}, out), logged(out / "logs"):
         write_dataset_description(out)
-        write_text("\n".join(NOT_BIDS) + "\n", out / ".bidsignore")
-        for suffix in ("mask", "dseg", "probseg"):
-            write_text(json.dumps(OF_SPACE, indent=2) + "\n", out / f"space-orig_{suffix}.json")
         for task, _ in tasks:
             say_why_not(task, out, WAITING)
         error = _run(graph, plugin, plugin_args or {}, logs=out / "logs", console=console)
