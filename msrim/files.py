@@ -1,7 +1,9 @@
-"""Files appear whole or not at all."""
+"""Files appear whole or not at all, and one run at a time writes them."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 import tempfile
@@ -41,7 +43,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error}); check the folder's rights and space"
+            f"{path.absolute()}: cannot be written ({error.strerror or error}); check the folder's rights and space"
         ) from error
     finally:
         if temporary is not None:
@@ -59,6 +61,35 @@ def write_text(text: str, path: Path) -> Path:
     with written_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
+
+
+def unless_disk_full(error: BaseException, folder: Path) -> BaseException:
+    """The error, or what the user can do about it where a disk was full under a file that is nobody's result.
+
+    Examples
+    --------
+    >>> str(unless_disk_full(OSError(errno.ENOSPC, "No space left on device"), Path("out")))
+    'out: cannot be written (No space left on device); make room and run again'
+    """
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(f"{folder}: cannot be written ({error.strerror}); make room and run again")
+    return error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a second run out of a folder; the system lifts the lock when this process ends, however it ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = (folder / ".lock").open("w")
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another output folder") from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(f"{folder}: another msrim run is working here; wait for it to end") from error
+        yield
 
 
 def sha256_of(path: Path) -> str:

@@ -21,9 +21,11 @@ from nipype.pipeline import plugins
 from msrim.bids import find_qsm, write_dataset_description
 from msrim.console import Console
 from msrim.errors import InputError, MsrimError
+from msrim.files import locked, unless_disk_full
+from msrim.models.registry import located
 from msrim.recipe import Recipe
 from msrim.workflows.cohort_tasks import Task, Visit, reason_of, say_why_not, tasks_of
-from msrim.workflows.graph import locked, logged, step
+from msrim.workflows.graph import logged, step
 from msrim.workflows.inputs import check_output_folder
 from msrim.workflows.longitudinal import follow_visits
 from msrim.workflows.rims import classify_rims
@@ -106,7 +108,7 @@ def run_cohort(
         return out
     failed = [(task, reason) for task, _ in tasks if (reason := reason_of(task, out))]
     if error is not None and not any(reason != WAITING for _, reason in failed):
-        raise error
+        raise unless_disk_full(error, out)
     for task, reason in failed:
         console.say(f"{task.name}: {reason}")
     if failed:
@@ -135,9 +137,9 @@ def cohort_graph(
             outputs=["done"],
             task=[task.step, task.participant, task.session],
             visits=[[visit.participant, visit.session, visit.folder] for visit in visits],
-            recipe=recipe.model_dump_json(),
+            recipe=recipe.model_copy(update={"model": located(recipe.model)}).model_dump_json(),
             out=out,
-            rim_model=rim_model,
+            rim_model=located(rim_model),
             quiet=quiet or plugin != "Linear",
             threads=None if plugin == "Linear" else CORES,
         )

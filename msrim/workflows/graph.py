@@ -24,7 +24,6 @@ and the manifest keeps it, also when the step is kept from an earlier run.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -33,7 +32,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cache
 from inspect import signature
@@ -47,7 +46,7 @@ from nipype.interfaces.io import add_traits
 import msrim
 from msrim.console import Console
 from msrim.errors import Fallback, OutputError
-from msrim.files import remove_partial_files, sha256_of
+from msrim.files import locked, remove_partial_files, sha256_of, unless_disk_full
 from msrim.manifest import Manifest, StepRecord, measured
 
 
@@ -125,11 +124,10 @@ def run_graph(
         _configure(workflow, logs)
         try:
             workflow.run(plugin="Linear", plugin_args={"status_callback": follow})
-        except Exception:
-            if not failures:
-                raise
+        except Exception as error:
+            failures.append(error)
     if failures:
-        raise failures[0]
+        raise unless_disk_full(failures[0], folder)
     return results
 
 
@@ -268,12 +266,19 @@ def _configure(workflow: nipype.Workflow, logs: Path) -> None:
     nipype.config.set("execution", "check_version", "false")
 
 
+class _Log(logging.FileHandler):
+    """A full disk is told once, by whoever could not write a result, and not by every line of the log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        pass
+
+
 @contextmanager
 def logged(logs: Path) -> Iterator[None]:
     """Send Nipype's log, and whatever libraries print, to a file: stdout belongs to the result."""
     try:
         logs.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(logs / "nipype.log", encoding="utf-8")
+        handler = _Log(logs / "nipype.log", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{logs}: cannot be written ({error.strerror}); choose another output folder") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
@@ -285,24 +290,10 @@ def logged(logs: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.stdout.flush()
+        with suppress(OSError):
+            sys.stdout.flush()
         os.dup2(stdout, 1)
         os.close(stdout)
         logger.handlers = handlers
-        handler.close()
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep a second run out of a folder; the system lifts the lock when this process ends, however it ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stream = (folder / ".lock").open("w")
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another output folder") from error
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(f"{folder}: another msrim run is working here; wait for it to end") from error
-        yield
+        with suppress(OSError):
+            handler.close()

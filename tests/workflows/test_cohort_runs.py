@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from msrim.cli.main import app
 from msrim.console import Console
 from msrim.errors import InputError, MsrimError, OutputError
+from msrim.files import locked
 from msrim.image import Volume, write_volume
 from msrim.recipe import Recipe
 from msrim.report.overview import Row, mark_outliers, robust_z
@@ -22,7 +23,6 @@ from msrim.workflows import cohort
 from msrim.workflows.cohort import run_cohort
 from msrim.workflows.cohort_group import summarise_group
 from msrim.workflows.cohort_tasks import Task, Visit, find_cohort, reason_of, tasks_of
-from msrim.workflows.graph import locked
 
 QUIET = Console(quiet=True)
 runner = CliRunner()
