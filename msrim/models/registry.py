@@ -99,9 +99,9 @@ def read_card(name: str | Path) -> Card:
     ModelError
         No such model, or its card is not complete.
     """
-    folder, path = Path(name), CARDS / f"{name}.toml"
-    if str(name) == path.stem and path.is_file():
-        return _parse(path, WEIGHTS / f"{name}.safetensors")
+    if _is_packaged(name):
+        return _parse(CARDS / f"{name}.toml", WEIGHTS / f"{name}.safetensors")
+    folder = Path(name)
     if not folder.is_dir():
         known = ", ".join(card.name for card in packaged_cards())
         raise ModelError(
@@ -110,10 +110,26 @@ def read_card(name: str | Path) -> Card:
     return _parse(folder / "card.toml", folder / "weights.safetensors")
 
 
+def located(name: str) -> str:
+    """What names a model for :func:`read_card` wherever it is called: a step of a graph runs in a folder of its own.
+
+    Examples
+    --------
+    >>> located("allnet")
+    'allnet'
+    """
+    return name if _is_packaged(name) or not Path(name).is_dir() else str(Path(name).absolute())
+
+
 def packaged_cards() -> Iterator[Card]:
     """The cards of the package, by name."""
     for path in sorted(CARDS.glob("*.toml")):
         yield _parse(path, WEIGHTS / f"{path.stem}.safetensors")
+
+
+def _is_packaged(name: str | Path) -> bool:
+    path = CARDS / f"{name}.toml"
+    return str(name) == path.stem and path.is_file()
 
 
 def _parse(path: Path, weights: Path) -> Card:

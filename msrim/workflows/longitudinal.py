@@ -19,7 +19,7 @@ from msrim.lesions.chain import chain_lesions, write_chain_tsv
 from msrim.lesions.change import RULE
 from msrim.lesions.track import TrackedLesion
 from msrim.manifest import Manifest, package_versions
-from msrim.models.registry import Card, read_card
+from msrim.models.registry import Card, located, read_card
 from msrim.recipe import Recipe
 from msrim.report.longitudinal import ChangeReport, write_change_report
 from msrim.transform import read_transform
@@ -131,7 +131,7 @@ def change_graph(
             changes.decide_by_network,
             name="decide",
             outputs=["tissue"],
-            model=recipe.model,
+            model=located(recipe.model),
             sha256=card.sha256,
             device=recipe.device,
             threshold=threshold,

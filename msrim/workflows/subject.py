@@ -15,7 +15,7 @@ from msrim.files import sha256_of
 from msrim.image import Volume, read_volume
 from msrim.lesions.measure import Lesion, summarise
 from msrim.manifest import Manifest, package_versions
-from msrim.models.registry import Card, read_card
+from msrim.models.registry import Card, located, read_card
 from msrim.preprocess.template import load_template
 from msrim.recipe import Recipe
 from msrim.report.page import Report, write_report
@@ -193,7 +193,11 @@ def _add_contrast(graph: nipype.Workflow, contrast: str, path: Path, *, recipe: 
 
 def _add_lesions(graph: nipype.Workflow, subject: Subject, recipe: Recipe, out: Path, *, card: Card) -> None:
     find = step(
-        steps.find_lesions, outputs=["lesion", "sphere"], model=recipe.model, sha256=card.sha256, device=recipe.device
+        steps.find_lesions,
+        outputs=["lesion", "sphere"],
+        model=located(recipe.model),
+        sha256=card.sha256,
+        device=recipe.device,
     )
     working = graph.get_node("make_working_images")
     for name in ("images", "brain", "labels"):
