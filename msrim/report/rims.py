@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from msrim.lesions.measure import Lesion
+from msrim.lesions.patches import QSM_SCALE_PPM
 from msrim.manifest import StepRecord
 from msrim.report.pictures import AXIAL, GRID_SPACING_MM, data_uri, outline, picture_slice
 from msrim.report.template import write_page
@@ -17,7 +18,7 @@ from msrim.report.template import write_page
 # Reach of the votes in the pictures, voxels: the largest of DA-TR-Net's.
 SHOWN_RADIUS = 15
 # Values of black and white: QSM in units of 0.05 ppm about the brain's median, FLAIR in deviations about its mean.
-QSM_WINDOW, FLAIR_WINDOW = (-1.5, 2.5), (-2.0, 4.0)
+QSM_WINDOW, FLAIR_WINDOW = (-1.0, 2.0), (-2.0, 4.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,11 @@ class RimReport:
         With rim probability and decision where they were judged.
     patches : (N, 3, X, Y, Z) float32
         Of :class:`msrim.lesions.patches.Patches`, for the lesions ``numbers``.
+    around : (N, X, Y, Z) bool
+        All lesions in the patches.
     numbers : sequence of int
+    spacing_mm : float
+        Of the patches' voxels in the plane.
     remarks : dict of str to list of str
         By lesion number.
     summary : dict
@@ -51,7 +56,9 @@ class RimReport:
     model_limits: str
     lesions: Sequence[Lesion]
     patches: np.ndarray
+    around: np.ndarray
     numbers: Sequence[int]
+    spacing_mm: float
     remarks: dict[str, list[str]]
     summary: dict
     inputs: dict[str, Path]
@@ -62,11 +69,12 @@ class RimReport:
 
 @dataclass(frozen=True)
 class Row:
-    """A lesion, its pictures by name, the outline on them (SVG path), and what there is to say of it."""
+    """A lesion, its pictures by name, outlines on them (SVG paths) of it and of all, and what there is to say of it."""
 
     lesion: Lesion
     pictures: dict[str, str]
     outline: str
+    around: str
     remarks: Sequence[str]
 
 
@@ -83,44 +91,44 @@ def write_rim_report(report: RimReport, path: Path) -> Path:
         "rims.html.jinja",
         report=report,
         rows=rim_rows(report),
-        side=(report.patches.shape[3] if len(report.patches) else 1) * GRID_SPACING_MM,
+        side=report.patches.shape[3] * GRID_SPACING_MM,
+        side_mm=report.patches.shape[3] * report.spacing_mm,
+        qsm_ppb=[1000 * QSM_SCALE_PPM * value for value in QSM_WINDOW],
     )
 
 
 def rim_rows(report: RimReport) -> list[Row]:
     """The page's rows: by descending probability, those not judged last."""
-    pictures = dict(zip(report.numbers, zip(*_pictures(report.patches), strict=True), strict=True))
+    pictures = dict(zip(report.numbers, _pictures(report.patches, report.around), strict=True))
     ranked = sorted(report.lesions, key=lambda lesion: (lesion.rim_probability is None, -(lesion.rim_probability or 0)))
     return [
-        Row(lesion, *pictures.get(lesion.id, ({}, "")), remarks=report.remarks.get(str(lesion.id), []))
+        Row(lesion, *pictures.get(lesion.id, ({}, "", "")), remarks=report.remarks.get(str(lesion.id), []))
         for lesion in ranked
     ]
 
 
-def _pictures(patches: np.ndarray) -> tuple[list[dict[str, str]], list[str]]:
-    """Of each lesion the slice where it is largest, in four images, and its outline."""
+def _pictures(patches: np.ndarray, around: np.ndarray) -> list[tuple[dict[str, str], str, str]]:
+    """Of each lesion the slice where it is largest, in four images, its outline, and that of all lesions there."""
     import torch
 
     from msrim.ops import rim_transform
 
     if not len(patches):
-        return [], []
+        return []
     v_u, v_s = (v[:, 0, 0].numpy() for v in rim_transform(torch.from_numpy(patches[:, :1]), (SHOWN_RADIUS,), eps=1e-3))
     windows = {"QSM": QSM_WINDOW, "FLAIR": FLAIR_WINDOW}
     # One scale for all lesions: it is the height of the peak that tells them apart.
     windows |= {name: tuple(np.percentile(v, (1, 99.9))) for name, v in (("V_u", v_u), ("V_s", v_s))}
     images = {"QSM": patches[:, 0], "FLAIR": patches[:, 1], "V_u": v_u, "V_s": v_s}
-    shown, outlines = [], []
+    rows = []
     for row, lesion in enumerate(patches[:, 2] > 0.5):
         index = int(lesion.sum(axis=(0, 1)).argmax())
-        shown.append(
-            {
-                name: data_uri(_grey(picture_slice(image[row], AXIAL, index), *windows[name]))
-                for name, image in images.items()
-            }
-        )
-        outlines.append(outline(picture_slice(lesion, AXIAL, index)))
-    return shown, outlines
+        shown = {
+            name: data_uri(_grey(picture_slice(image[row], AXIAL, index), *windows[name]))
+            for name, image in images.items()
+        }
+        rows.append((shown, *(outline(picture_slice(mask, AXIAL, index)) for mask in (lesion, around[row]))))
+    return rows
 
 
 def _grey(picture: np.ndarray, low: float, high: float) -> np.ndarray:

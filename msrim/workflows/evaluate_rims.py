@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 
 from msrim.console import Console
 from msrim.errors import InputError
-from msrim.evaluation.rims import bootstrap_intervals, decide, majority, rim_metrics, stratified_folds
+from msrim.evaluation.rims import best_f1_threshold, bootstrap_intervals, majority, rim_metrics, stratified_folds
+from msrim.files import write_text
 from msrim.models.inference import choose_device
 from msrim.models.registry import read_card
 from msrim.models.rims import INPUTS, answers, rim_probabilities
@@ -78,8 +80,13 @@ class CrossValidated:
 
     @property
     def rim(self) -> np.ndarray:
-        """The seeds' majority, each by the F1-best threshold of its fold."""
-        return majority(np.array([decide(self.truth, row, folds=self.folds) for row in self.probability]))
+        """The seeds' majority, each fold by the F1-best threshold of the others: its own truth chooses nothing."""
+        decisions = np.zeros(self.probability.shape, bool)
+        for decided, probability in zip(decisions, self.probability, strict=True):
+            for fold in np.unique(self.folds):
+                inside = self.folds == fold
+                decided[inside] = probability[inside] >= best_f1_threshold(self.truth[~inside], probability[~inside])
+        return majority(decisions)
 
     def figures(self) -> dict:
         """The papers' figures with intervals; the curves are those of the seeds' mean probability."""
@@ -104,10 +111,18 @@ def cross_validate(
     out : Path
         Gets a folder for every fold and seed.
     console : Console
+
+    Raises
+    ------
+    InputError
+        ``out`` holds folds of another recipe or cohort, or there are too few subjects with a rim to train on.
     """
     kind = INPUTS[recipe.network]
     counts = np.bincount(lesions.subjects, weights=lesions.labels, minlength=len(lesions.names))
     of_lesion = stratified_folds(counts, folds=folds)[lesions.subjects]
+    if not all(lesions.labels[of_lesion != fold].any() for fold in range(folds)):
+        raise InputError(f"{counts.astype(bool).sum()} subjects with a rim are too few for {folds} folds; give more")
+    _keep_protocol(recipe, lesions, out, folds=folds)
     probability = np.zeros((seeds, len(lesions.labels)))
     for seed in range(seeds):
         for fold in range(folds):
@@ -124,3 +139,17 @@ def cross_validate(
                 np.save(done, found, allow_pickle=False)
             probability[seed, held_out] = np.load(done, allow_pickle=False)
     return CrossValidated(probability, of_lesion, lesions.truth, lesions.subjects)
+
+
+def _keep_protocol(recipe: TrainingRecipe, lesions: RimLesions, out: Path, *, folds: int) -> None:
+    """Folds that lie in the folder are taken as they are, so they must be of the same recipe and lesions."""
+    protocol = {
+        "recipe": recipe.model_dump(mode="json", exclude={"device"}),
+        "subjects": list(lesions.names),
+        "lesions": len(lesions.labels),
+        "folds": folds,
+    }
+    kept = out / "protocol.json"
+    if kept.is_file() and json.loads(kept.read_text(encoding="utf-8")) != protocol:
+        raise InputError(f"{out}: holds folds of another recipe or cohort; choose another folder")
+    write_text(json.dumps(protocol, indent=2) + "\n", kept)

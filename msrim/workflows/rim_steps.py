@@ -109,8 +109,8 @@ def measure_radiomics(qsm: Path, *, instances: Path) -> Path:
 
 def classify(
     qsm: Path, *, flair: Path, instances: Path, model: str, sha256: str, device: str, features: Path | None = None
-) -> tuple[Path, list[int], dict[str, float], dict[str, list[str]]]:
-    """Patches of all lesions and their numbers; by number, the probabilities and what stood in the way of them.
+) -> tuple[Path, Path, list[int], dict[str, float], dict[str, list[str]]]:
+    """Patches of all lesions, the lesions around them, their numbers; by number, the probabilities and remarks.
 
     The sum makes other weights another step.
     """
@@ -120,13 +120,22 @@ def classify(
     map_ppm, labels = read_volume(qsm), read_own(instances)
     flair_z = normalise_intensity(read_own(flair), map_ppm.like(map_ppm.data != 0))
     size = INPUTS[card.network].patch or SHOWN_PATCH
-    patches = cut_patches(map_ppm, flair_z, labels, size=size, spacing_mm=tuple(card.spacing_mm))
+    spacing_mm = tuple(card.spacing_mm)
+    patches = cut_patches(map_ppm, flair_z, labels, size=size, spacing_mm=spacing_mm)
     known = None if features is None else np.load(features, allow_pickle=False)
     probability = rim_probabilities(card, patches.images, known, device=device)
     numbers = [int(number) for number in patches.numbers]
     judged = {str(n): round(float(p), 4) for n, p in zip(numbers, probability, strict=True) if patches.seen[n]}
+    others = cut_patches(map_ppm, labels.like(np.float32(labels.data > 0)), labels, size=size, spacing_mm=spacing_mm)
     np.save("patches.npy", patches.images, allow_pickle=False)
-    return Path("patches.npy"), numbers, judged, {str(n): texts for n, texts in patches.remarks.items() if texts}
+    np.save("around.npy", others.images[:, 1] > 0.5, allow_pickle=False)
+    return (
+        Path("patches.npy"),
+        Path("around.npy"),
+        numbers,
+        judged,
+        {str(n): texts for n, texts in patches.remarks.items() if texts},
+    )
 
 
 def write_rims(

@@ -12,11 +12,11 @@ import numpy as np
 from msrim.bids import Subject, write_dataset_description
 from msrim.console import Console
 from msrim.errors import InputError
-from msrim.image import read_volume, same_grid
+from msrim.image import Volume, read_volume, same_grid
 from msrim.lesions.measure import Lesion
 from msrim.lesions.patches import susceptibility_ppm
 from msrim.manifest import Manifest, package_versions
-from msrim.models.registry import Card, read_card
+from msrim.models.registry import Card, located, read_card
 from msrim.recipe import Recipe
 from msrim.report.rims import RimReport, write_rim_report
 from msrim.workflows import rim_steps
@@ -79,7 +79,7 @@ def classify_rims(
     MsrimError
         An input cannot be used; nothing has been written then.
     """
-    card = _checked(subject, qsm, out, model=model, lesions=lesions)
+    card = _checked(subject, qsm, out, model=model, lesions=lesions, magnitude=magnitude)
     limit = _threshold(card, threshold)
     prepare = segment_visit if lesions is None else preprocess_visit
     before = prepare(subject, recipe, out, console=console)
@@ -140,8 +140,8 @@ def rim_graph(
     )
     classify = step(
         rim_steps.classify,
-        outputs=["patches", "numbers", "probability", "remarks"],
-        model=model,
+        outputs=["patches", "around", "numbers", "probability", "remarks"],
+        model=located(model),
         sha256=card.sha256,
         device=recipe.device,
     )
@@ -184,7 +184,9 @@ def _report(subject: Subject, found: dict[str, dict[str, Any]], *, card: Card, m
         model_limits=card.limits,
         lesions=[Lesion(**row) for row in written["lesions"]],
         patches=np.load(classified["patches"], allow_pickle=False),
+        around=np.load(classified["around"], allow_pickle=False),
         numbers=classified["numbers"],
+        spacing_mm=card.spacing_mm[0],
         remarks=classified["remarks"],
         summary=written["summary"],
         inputs=manifest.inputs,
@@ -194,7 +196,9 @@ def _report(subject: Subject, found: dict[str, dict[str, Any]], *, card: Card, m
     )
 
 
-def _checked(subject: Subject, qsm: Path, out: Path, *, model: str, lesions: Path | None) -> Card:
+def _checked(
+    subject: Subject, qsm: Path, out: Path, *, model: str, lesions: Path | None, magnitude: Path | None
+) -> Card:
     """Whatever can be known to be wrong before the first file is written."""
     from msrim.models import load_model
 
@@ -205,13 +209,9 @@ def _checked(subject: Subject, qsm: Path, out: Path, *, model: str, lesions: Pat
     load_model(card)
     images = read_subject(subject)
     volume, _ = susceptibility_ppm(read_volume(qsm), name=str(qsm))
-    low, high = field_of_view(volume)
-    other_low, other_high = field_of_view(images["FLAIR"])
-    if (low > other_high).any() or (other_low > high).any():
-        raise InputError(
-            f"{qsm} and {subject.contrasts['FLAIR']}: lie beside each other in space; "
-            "give images of the same patient and visit, or correct the position in the header"
-        )
+    _check_overlap(volume, images["FLAIR"], names=(qsm, subject.contrasts["FLAIR"]))
+    if magnitude is not None:
+        _check_overlap(volume, read_volume(magnitude), names=(qsm, magnitude))
     if lesions is not None:
         mask = read_volume(lesions, mask=True)
         if not (same_grid(mask, images["FLAIR"]) or same_grid(mask, volume)):
@@ -220,6 +220,15 @@ def _checked(subject: Subject, qsm: Path, out: Path, *, model: str, lesions: Pat
                 "resample it to one of them"
             )
     return card
+
+
+def _check_overlap(qsm: Volume, other: Volume, *, names: tuple[Path, Path]) -> None:
+    (low, high), (other_low, other_high) = field_of_view(qsm), field_of_view(other)
+    if (low > other_high).any() or (other_low > high).any():
+        raise InputError(
+            f"{names[0]} and {names[1]}: lie beside each other in space; "
+            "give images of the same patient and visit, or correct the position in the header"
+        )
 
 
 def _threshold(card: Card, threshold: str) -> float:

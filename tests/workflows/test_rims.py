@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import nibabel as nib
@@ -17,6 +18,7 @@ from msrim.cli.main import app
 from msrim.console import Console
 from msrim.errors import InputError
 from msrim.image import Volume, write_volume
+from msrim.lesions.measure import measure_lesions
 from msrim.manifest import Manifest
 from msrim.models import build, read_card
 from msrim.recipe import Recipe, TrainingRecipe
@@ -125,6 +127,12 @@ def test_a_threshold_of_ones_own_and_the_cards(visit, model, monkeypatch):
             classified(visit, model, monkeypatch, threshold=wrong)
 
 
+def test_a_model_is_found_from_where_the_user_is(visit, model, monkeypatch):
+    """The steps run in folders of their own."""
+    monkeypatch.chdir(model.parent)
+    assert len(rows_of(classified(visit, Path(model.name), monkeypatch))) == 3
+
+
 def test_masked_lesion_is_told_and_the_rest_goes_on(visit, model, monkeypatch):
     path = find_qsm(visit / "sub-1")
     qsm = nib.load(path).get_fdata(dtype=np.float32)
@@ -143,6 +151,54 @@ def test_no_lesion_is_a_valid_answer(visit, model, monkeypatch):
     assert "No lesion was marked" in (visit / "out/sub-1/rims/report.html").read_text(encoding="utf-8")
 
 
+def test_a_lesion_larger_than_the_patch_is_told_and_judged(visit, model, monkeypatch):
+    lesions = np.asarray(nib.load(visit / "lesions.nii.gz").dataobj).copy()
+    lesions[10:44, 52:64, 6:9] = 4
+    write_volume(Volume(lesions, AFFINE), visit / "lesions.nii.gz")
+    rows = rows_of(classified(visit, model, monkeypatch))
+    assert [row["id"] for row in rows if row["rim_probability"] != "n/a"] == ["1", "2", "3", "4"]
+    run = json.loads((visit / "out/sub-1/rims/run.json").read_text(encoding="utf-8"))
+    assert "lesion 4: larger than the patch: only its middle was seen" in run["fallbacks"]
+    assert "only its middle was seen" in (visit / "out/sub-1/rims/report.html").read_text(encoding="utf-8")
+
+
+def segmented(visit: Path, numbers: list[int], monkeypatch, model: Path) -> Path:
+    """Classify the lesions that `msrim segment` left: of those of the fixture the given ones."""
+    lesions = np.asarray(nib.load(visit / "lesions.nii.gz").dataobj)
+    instances = Volume(np.where(np.isin(lesions, numbers), lesions, 0), AFFINE)
+    found = measure_lesions(instances, probability=instances, labels=instances.like(np.full(SHAPE, 5, np.uint8)))
+    files = {"instances": write_volume(instances, visit / "before" / "instances.nii.gz")}
+    left = before(visit) | {"write_lesions": {"files": files, "lesions": [asdict(lesion) for lesion in found]}}
+    monkeypatch.setattr("msrim.workflows.rims.segment_visit", lambda *_, **__: left)
+    return classified(visit, model, monkeypatch, lesions=None)
+
+
+def test_what_segment_left_is_classified_and_keeps_its_rows(visit, model, monkeypatch):
+    rows = rows_of(segmented(visit, [1, 2], monkeypatch, model))
+    assert [(row["id"], float(row["volume_mm3"])) for row in rows] == [("1", 324.0), ("2", 126.563)]
+    assert all(0 < float(row["rim_probability"]) < 1 for row in rows)
+
+
+def test_nothing_found_by_segment_is_a_valid_answer(visit, model, monkeypatch):
+    assert rows_of(segmented(visit, [], monkeypatch, model)) == []
+    summary = json.loads((visit / "out/sub-1/rims/anat/sub-1_desc-summary.json").read_text(encoding="utf-8"))
+    assert (summary["lesions"], summary["rim_lesions"], summary["rim_not_judged"]) == (0, 0, 0)
+
+
+def test_no_lesion_within_the_qsm_still_ends_in_a_page(visit, model, monkeypatch):
+    """All lesions lie above the QSM's slab."""
+    path = find_qsm(visit / "sub-1")
+    write_volume(Volume(nib.load(path).get_fdata(dtype=np.float32)[..., :10], AFFINE), path)
+    lesions = np.zeros(SHAPE, np.uint8)
+    lesions[20:28, 20:28, 12:14], lesions[45:50, 45:50, 12:15] = 1, 2
+    write_volume(Volume(lesions, AFFINE), visit / "lesions.nii.gz")
+    monkeypatch.setattr("msrim.workflows.rim_steps.register_rigid", lambda *_, **__: np.eye(4))
+    rows = rows_of(classified(visit, model, monkeypatch))
+    assert [row["rim"] for row in rows] == ["n/a"] * 2
+    page = (visit / "out/sub-1/rims/report.html").read_text(encoding="utf-8")
+    assert page.count("<b>not judged</b>") == 2 and "<figure>" not in page
+
+
 def test_lesions_outside_the_qsm_are_told(visit, model, monkeypatch):
     """The QSM covers the lower slices alone; a mask on the FLAIR's grid has a lesion above them."""
     path = find_qsm(visit / "sub-1")
@@ -150,7 +206,7 @@ def test_lesions_outside_the_qsm_are_told(visit, model, monkeypatch):
     write_volume(Volume(low, AFFINE), path)
     monkeypatch.setattr("msrim.workflows.rim_steps.register_rigid", lambda *_, **__: np.eye(4))
     rows = rows_of(classified(visit, model, monkeypatch))
-    assert [row["rim"] for row in rows] == ["false", "false", "n/a"] or rows[2]["rim_probability"] == "n/a"
+    assert [row["rim_probability"] == "n/a" for row in rows] == [False, False, True]
     run = json.loads((visit / "out/sub-1/rims/run.json").read_text(encoding="utf-8"))
     assert "lesion 3: outside the QSM's field of view, not judged" in run["fallbacks"]
 
@@ -244,6 +300,8 @@ def test_bad_input_ends_in_one_line_and_writes_nothing(visit, model, tmp_path):
     write_volume(Volume(qsm, away), path)
     assert "lie beside each other in space" in refused(subject, *options)
     write_volume(Volume(qsm, AFFINE), path)
+    beside = write_volume(Volume(np.abs(qsm), away), visit / "magnitude.nii.gz")
+    assert "magnitude.nii.gz: lie beside each other" in refused(subject, *options, "--magnitude", beside)
     assert "tells no rims" in refused(subject, "--out", out, "--model", "head")
     assert "no such model" in refused(subject, "--out", out, "--model", "guess")
     assert "no such file" in refused(subject, *options, "--lesions", visit / "none.nii.gz")

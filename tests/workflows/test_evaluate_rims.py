@@ -1,0 +1,78 @@
+"""Cross-validation of rim classifiers: who is judged by whom, and by which threshold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from msrim.console import Console
+from msrim.errors import InputError
+from msrim.recipe import TrainingRecipe
+from msrim.training.rims import RimLesions
+from msrim.workflows.evaluate_rims import CrossValidated, cross_validate
+
+QUIET = Console(quiet=True)
+RECIPE = TrainingRecipe(
+    name="tiny", version="0", task="rims", summary="of a test", normalisation="none", network="datrnet",
+    contrasts=("Chimap", "FLAIR"), steps=4, batch_size=8, learning_rate=1e-3,
+)  # fmt: skip
+
+
+def cohort(rims: list[int]) -> RimLesions:
+    """Subjects with so many rims each, and as many lesions without one, and one more."""
+    labels = np.concatenate([[True] * n + [False] * (n + 1) for n in rims])
+    subjects = np.repeat(np.arange(len(rims)), [2 * n + 1 for n in rims])
+    patches = np.zeros((len(labels), 3, 0, 0, 0), np.float16)
+    return RimLesions(patches, None, labels, labels, subjects, tuple(f"sub-{n}" for n in range(len(rims))))
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list[RimLesions]:
+    """What networks were trained on; none really is, and every one says the same of all lesions."""
+    seen = []
+
+    def fit(recipe, lesions, folder, **_):
+        folder.mkdir(parents=True)
+        seen.append(lesions)
+        return None, {}
+
+    monkeypatch.setattr("msrim.workflows.evaluate_rims.fit_network", fit)
+    monkeypatch.setattr("msrim.workflows.evaluate_rims.answers", lambda *given, **_: np.full(len(given[2]), 0.5))
+    return seen
+
+
+def test_no_network_sees_the_subjects_that_it_judges_and_folds_share_the_many_rims(trained, tmp_path):
+    lesions = cohort([0] * 10 + [2] * 5 + [9] * 5)
+    result = cross_validate(RECIPE, lesions, tmp_path, console=QUIET, seeds=1)
+    assert len(trained) == 5
+    for fold, training in enumerate(trained):
+        judged = set(lesions.subjects[result.folds == fold])
+        assert not judged & set(training.subjects) and len(judged) == 4
+        assert sum(subject >= 15 for subject in judged) == 1 and sum(10 <= subject < 15 for subject in judged) == 1
+
+
+def test_a_folds_own_truth_chooses_no_threshold():
+    """Each fold alone would be told apart without an error, by 0.9 and by 0.5."""
+    truth = np.array([1, 0, 0, 1, 0, 0], bool)
+    probability = np.array([[0.9, 0.6, 0.1, 0.5, 0.4, 0.1]])
+    result = CrossValidated(probability, np.array([0, 0, 0, 1, 1, 1]), truth, np.array([0, 0, 0, 1, 1, 1]))
+    assert result.rim.tolist() == [True, True, False, False, False, False]
+    assert (result.figures()["sensitivity"], result.figures()["roc_auc"]) == (0.5, 1.0)
+
+
+def test_folds_of_another_recipe_are_not_taken_for_these(trained, tmp_path):
+    lesions = cohort([1] * 10)
+    cross_validate(RECIPE, lesions, tmp_path, console=QUIET, seeds=1)
+    cross_validate(RECIPE, lesions, tmp_path, console=QUIET, seeds=2)
+    assert len(trained) == 10
+    longer = RECIPE.model_copy(update={"steps": 5})
+    with pytest.raises(InputError, match="folds of another recipe or cohort"):
+        cross_validate(longer, lesions, tmp_path, console=QUIET, seeds=1)
+    with pytest.raises(InputError, match="folds of another recipe or cohort"):
+        cross_validate(RECIPE, cohort([1] * 11), tmp_path, console=QUIET, seeds=1)
+
+
+def test_too_few_rims_are_refused(trained, tmp_path):
+    with pytest.raises(InputError, match="1 subjects with a rim are too few for 5 folds"):
+        cross_validate(RECIPE, cohort([0] * 9 + [3]), tmp_path, console=QUIET)
+    assert not trained
