@@ -24,6 +24,7 @@ from msrim.errors import InputError, MsrimError
 from msrim.files import locked, unless_disk_full
 from msrim.models.registry import located
 from msrim.recipe import Recipe
+from msrim.workflows.cohort_processes import Processes
 from msrim.workflows.cohort_tasks import Task, Visit, reason_of, say_why_not, tasks_of
 from msrim.workflows.graph import logged, step
 from msrim.workflows.inputs import check_output_folder
@@ -225,8 +226,13 @@ def _run(
     # Nipype names cluster jobs by it; containers often go without.
     os.environ.setdefault("LOGNAME", getuser())
     arguments = plugin_args if plugin.endswith("Graph") else plugin_args | {"status_callback": follow}
+    runner: Any = plugin
+    if plugin == "MultiProc":
+        import torch  # noqa: F401  once here and not in every process that comes from this one
+
+        runner = Processes(arguments)
     try:
-        graph.run(plugin=plugin, plugin_args=arguments)
+        graph.run(plugin=runner, plugin_args=arguments)
     except Exception as error:
         return error
     return None
