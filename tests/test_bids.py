@@ -143,6 +143,9 @@ def test_paths_of_results():
 def test_dataset_description(tmp_path):
     content = json.loads(write_dataset_description(tmp_path).read_text())
     assert (content["DatasetType"], content["GeneratedBy"][0]["Name"]) == ("derivative", "msrim")
+    # As the BIDS validator asks of images in a space that the standard does not know.
+    assert all("SpatialReference" in json.loads(path.read_text()) for path in tmp_path.glob("space-orig_*.json"))
+    assert len(list(tmp_path.glob("space-orig_*.json"))) == 3
 
 
 def test_every_raw_visit_of_the_shared_data(shared_data):

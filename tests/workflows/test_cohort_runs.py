@@ -18,7 +18,6 @@ from msrim.files import locked
 from msrim.image import Volume, write_volume
 from msrim.recipe import Recipe
 from msrim.report.overview import Row, mark_outliers, robust_z
-from msrim.simulation.phantom import simulate_subject
 from msrim.workflows import cohort
 from msrim.workflows.cohort import run_cohort
 from msrim.workflows.cohort_group import summarise_group
@@ -139,9 +138,6 @@ def test_everything_runs_once_and_in_order(bids, calls, tmp_path, plugin):
     assert lines.index("rims 2") > lines.index("segment 2")
     assert lines.index("longitudinal 3a3b") > max(lines.index(f"{e} 3a") for e in ("segment", "rims"))
     assert not list((out / "logs").glob("*.json"))
-    # As the BIDS validator asks of images in a space that the standard does not know.
-    assert all("SpatialReference" in json.loads(path.read_text()) for path in out.glob("space-orig_*.json"))
-    assert len(list(out.glob("space-orig_*.json"))) == 3
 
 
 def test_one_failure_stops_nobody_and_is_told(bids, calls, tmp_path, monkeypatch):
@@ -282,27 +278,3 @@ def test_the_group_counts_links_and_marks(tmp_path):
     assert len(costs) == 10 and costs[1]["peak_mib"] == "n/a" and costs[0]["step"] == "find_lesions"
     links = re.findall(r'href="([^"]+)"', page.read_text(encoding="utf-8"))
     assert len(links) == 5 and all((out / link).is_file() for link in links)
-
-
-def test_a_phantom_beside_a_broken_patient(tmp_path):
-    """Without stand-ins: real results, their row, and a second run that repeats nothing."""
-    bids, out = tmp_path / "bids", tmp_path / "out"
-    anat = simulate_subject(bids, seed=11) / "anat"
-    for path in anat.glob("*.nii.gz"):
-        if not path.name.endswith("_FLAIR.nii.gz"):
-            path.unlink()
-    broken = bids / "sub-broken" / "anat"
-    broken.mkdir(parents=True)
-    (broken / "sub-broken_FLAIR.nii.gz").write_text("hello")
-    visits = find_cohort(bids, validate=False)
-    with pytest.raises(MsrimError, match=r"1 of 2 steps failed.*sub-broken_FLAIR.nii.gz: not a NIfTI image"):
-        run_cohort(visits, Recipe(), out, console=QUIET, plugin="MultiProc", plugin_args={"n_procs": 1})
-    summarise_group(visits, out, console=QUIET)
-    broken_row, phantom = rows_of(out / "cohort.tsv")
-    assert broken_row["reason"].startswith("segment: ") and phantom["reason"] == "n/a"
-    assert 1000 < float(phantom["brain_ml"]) < 2000 and int(phantom["lesions"]) > 5
-    results = [path for path in (out / "sub-phantom").rglob("*") if path.suffix in (".gz", ".html")]
-    before = {path: path.stat().st_mtime_ns for path in results}
-    with pytest.raises(MsrimError, match="1 of 2 steps failed"):
-        run_cohort(visits, Recipe(), out, console=QUIET)
-    assert {path: path.stat().st_mtime_ns for path in before} == before
