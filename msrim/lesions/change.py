@@ -15,7 +15,7 @@ mean of both probabilities says so. A lesion therefore only changes where the im
 visits swaps new and gone exactly.
 
 The numbers were chosen on a pair synthesised from one marked visit in 3 mm slices, with lesions of other people painted
-in, and PEAK_SHARE on one real pair as well, both ways round; tests/benchmarks/no_change.py counts what they take for new
+in, PEAK_SHARE on one real pair as well, both ways round; tests/benchmarks/no_change.py counts what they take for new
 where nothing is.
 """
 
