@@ -1,4 +1,4 @@
-# make demo   a phantom patient, segmented, compared with its truth
+# make demo   a phantom patient, segmented, compared with its truth, its rims classified
 # make test   everything that can be checked here
 # make clean  back to a fresh clone
 
@@ -17,7 +17,9 @@ demo: $(INSTALLED)
 	$(BIN)/msrim evaluate segmentation \
 		--truth $(DEMO)/phantom/derivatives/truth/sub-phantom/anat/sub-phantom_space-orig_label-L_mask.nii.gz \
 		--prediction $(DEMO)/results/sub-phantom/anat/sub-phantom_space-orig_label-L_mask.nii.gz
+	$(BIN)/msrim rim-classify $(DEMO)/phantom/sub-phantom --out $(DEMO)/results
 	@echo "report: $(abspath $(DEMO)/results/sub-phantom/report.html)"
+	@echo "rims:   $(abspath $(DEMO)/results/sub-phantom/rims/report.html)"
 
 test: $(INSTALLED)
 	$(BIN)/ruff check .
