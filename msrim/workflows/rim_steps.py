@@ -27,6 +27,8 @@ from msrim.workflows.steps import read_mask, read_own
 
 # What is seen of the background around the brain in registration.
 OUTLINE_MM = 8.0
+# A field of view holds at least this share of what is not brain.
+LEAST_OUTSIDE = 0.05
 # Patients from so many rim+ lesions on fared worse (Absinta et al. 2019, doi:10.1001/jamaneurol.2019.2399).
 MANY_RIMS = 4
 
@@ -38,6 +40,12 @@ def read_qsm(path: Path) -> tuple[Path, str]:
         warnings.warn(
             "the QSM's sign looks inverted: dark values reach further than bright ones. Rims are told by being bright; "
             "multiply the map by -1 and run again if its veins are dark",
+            Fallback,
+            stacklevel=2,
+        )
+    if np.mean(qsm.data == 0) < LEAST_OUTSIDE:
+        warnings.warn(
+            "the QSM is not zero outside the brain, so its noise there counts as brain; mask it and run again",
             Fallback,
             stacklevel=2,
         )

@@ -56,6 +56,7 @@ def visit(tmp_path) -> Path:
     anat = tmp_path / "sub-1" / "anat"
     qsm = rng.normal(-0.02, 0.02, SHAPE).astype(np.float32)
     qsm[:8, :8] = 0.3
+    qsm[:, -6:] = 0
     write_volume(Volume(qsm, AFFINE), anat / "sub-1_Chimap.nii.gz")
     write_volume(Volume(rng.normal(100, 20, SHAPE).astype(np.float32), AFFINE), anat / "sub-1_FLAIR.nii.gz")
     lesions = np.zeros(SHAPE, np.uint8)
@@ -122,6 +123,8 @@ def test_a_threshold_of_ones_own_and_the_cards(visit, model, monkeypatch):
     assert {row["rim"] for row in rows} == {"false"}
     rims = nib.load(visit / "out/sub-1/rims/anat/sub-1_space-orig_seg-rims_dseg.nii.gz")
     assert not np.any(rims.dataobj)
+    page = (visit / "out/sub-1/rims/report.html").read_text(encoding="utf-8")
+    assert page.index("Not called rim+") < page.index('class="lesion"') and "called rim+ from 1.00 on" in page
     for wrong in ("high", "1.5"):
         with pytest.raises(InputError, match="give f1, sensitive or a number"):
             classified(visit, model, monkeypatch, threshold=wrong)
@@ -237,6 +240,14 @@ def test_an_inverted_sign_is_told_and_the_rest_goes_on(visit, model, monkeypatch
     write_volume(Volume(-nib.load(path).get_fdata(dtype=np.float32), AFFINE), path)
     assert len(rows_of(classified(visit, model, monkeypatch))) == 3
     assert "sign looks inverted" in (visit / "out/sub-1/rims/report.html").read_text(encoding="utf-8")
+
+
+def test_a_qsm_that_is_not_masked_is_told_and_the_rest_goes_on(visit, model, monkeypatch):
+    path = find_qsm(visit / "sub-1")
+    qsm = nib.load(path).get_fdata(dtype=np.float32)
+    write_volume(Volume(np.where(qsm == 0, np.float32(-0.02), qsm), AFFINE), path)
+    assert len(rows_of(classified(visit, model, monkeypatch))) == 3
+    assert "not zero outside the brain" in (visit / "out/sub-1/rims/report.html").read_text(encoding="utf-8")
 
 
 def test_features_are_measured_for_the_networks_that_want_them(visit, tmp_path):
