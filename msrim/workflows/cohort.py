@@ -177,7 +177,7 @@ def run_task(
     own = [Visit(*visit) for visit in visits]
     settings, console = Recipe.model_validate_json(recipe), Console(quiet=quiet)
     # Stays if this process is killed.
-    say_why_not(this, out, "did not end: killed, out of memory, or still at work")
+    say_why_not(this, out, "did not end: killed, out of memory or disk, or still at work")
     if threads is not None:
         _limit_threads(threads)
     console.say(this.name)
@@ -205,7 +205,7 @@ def run_task(
 
 def _run(
     graph: nipype.Workflow, plugin: str, plugin_args: dict[str, Any], *, logs: Path, console: Console
-) -> Exception | None:
+) -> BaseException | None:
     """Run the graph; what Nipype raised at its end, because of a node or for itself."""
 
     def follow(node: nipype.Node, status: str) -> None:
@@ -234,7 +234,8 @@ def _run(
     try:
         graph.run(plugin=runner, plugin_args=arguments)
     except Exception as error:
-        return error
+        # Of several, Nipype gives the first as the cause of an error of its own.
+        return error.__cause__ if type(error) is RuntimeError and error.__cause__ else error
     return None
 
 

@@ -6,11 +6,13 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 from multiprocessing.connection import Connection
+from traceback import format_exception
 from typing import Any
 
 import nipype
-from nipype.pipeline.plugins.multiproc import MultiProcPlugin, run_node
+from nipype.pipeline.plugins.multiproc import MultiProcPlugin
 
 # Of prctl(2).
 PR_SET_PDEATHSIG = 1
@@ -25,8 +27,13 @@ class Processes(MultiProcPlugin):
 
     def run(self, *args: Any, **options: Any) -> None:
         """Run the graph; tasks that are still at work when it is interrupted are ended."""
+        self._failure: OSError | None = None
         try:
             super().run(*args, **options)
+        except RuntimeError:
+            if self._failure is not None:
+                raise self._failure from None
+            raise
         finally:
             for process, _ in self._task_obj.values():
                 process.kill()
@@ -50,10 +57,20 @@ class Processes(MultiProcPlugin):
         except (EOFError, OSError):
             result = {"result": None, "traceback": ["its process was killed\n"], "taskid": taskid}
         process.join()
+        if isinstance(result, OSError):  # Nipype's own files, on a full disk.
+            self._failure = result
+            result = {"result": None, "traceback": [f"{result}\n"], "taskid": taskid}
         return result
 
 
 def _work(node: nipype.Node, updatehash: bool, taskid: int, sender: Connection, parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == parent:
-        sender.send(run_node(node, updatehash, taskid))
+    if os.getppid() != parent:
+        return
+    try:
+        result: Any = {"result": node.run(updatehash), "traceback": None, "taskid": taskid}
+    except OSError as error:
+        result = error
+    except BaseException:
+        result = {"result": None, "traceback": format_exception(*sys.exc_info()), "taskid": taskid}
+    sender.send(result)

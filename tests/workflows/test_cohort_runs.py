@@ -186,7 +186,7 @@ def test_what_a_killed_task_leaves(bids, calls, tmp_path, monkeypatch):
     task = Task("segment", "1", None)
     monkeypatch.setattr(cohort, "segment_subject", lambda *_, **__: seen.append(reason_of(task, out)))
     run_cohort(find_cohort(bids, participants=["1"]), Recipe(), out, console=QUIET)
-    assert seen == ["did not end: killed, out of memory, or still at work"]
+    assert seen == ["did not end: killed, out of memory or disk, or still at work"]
 
 
 def test_two_runs_share_a_folder_but_not_a_patient(bids, calls, tmp_path):
