@@ -8,8 +8,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import cc3d
 import nibabel as nib
 import numpy as np
+from scipy.ndimage import find_objects
 
 from msrim.errors import Fallback
 from msrim.files import write_text
@@ -183,6 +185,13 @@ def write_rims(
             warnings.warn(f"lesion {lesion.id}: {'; '.join(why)}{judged}", Fallback, stacklevel=2)
         table.append(replace(lesion, rim_probability=p, rim=None if p is None else p >= threshold))
     positive = [lesion.id for lesion in table if lesion.rim]
+    for numbers in _touching(instances.data, positive):
+        warnings.warn(
+            f"lesions {' and '.join(map(str, numbers))}: touch, and each is called rim+; "
+            "where they are parts of one lesion, the count of rim+ is too high",
+            Fallback,
+            stacklevel=2,
+        )
     summary = {
         **summarise(table),
         "rim_lesions": len(positive),
@@ -199,6 +208,13 @@ def write_rims(
     write_text(json.dumps(LESION_COLUMNS, indent=2) + "\n", files["table_columns"])
     write_text(json.dumps(summary, indent=2) + "\n", files["summary"])
     return files, [asdict(lesion) for lesion in table], summary
+
+
+def _touching(instances: np.ndarray, numbers: list[int]) -> list[list[int]]:
+    """Those of the numbered lesions that touch one another, group by group."""
+    parts = cc3d.connected_components(np.isin(instances, numbers), connectivity=26)
+    groups = [np.unique(instances[box][parts[box] == part]) for part, box in enumerate(find_objects(parts), start=1)]
+    return [group.tolist() for group in groups if len(group) > 1]
 
 
 def _read_lesions(path: Path) -> Volume:
