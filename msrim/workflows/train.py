@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from msrim.bids import Subject, find_subject
@@ -16,7 +16,7 @@ from msrim.console import Console
 from msrim.errors import InputError, ModelError
 from msrim.image import read_volume, resample
 from msrim.manifest import Manifest
-from msrim.models import build, load_model, read_card
+from msrim.models import Card, build, load_model, read_card
 from msrim.models.inference import choose_device, csf_of
 from msrim.preprocess.anatomy import anatomical_coordinates
 from msrim.recipe import Recipe, TrainingRecipe
@@ -97,11 +97,11 @@ def train_on(
     network = build(recipe.network, **recipe.settings)
     if recipe.start is not None:
         card = read_card(recipe.start)
-        if (card.network, card.settings, card.contrasts) != (recipe.network, recipe.settings, recipe.contrasts):
+        if card.network != recipe.network or not set(recipe.contrasts) <= set(card.contrasts):
             raise ModelError(
-                f"{recipe.start}: its network, settings or contrasts are not the recipe's; make them the same"
+                f"{recipe.start}: a {card.network} of {', '.join(card.contrasts)} cannot start this training"
             )
-        network = load_model(card)
+        start_from(network, card, contrasts=recipe.contrasts)
         trained_on += f"; started from {card.label}"
     weights = fit(
         network.to(choose_device(recipe.device)),
@@ -117,6 +117,25 @@ def train_on(
     limits = "Not measured on patients outside the training data; research use only."
     write_card(recipe, weights, settings=recipe.settings, training=f"{how}; {trained_on}", limits=limits)
     return out
+
+
+def start_from(network: nn.Module, card: Card, *, contrasts: Sequence[str]) -> None:
+    """Give a network the weights of a card's model, which may know more contrasts: their channels are left out.
+
+    Raises
+    ------
+    ModelError
+        The card's model is built with other settings.
+    """
+    known, taken = len(card.contrasts), [card.contrasts.index(contrast) for contrast in contrasts]
+    weights, fresh = load_model(card).state_dict(), network.state_dict()
+    for name, value in weights.items():
+        if name in fresh and value.shape[1:2] == (known,) and fresh[name].shape[1:2] == (len(taken),):
+            weights[name] = value[:, taken]
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(f"{card.label}: its settings are not the recipe's ({error}); make them the same") from error
 
 
 def _label_maps(folder: Path) -> list[Path]:

@@ -12,13 +12,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from msrim.console import Console
-from msrim.errors import InputError
+from msrim.errors import InputError, ModelError
 from msrim.image import Volume, write_volume
+from msrim.models import build, load_model, read_card
 from msrim.recipe import read_training_recipe
 from msrim.training.heads import TISSUES, SyntheticHeads, answers
 from msrim.training.lesions import LesionBank, LesionCrops, Patient
-from msrim.training.loop import fit
-from msrim.workflows.train import train_lesions
+from msrim.training.loop import fit, write_weights
+from msrim.workflows.cards import write_card
+from msrim.workflows.train import start_from, train_lesions
 from msrim.workflows.train_longitudinal import train_longitudinal
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
@@ -192,6 +194,22 @@ def test_a_stopped_training_ends_as_if_it_had_not_stopped(tmp_path):
     assert len(seen) == 20
     for name, value in load_file(whole).items():
         assert torch.allclose(value, load_file(resumed)[name], atol=1e-6), name
+
+
+def test_fine_tuning_may_leave_contrasts_out(tmp_path):
+    settings = {"contrasts": 3, "widths": [4, 8], "head_width": 4}
+    recipe = read_training_recipe(PIPELINES / "allnet.toml", contrasts=["FLAIR", "T1w", "T2w"])
+    weights = write_weights(build("allnet", **settings), tmp_path / "weights.safetensors")
+    card = read_card(write_card(recipe, weights, settings=settings, training="none", limits="a test").parent)
+    one = build("allnet", **settings | {"contrasts": 1})
+    start_from(one, card, contrasts=["T1w"])
+    t1w, coordinates = torch.rand(1, 7, 16, 16, 16).split([1, 6], dim=1)
+    silent = torch.zeros_like(t1w)
+    with torch.inference_mode():
+        expected = load_model(card)(torch.cat([silent, t1w, silent, coordinates], dim=1))
+        torch.testing.assert_close(one.eval()(torch.cat([t1w, coordinates], dim=1)), expected)
+    with pytest.raises(ModelError, match="settings are not the recipe's"):
+        start_from(build("allnet", **settings | {"widths": [8, 16]}), card, contrasts=card.contrasts)
 
 
 @pytest.mark.parametrize(("train", "recipe"), [(train_lesions, "allnet"), (train_longitudinal, "coactseg")])
