@@ -46,8 +46,10 @@ def written_atomically(path: Path) -> Iterator[Path]:
             f"{path.absolute()}: cannot be written ({error.strerror or error}); check the folder's rights and space"
         ) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        if temporary is not None and temporary.exists():
+            # A writer that failed may still hold it open, and would keep a full disk full.
+            os.truncate(temporary, 0)
+            temporary.unlink()
 
 
 def remove_partial_files(folder: Path) -> None:

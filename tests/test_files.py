@@ -35,6 +35,15 @@ def test_failure_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_writer_that_failed_keeps_no_space(tmp_path):
+    with pytest.raises(ZeroDivisionError), written_atomically(tmp_path / "x.bin") as temporary:
+        stream = temporary.open("wb", buffering=0)
+        stream.write(b"half")
+        raise ZeroDivisionError
+    with stream:
+        assert os.fstat(stream.fileno()).st_size == 0
+
+
 def test_being_killed_leaves_the_old_file(tmp_path):
     path = write_text("old", tmp_path / "x.txt")
     code = (
