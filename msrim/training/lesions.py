@@ -21,14 +21,13 @@ WHITE_MATTER = 5
 # brighter in T2w. The ranges hold the 5th to 95th percentile of what raters marked, with room on both sides.
 PAINTED_CONTRAST = {"FLAIR": (0.9, 4.5), "T1w": (-2.6, 0.0), "T2w": (0.3, 4.5)}
 # What real lesions gain or lose of it: a site's sequence decides how much they stand out, and there are few sites.
-# In T1w they are grey in one collection and almost as dark as CSF in another.
-CHANGED_CONTRAST = {"FLAIR": (-1.3, 0.7), "T1w": (-1.5, 0.5), "T2w": (-1.2, 0.6)}
+CHANGED_CONTRAST = {"FLAIR": (-1.5, 0.7), "T1w": (-0.5, 0.5), "T2w": (-1.2, 0.6)}
 # Brightness and contrast that normalisation leaves unknown.
-GAIN, OFFSET = (0.6, 1.6), 0.6
+GAIN, OFFSET = (0.55, 1.7), 0.8
 # Share of the samples that come from synthetic brains, where there are any.
 SYNTHETIC = 0.25
 # Chance that a contrast which the patient has is withheld. FLAIR is what a lesion is defined on and always stays.
-DROPOUT = {"FLAIR": 0.0, "T1w": 0.35, "T2w": 0.45}
+DROPOUT = {"FLAIR": 0.0, "T1w": 0.3, "T2w": 0.45}
 
 
 @dataclass(frozen=True, eq=False)
