@@ -31,7 +31,7 @@ from msrim.image import Volume
 
 SEED_Z = 4.5
 GROW_Z = 2.5
-PEAK_SHARE = 0.25
+PEAK_SHARE = 0.3
 BRIGHT = 0.5
 LIKELY = 0.1
 MIN_PIECE_MM3 = 10.0
