@@ -82,6 +82,8 @@ def join_models(models: list[str], out: Path, *, name: str) -> Path:
 
     cards = [read_card(model) for model in models]
     first = cards[0]
+    if first.task not in ("lesions", "slices"):
+        raise ModelError(f"{first.label}: a model for {first.task}; models for lesions can vote")
     if len({card.sha256 for card in cards}) < 3:
         raise ModelError("a vote takes three different models or more")
     for card in cards[1:]:

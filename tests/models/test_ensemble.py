@@ -47,6 +47,7 @@ def test_a_threshold_on_the_joined_answer_is_the_majority(five, tmp_path):
 def test_what_cannot_vote(five, tmp_path):
     for models, reason in (
         (five[:4], "odd number"),
+        (["datrnet"] * 3, "models for lesions can vote"),
         (five[:1], "three different models"),
         ([five[0]] * 3, "three different models"),
         ([*five[:2], model(tmp_path, seed=7, head_width=8)], "differ in settings"),
