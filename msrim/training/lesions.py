@@ -102,8 +102,8 @@ class LesionCrops(Dataset):
         Brains made from label maps, nearly all without lesions: anatomy that the few real patients do not show.
     contrasts : sequence of str
         Order of the image channels.
-    size : int
-        Side of the cubic crop, voxels.
+    shape : (3,) int
+        Of the crop, voxels.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class LesionCrops(Dataset):
         bank: LesionBank | None,
         *,
         contrasts: Sequence[str],
-        size: int,
+        shape: Sequence[int],
         samples: int,
         seed: int = 0,
         synthetic: Sequence[Patient] = (),
@@ -122,13 +122,20 @@ class LesionCrops(Dataset):
         self.synthetic = list(synthetic)
         self.components = {id(visit): _voxels_by_lesion(visit.lesions) for visit in [*patients, *synthetic]}
         self.bank, self.contrasts = bank, tuple(contrasts)
-        self.size, self.samples, self.seed = size, samples, seed
+        self.shape, self.samples, self.seed = tuple(shape), samples, seed
 
     def __len__(self) -> int:
         return self.samples
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Input (C + 6, S, S, S), lesion mask and sphere mask (1, S, S, S), all float32."""
+        """Input (C + 6, X, Y, Z), lesion mask and sphere mask (1, X, Y, Z), all float32."""
+        patient, images, lesions, points, matrix = self.crop(index)
+        coordinates = _moved_coordinates(synthesis.sample_at(patient.coordinates, points), matrix)
+        spheres = torch.from_numpy(lesion_spheres(lesions.numpy(), np.ones(3)))
+        return torch.cat([images, coordinates]), lesions[None].float(), spheres[None].float()
+
+    def crop(self, index: int) -> tuple[Patient, Tensor, Tensor, Tensor, np.ndarray]:
+        """A visit; images (C, X, Y, Z) and lesions (X, Y, Z) of a crop; the points it looks at, and their matrix."""
         if not 0 <= index < self.samples:
             raise IndexError(index)
         rng = np.random.default_rng((self.seed, index))
@@ -138,10 +145,9 @@ class LesionCrops(Dataset):
         patient = visits[rng.integers(len(visits))]
         matrix = synthesis.random_affine(rng, max_angle_deg=8, scale=(0.88, 1.2))
         points = synthesis.sampling_points(
-            rng, (self.size,) * 3, centre=self._centre(patient, rng), matrix=matrix, elastic_voxels=rng.uniform(0, 2)
+            rng, self.shape, centre=self._centre(patient, rng), matrix=matrix, elastic_voxels=rng.uniform(0, 2)
         )
         images = synthesis.sample_at(patient.images, points)
-        coordinates = _moved_coordinates(synthesis.sample_at(patient.coordinates, points), matrix)
         lesions, brain, white = synthesis.sample_at(patient.masks, points) > 0.5
         present = images.flatten(1).abs().amax(1) > 0
         images += self._drawn(rng, CHANGED_CONTRAST) * _soft(lesions)
@@ -150,17 +156,14 @@ class LesionCrops(Dataset):
             images, lesions = images + change, lesions | painted
         images = self._scan(images, rng)
         keep = torch.tensor([rng.random() >= DROPOUT[name] for name in self.contrasts]) & present
-        images = images * keep[:, None, None, None] * brain
-        spheres = lesion_spheres(lesions.numpy(), np.ones(3))
-        truth = lesions[None].float()
-        return torch.cat([images, coordinates]), truth, torch.from_numpy(spheres)[None].float()
+        return patient, images * keep[:, None, None, None] * brain, lesions, points, matrix
 
     def _centre(self, patient: Patient, rng: np.random.Generator) -> np.ndarray:
         components = self.components[id(patient)]
         if components and rng.random() < 0.6:
             # A lesion first, then a voxel of it: small lesions are seen as often as large ones.
             voxels = components[rng.integers(len(components))]
-            return voxels[rng.integers(len(voxels))] + rng.uniform(-0.35, 0.35, 3) * self.size
+            return voxels[rng.integers(len(voxels))] + rng.uniform(-0.35, 0.35, 3) * self.shape
         while True:
             voxel = rng.integers(patient.brain.shape)
             if patient.brain[tuple(voxel)]:
@@ -178,14 +181,16 @@ class LesionCrops(Dataset):
         places = points @ to_bank[:3, :3].T + to_bank[:3, 3]
         mask = (synthesis.sample_at(self.bank.draw(rng), places)[0] > 0.5) & allowed
         edge = synthesis.blur(mask[None].float(), sigma_voxels=rng.uniform(0.4, 1.0, 3))
-        texture = 1 + 0.25 * synthesis.smooth_field(rng, mask.shape, channels=1, points=self.size // 5, spread=1)
+        texture = 1 + 0.25 * synthesis.smooth_field(rng, mask.shape, channels=1, points=_knots(mask, 5.5), spread=1)
         return mask, self._drawn(rng, PAINTED_CONTRAST) * edge * texture
 
     def _scan(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         size = images.shape[1:]
         gain = torch.from_numpy(rng.uniform(*np.log(GAIN), (len(images), 1, 1, 1))).exp().float()
         images = images * gain + torch.from_numpy(rng.uniform(-OFFSET, OFFSET, gain.shape)).float()
-        images += synthesis.smooth_field(rng, size, channels=len(images), points=3, spread=rng.uniform(0, 0.35))
+        images += synthesis.smooth_field(
+            rng, size, channels=len(images), points=_knots(images[0], 32), spread=rng.uniform(0, 0.35)
+        )
         if rng.random() < 0.5:
             images = synthesis.blur(images, sigma_voxels=rng.uniform(0, 0.8, 3))
         if rng.random() < 0.4:
@@ -201,6 +206,11 @@ def _moved_coordinates(coordinates: Tensor, matrix: np.ndarray) -> Tensor:
         moved[0] *= -1
     moved[4:] /= float(np.abs(np.linalg.det(matrix)) ** (1 / 3))
     return moved
+
+
+def _knots(image: Tensor, spacing_voxels: float) -> list[int]:
+    """Of a smooth field over (X, Y, Z), for each axis."""
+    return [max(2, round(n / spacing_voxels) + 1) for n in image.shape]
 
 
 def _voxels_by_lesion(mask: np.ndarray) -> list[np.ndarray]:

@@ -10,9 +10,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from msrim.models.scp import fit_to_plane, z_scored
+from msrim.training.lesions import LesionBank, LesionCrops, Patient
 
 # Chance that a slice is drawn from those that show a lesion; most slices of most scans show none.
 WITH_LESION = 0.5
+# Slices of a slab, millimetres that its middle moves in the plane at most.
+SLAB, MAX_SHIFT_VOXELS = 4, 5.0
 
 
 class LesionSlices(Dataset):
@@ -47,3 +50,59 @@ class LesionSlices(Dataset):
         chosen = rng.choice(lesions) if lesions.size and rng.random() < WITH_LESION else rng.integers(mask.shape[-1])
         slices = [torch.from_numpy(data[..., chosen : chosen + 1].astype(np.float32)) for data in (image, mask[None])]
         return slices[0], slices[1]
+
+
+class LesionSlabs(Dataset):
+    """Endless slabs of a few axial slices of brains, varied and painted like the crops of :class:`LesionCrops`.
+
+    In the plane they are whole: a slice network that knows places must see them where they are.
+
+    Parameters
+    ----------
+    patients, synthetic : sequence of Patient
+    bank : LesionBank or None
+    contrasts : sequence of str
+    plane : (2,) int
+    """
+
+    def __init__(
+        self,
+        patients: Sequence[Patient],
+        bank: LesionBank | None,
+        *,
+        contrasts: Sequence[str],
+        plane: Sequence[int],
+        samples: int,
+        seed: int = 0,
+        synthetic: Sequence[Patient] = (),
+    ) -> None:
+        shape = (*plane, SLAB)
+        self.crops = _CentredCrops(
+            list(patients), bank, contrasts=contrasts, shape=shape, samples=samples, seed=seed, synthetic=synthetic
+        )
+        self.moments = {id(visit): _moments(visit.images, plane) for visit in [*patients, *synthetic]}
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Input (C, X, Y, SLAB) and lesions (1, X, Y, SLAB), float32."""
+        visit, images, lesions, _, _ = self.crops.crop(index)
+        mean, deviation = self.moments[id(visit)]
+        present = images.flatten(1).abs().amax(1)[:, None, None, None] > 0
+        # As z_scored does it with the whole scan, of which a slab knows nothing.
+        return (images - mean) / deviation * present, lesions[None].float()
+
+
+class _CentredCrops(LesionCrops):
+    def _centre(self, patient: Patient, rng: np.random.Generator) -> np.ndarray:
+        middle = (np.array(patient.brain.shape) - 1) / 2
+        shift = rng.uniform(-MAX_SHIFT_VOXELS, MAX_SHIFT_VOXELS, 2)
+        return np.array([*(middle[:2] + shift), super()._centre(patient, rng)[2]])
+
+
+def _moments(images: Tensor, plane: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each contrast over the plane, (C, 1, 1, 1) each; 1 for a constant one."""
+    values = torch.from_numpy(fit_to_plane(images.numpy(), plane)).flatten(1)
+    deviation = values.std(1)
+    return tuple(value[:, None, None, None] for value in (values.mean(1), deviation.where(deviation > 0, 1)))

@@ -26,9 +26,12 @@ def random_affine(
     return matrix
 
 
-def smooth_field(rng: np.random.Generator, size: Sequence[int], *, channels: int, points: int, spread: float) -> Tensor:
+def smooth_field(
+    rng: np.random.Generator, size: Sequence[int], *, channels: int, points: int | Sequence[int], spread: float
+) -> Tensor:
     """Smooth random field: normal values at ``points`` per axis, interpolated to (channels, X, Y, Z)."""
-    coarse = torch.from_numpy(rng.normal(0, spread, (1, channels, points, points, points)).astype(np.float32))
+    shape = (points,) * 3 if isinstance(points, int) else points
+    coarse = torch.from_numpy(rng.normal(0, spread, (1, channels, *shape)).astype(np.float32))
     return F.interpolate(coarse, size=tuple(size), mode="trilinear", align_corners=True)[0]
 
 

@@ -52,26 +52,17 @@ def train_lesions(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: l
     Path
         The folder, ready for ``msrim segment --model``.
     """
-    marked = marked_visits(data)
-    check_left_out(leave_out, [subject.label for subject, _ in marked], data=data)
-    visits = [visit for visit in marked if visit[0].label not in leave_out]
-    if not visits:
-        raise InputError(f"{data}: no visit with a FLAIR and a *label-L*_mask.nii.gz beside it is left to train on")
-    patients = [
-        prepare_visit(subject, mask, recipe=recipe, out=out / "prepared", console=console) for subject, mask in visits
-    ]
-    bank = LesionBank(recipe.lesion_bank) if recipe.lesion_bank is not None else None
+    patients = marked_patients(recipe, data, out, leave_out=leave_out, console=console)
     crops = LesionCrops(
         patients,
-        bank,
+        painted_from(recipe),
         contrasts=recipe.contrasts,
-        size=recipe.crop,
+        shape=(recipe.crop,) * 3,
         samples=recipe.steps * recipe.batch_size,
         seed=recipe.seed,
-        synthetic=_synthetic_brains(recipe, console=console),
+        synthetic=synthetic_brains(recipe, console=console),
     )
-    names = sorted({patient.name for patient in patients})
-    seen = f"{len(visits)} visits of {len(names)} patients ({', '.join(names)})"
+    seen = seen_patients(patients)
     return train_on(recipe, crops, loss=all_net_loss, out=out, trained_on=seen, console=console)
 
 
@@ -113,7 +104,8 @@ def train_on(
         workers=recipe.workers,
         report=console.say,
     )
-    how = f"{recipe.steps} steps of {recipe.batch_size} crops of {recipe.crop} mm, seed {recipe.seed}"
+    pieces = "slabs or slices" if recipe.task == "slices" else f"crops of {recipe.crop} mm"
+    how = f"{recipe.steps} steps of {recipe.batch_size} {pieces}, seed {recipe.seed}"
     limits = "Not measured on patients outside the training data; research use only."
     write_card(recipe, weights, settings=recipe.settings, training=f"{how}; {trained_on}", limits=limits)
     return out
@@ -145,7 +137,13 @@ def _label_maps(folder: Path) -> list[Path]:
     return paths
 
 
-def _synthetic_brains(recipe: TrainingRecipe, *, console: Console) -> list[Patient]:
+def painted_from(recipe: TrainingRecipe) -> LesionBank | None:
+    """The recipe's bank of lesions, where it names one."""
+    return LesionBank(recipe.lesion_bank) if recipe.lesion_bank is not None else None
+
+
+def synthetic_brains(recipe: TrainingRecipe, *, console: Console) -> list[Patient]:
+    """A brain from each of the recipe's label maps; none where it names none."""
     if recipe.head_labels is None:
         return []
     paths = _label_maps(recipe.head_labels)
@@ -154,6 +152,32 @@ def _synthetic_brains(recipe: TrainingRecipe, *, console: Console) -> list[Patie
         brains.append(synthetic_brain(path, contrasts=recipe.contrasts, seed=seed))
         console.say(f"brain {seed + 1} of {len(paths)} synthesised")
     return brains
+
+
+def marked_patients(
+    recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: list[str], console: Console
+) -> list[Patient]:
+    """Every marked visit below ``data`` but those of ``leave_out``, prepared in ``out``.
+
+    Raises
+    ------
+    InputError
+        A patient to leave out is not there, or nobody is left.
+    """
+    marked = marked_visits(data)
+    check_left_out(leave_out, [subject.label for subject, _ in marked], data=data)
+    visits = [visit for visit in marked if visit[0].label not in leave_out]
+    if not visits:
+        raise InputError(f"{data}: no visit with a FLAIR and a *label-L*_mask.nii.gz beside it is left to train on")
+    return [
+        prepare_visit(subject, mask, recipe=recipe, out=out / "prepared", console=console) for subject, mask in visits
+    ]
+
+
+def seen_patients(patients: Sequence[Patient]) -> str:
+    """How a card names who was trained on."""
+    names = sorted({patient.name for patient in patients})
+    return f"{len(patients)} visits of {len(names)} patients ({', '.join(names)})"
 
 
 def marked_visits(data: Path) -> list[tuple[Subject, Path]]:

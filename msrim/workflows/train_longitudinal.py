@@ -15,14 +15,13 @@ from msrim.image import read_volume, resample
 from msrim.manifest import Manifest
 from msrim.recipe import Recipe, TrainingRecipe
 from msrim.training.coactseg_loss import coactseg_loss
-from msrim.training.lesions import LesionBank
 from msrim.training.pairs import MarkedPair, VisitCrops
 from msrim.transform import read_transform
 from msrim.workflows import changes
 from msrim.workflows.graph import run_graph, step
 from msrim.workflows.steps import read_own
 from msrim.workflows.subject import preprocess_visit
-from msrim.workflows.train import check_left_out, marked_visits, prepare_visit, train_on
+from msrim.workflows.train import check_left_out, marked_visits, painted_from, prepare_visit, train_on
 
 # A pair of the MSSEG-2 challenge: both FLAIRs in one space, and the consensus of the experts there.
 PAIR_FILES = ("flair_time01_on_middle_space.nii.gz", "flair_time02_on_middle_space.nii.gz", "ground_truth.nii.gz")
@@ -62,7 +61,7 @@ def train_longitudinal(
     crops = VisitCrops(
         patients,
         pairs,
-        None if recipe.lesion_bank is None else LesionBank(recipe.lesion_bank),
+        painted_from(recipe),
         channel=recipe.contrasts.index("FLAIR"),
         size=recipe.crop,
         samples=recipe.steps * recipe.batch_size,

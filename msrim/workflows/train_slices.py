@@ -16,8 +16,15 @@ from msrim.image import read_volume, same_grid
 from msrim.models import build
 from msrim.recipe import TrainingRecipe
 from msrim.training.losses import soft_dice
-from msrim.training.slices import LesionSlices
-from msrim.workflows.train import check_left_out, marked_visits, prepare_visit, train_on
+from msrim.training.slices import LesionSlabs, LesionSlices
+from msrim.workflows.train import (
+    check_left_out,
+    marked_patients,
+    painted_from,
+    seen_patients,
+    synthetic_brains,
+    train_on,
+)
 
 # Hounsfield units that hold the liver, and the label of its tumours (Zhang et al. 2023, section 4.2; LiTS).
 CT_WINDOW = (-200.0, 250.0)
@@ -30,7 +37,8 @@ def train_slices(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: li
     Parameters
     ----------
     recipe : TrainingRecipe
-        Of the task "slices". With "CT" for its only contrast it learns liver tumours, else lesions of the brain.
+        Of the task "slices". With "CT" for its only contrast it learns liver tumours, else lesions of the brain; with a
+        lesion bank or head labels on slices that are varied and painted, else on the slices as they are.
     data : Path
         Subjects with a lesion mask beside each FLAIR, prepared as `msrim segment` does it; for CT, ``volume-N.nii`` and
         ``segmentation-N.nii`` of the LiTS challenge, anywhere below.
@@ -49,20 +57,20 @@ def train_slices(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: li
     InputError
         Nothing is left to train on, or a CT scan and its labels do not fit each other.
     """
-    if recipe.contrasts == ("CT",):
-        scans = dict(_ct_scans(data, leave_out=leave_out))
-    else:
-        scans, marked = {}, marked_visits(data)
-        check_left_out(leave_out, [subject.label for subject, _ in marked], data=data)
-        for subject, mask in marked:
-            if subject.label not in leave_out:
-                patient = prepare_visit(subject, mask, recipe=recipe, out=out / "prepared", console=console)
-                scans[subject.label, subject.session] = patient.images.numpy(), patient.lesions
-    if not scans:
-        raise InputError(f"{data}: nothing with a lesion mask is left to train on")
     plane = build(recipe.network, **recipe.settings).plane
-    slices = LesionSlices(list(scans.values()), plane=plane, samples=recipe.steps * recipe.batch_size, seed=recipe.seed)
-    seen = f"axial slices of {len(scans)} scans"
+    drawn = {"plane": plane, "samples": recipe.steps * recipe.batch_size, "seed": recipe.seed}
+    if recipe.contrasts == ("CT",):
+        scans = list(_ct_scans(data, leave_out=leave_out))
+        slices, seen = LesionSlices(scans, **drawn), f"axial slices of {len(scans)} scans"
+    else:
+        patients = marked_patients(recipe, data, out, leave_out=leave_out, console=console)
+        seen = f"axial slices of {seen_patients(patients)}"
+        if recipe.lesion_bank is None and recipe.head_labels is None:
+            scans = [(patient.images.numpy(), patient.lesions) for patient in patients]
+            slices = LesionSlices(scans, **drawn)
+        else:
+            bank, synthetic = painted_from(recipe), synthetic_brains(recipe, console=console)
+            slices = LesionSlabs(patients, bank, contrasts=recipe.contrasts, synthetic=synthetic, **drawn)
     return train_on(recipe, slices, loss=slice_loss, out=out, trained_on=seen, console=console)
 
 
@@ -71,10 +79,12 @@ def slice_loss(logits: Tensor, lesions: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, lesions) + soft_dice(torch.sigmoid(logits), lesions)
 
 
-def _ct_scans(data: Path, *, leave_out: list[str]) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
-    """Windowed CT and its tumours at half the in-plane resolution, 512 x 512 to 256 x 256, by number."""
+def _ct_scans(data: Path, *, leave_out: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Windowed CT and its tumours at half the in-plane resolution, 512 x 512 to 256 x 256."""
     numbered = {path.name.split(".")[0].removeprefix("volume-"): path for path in sorted(data.rglob("volume-*.nii*"))}
     check_left_out(leave_out, numbered, data=data)
+    if not set(numbered) - set(leave_out):
+        raise InputError(f"{data}: no volume-N.nii with its segmentation-N.nii is left to train on")
     for number, path in numbered.items():
         if number in leave_out:
             continue
@@ -82,7 +92,7 @@ def _ct_scans(data: Path, *, leave_out: list[str]) -> Iterator[tuple[str, tuple[
         volume, marked = read_volume(path), read_volume(labels)
         if not same_grid(volume, marked):
             raise InputError(f"{labels}: not on the grid of {path.name}; take the two files of one download")
-        yield number, (_halved(np.clip(volume.data, *CT_WINDOW))[None], _halved(marked.data == TUMOUR) >= 0.5)
+        yield _halved(np.clip(volume.data, *CT_WINDOW))[None], _halved(marked.data == TUMOUR) >= 0.5
 
 
 def _halved(data: np.ndarray) -> np.ndarray:

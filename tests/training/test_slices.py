@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from msrim.models import build
 from msrim.models.scp import fit_to_plane
+from msrim.training.lesions import Patient
 from msrim.training.losses import soft_dice
-from msrim.training.slices import LesionSlices
+from msrim.training.slices import SLAB, LesionSlabs, LesionSlices
 
 
 def scan(seed: int, shape=(40, 60, 12)) -> tuple[np.ndarray, np.ndarray]:
@@ -63,6 +66,59 @@ def test_the_middle_stays_the_middle(size):
     assert fitted.shape == (2, *size, 3)
     x, y = (int(index) for index in np.argwhere(fitted[0, ..., 0])[0])
     assert abs(x - (size[0] - 1) / 2) <= 0.5 and abs(y - (size[1] - 1) / 2) <= 0.5
+
+
+def head(name: str, *, middle: int) -> Patient:
+    """A brain in the middle of a grid of even size; one lesion whose images tell place and contrast; no T1w."""
+    shape, lesions, brain = (48, 64, 20), np.zeros((48, 64, 20), bool), np.zeros((48, 64, 20), bool)
+    brain[8:40, 10:54, 2:18] = True
+    lesions[12:18, middle - 3 : middle + 3, 8:12] = True
+    images = torch.from_numpy(np.stack([brain + 5.0 * lesions, np.zeros(shape)])).float()
+    labels = np.where(brain, 5, 0).astype(np.uint8)
+    return Patient(name, images, torch.zeros(6, *shape), lesions, brain, labels, np.eye(4))
+
+
+def slabs(samples: int = 24, *, seed: int = 0, synthetic=()) -> LesionSlabs:
+    patients = [head("a", middle=20)]
+    return LesionSlabs(
+        patients, None, contrasts=("FLAIR", "T1w"), plane=(32, 48), samples=samples, seed=seed, synthetic=synthetic
+    )
+
+
+def test_slabs_are_whole_in_the_plane_and_follow_their_number():
+    image, lesions = slabs()[3]
+    assert image.shape == (2, 32, 48, SLAB) and lesions.shape == (1, 32, 48, SLAB)
+    assert torch.equal(image, slabs()[3][0]) and not torch.equal(image, slabs(seed=1)[3][0])
+    with pytest.raises(IndexError):
+        slabs()[24]
+
+
+def test_slabs_keep_places():
+    # The lesion is 9 voxels off the middle sideways (a mirror swaps that) and 12 behind; the pose moves it a little.
+    places = np.array(
+        [np.argwhere(lesions[0, ..., 0].numpy()).mean(0) for _, lesions in slabs() if lesions[0, ..., 0].any()]
+    )
+    from_middle = places - (np.array([32, 48]) - 1) / 2
+    assert len(places) > 10
+    assert np.abs(np.abs(from_middle[:, 0]) - 9).max() < 9 and np.abs(from_middle[:, 1] + 12).max() < 11
+    assert {-1.0, 1.0} == set(np.sign(from_middle[:, 0]))
+
+
+def test_slabs_show_lesions_bright_and_missing_contrasts_as_zeros():
+    brighter = []
+    for image, lesions in slabs():
+        assert not image[1].any()
+        inside = lesions[0] > 0
+        if inside.sum() > 20:
+            brighter.append(float(image[0][inside].mean() - image[0][~inside].mean()))
+    assert len(brighter) > 10 and np.mean(brighter) > 1
+
+
+def test_slabs_come_from_synthetic_brains_too():
+    empty = replace(head("s", middle=20), images=torch.full((2, 48, 64, 20), 3.0))
+    with_both = sum(bool(image[1].any()) for image, _ in slabs(60, synthetic=[empty]))
+    # A quarter of the samples, in 0.7 of which the T1w is not withheld: 10.5.
+    assert 3 <= with_both <= 20
 
 
 def test_scp_learns_from_them():

@@ -79,7 +79,7 @@ def test_a_head_sample_holds_one_contrast_between_0_and_1(head_path):
 
 
 def crops(patient, bank, *, samples=24, size=32):
-    return LesionCrops([patient], bank, contrasts=("FLAIR", "T1w", "T2w"), size=size, samples=samples)
+    return LesionCrops([patient], bank, contrasts=("FLAIR", "T1w", "T2w"), shape=(size,) * 3, samples=samples)
 
 
 def test_lesion_crops_teach_real_and_painted_lesions(patient, bank):

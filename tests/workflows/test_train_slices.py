@@ -53,7 +53,7 @@ def test_ct_in_card_and_weights_out(lits):
 
 def test_nothing_left_and_labels_of_another_scan(lits):
     recipe = read_training_recipe(lits / "recipe.toml")
-    with pytest.raises(InputError, match="nothing with a lesion mask is left"):
+    with pytest.raises(InputError, match="is left to train on"):
         train_slices(recipe, lits / "data", lits / "out", leave_out=["0", "1"], console=Console(quiet=True))
     with pytest.raises(InputError, match="no marked subject 2 to leave out"):
         train_slices(recipe, lits / "data", lits / "out", leave_out=["2"], console=Console(quiet=True))
