@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from msrim.errors import InputError
 
@@ -61,6 +61,13 @@ class Recipe(BaseModel):
         return "".join(f"{name} = {json.dumps(value)}\n" for name, value in fields.items())
 
 
+Side = Annotated[int, Field(gt=0, multiple_of=16)]
+
+
+def _three(sides: Any) -> Any:
+    return sides if isinstance(sides, list | tuple) else (sides,) * 3
+
+
 class TrainingRecipe(BaseModel):
     """Settings of ``msrim train``.
 
@@ -73,8 +80,9 @@ class TrainingRecipe(BaseModel):
     contrasts, required : tuple of str
         Order of the image channels, and those that a patient must have.
     steps, batch_size : int
-    crop : int
-        Side of the cubic crops, voxels of 1 mm; rim networks know their own.
+    crop : int, or list of three
+        Sides of the crops from left to right, back to front and bottom to top, voxels of 1 mm; one number for a cube.
+        Rim and slice networks know their own.
     learning_rate : float
     seed : int
     workers : int
@@ -107,7 +115,7 @@ class TrainingRecipe(BaseModel):
     required: tuple[str, ...] = ()
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)
-    crop: int = Field(default=32, gt=0, multiple_of=16)
+    crop: Annotated[tuple[Side, Side, Side], BeforeValidator(_three)] = (32, 32, 32)
     learning_rate: float = Field(gt=0)
     seed: int = 0
     workers: int = Field(default=1, ge=0)

@@ -54,6 +54,31 @@ def test_errors_name_file_and_field(tmp_path, text, message):
     assert message in str(caught.value)
 
 
+TRAINING = """
+name = "n"
+version = "1"
+task = "lesions"
+summary = ""
+normalisation = ""
+network = "allnet"
+contrasts = ["FLAIR"]
+steps = 1
+batch_size = 1
+learning_rate = 1e-3
+"""
+
+
+@pytest.mark.parametrize(("crop", "sides"), [("64", (64, 64, 64)), ("[128, 128, 48]", (128, 128, 48))])
+def test_a_crop_is_a_cube_or_three_sides(tmp_path, crop, sides):
+    assert read_training_recipe(write(tmp_path, f"{TRAINING}crop = {crop}")).crop == sides
+
+
+@pytest.mark.parametrize("crop", ["50", "[128, 128, 40]", "[64, 64]", "0", '"large"'])
+def test_crops_that_no_network_can_halve_are_refused(tmp_path, crop):
+    with pytest.raises(InputError, match=r"recipe\.toml: crop\."):
+        read_training_recipe(write(tmp_path, f"{TRAINING}crop = {crop}"))
+
+
 def test_missing_and_binary_files(tmp_path):
     with pytest.raises(InputError, match="cannot be read as a recipe"):
         read_recipe(tmp_path / "none.toml")

@@ -6,6 +6,7 @@ network learns shape.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -78,15 +79,15 @@ class SyntheticHeads(Dataset):
     ----------
     paths : list of Path
         Whole-head label maps with FreeSurfer values.
-    size : int
-        Side of the cubic crop, voxels of 1 mm.
+    shape : (3,) int
+        Of the crop, voxels of 1 mm.
     samples : int
         Length of the epoch.
     """
 
-    def __init__(self, paths: list[Path], *, size: int, samples: int, seed: int = 0) -> None:
+    def __init__(self, paths: list[Path], *, shape: Sequence[int], samples: int, seed: int = 0) -> None:
         self.heads = [load_head(path) for path in paths]
-        self.size, self.samples, self.seed = size, samples, seed
+        self.shape, self.samples, self.seed = tuple(shape), samples, seed
         self.answer = answers()
         self.low_parts = [np.argwhere(np.isin(self.answer.numpy()[head], BELOW_CEREBRUM))[::20] for head in self.heads]
 
@@ -94,7 +95,7 @@ class SyntheticHeads(Dataset):
         return self.samples
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Image (3, S, S, S) in about [0, 1], zero but for one contrast, and labels (S, S, S) int64."""
+        """Image (3, X, Y, Z) in about [0, 1], zero but for one contrast, and labels (X, Y, Z) int64."""
         if not 0 <= index < self.samples:
             raise IndexError(index)
         rng = np.random.default_rng((self.seed, index))
@@ -111,17 +112,17 @@ class SyntheticHeads(Dataset):
     def _posed(self, index: int, rng: np.random.Generator) -> Tensor:
         head, low = self.heads[index], self.low_parts[index]
         matrix = synthesis.random_affine(rng, max_angle_deg=22, scale=(0.85, 1.2))
-        half = self.size / 2
-        centre = [rng.uniform(min(half, n / 2), max(n - half, n / 2)) for n in head.shape]
+        half = np.array(self.shape) / 2
+        centre = [rng.uniform(min(h, n / 2), max(n - h, n / 2)) for n, h in zip(head.shape, half, strict=True)]
         # The label maps reach down the neck: look at the brain more often than at the jaw, and often at cerebellum and
         # brainstem, a tenth of its volume.
         where = rng.random()
         if where < 0.35 and len(low):
-            centre = low[rng.integers(len(low))] + rng.uniform(-half / 2, half / 2, 3)
+            centre = low[rng.integers(len(low))] + rng.uniform(-half / 2, half / 2)
         elif where < 0.75:
-            centre[2] = rng.uniform(head.shape[2] - 150, head.shape[2] - half)
+            centre[2] = rng.uniform(head.shape[2] - 150, head.shape[2] - half[2])
         points = synthesis.sampling_points(
-            rng, (self.size,) * 3, centre=np.array(centre), matrix=matrix, elastic_voxels=rng.uniform(0, 4)
+            rng, self.shape, centre=np.array(centre), matrix=matrix, elastic_voxels=rng.uniform(0, 4)
         )
         return synthesis.sample_at(torch.from_numpy(head)[None].float(), points, nearest=True)[0].long()
 

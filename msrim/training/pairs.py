@@ -69,8 +69,8 @@ class VisitCrops(Dataset):
         Lesions of other people to paint in.
     channel : int
         Which of the patients' images is the FLAIR.
-    size : int
-        Side of the cubic crop, voxels.
+    shape : (3,) int
+        Of the crop, voxels.
     kinds : str
         "both", "pairs" or "singles" (Table 3 of the paper).
     relations, staged : bool
@@ -84,7 +84,7 @@ class VisitCrops(Dataset):
         bank: LesionBank | None,
         *,
         channel: int,
-        size: int,
+        shape: Sequence[int],
         samples: int,
         seed: int = 0,
         kinds: str = "both",
@@ -95,14 +95,14 @@ class VisitCrops(Dataset):
         self.visits = [[patient for patient in patients if patient.name == name] for name in names]
         self.lesions = {id(patient): np.argwhere(patient.lesions) for patient in patients}
         self.pairs, self.bank, self.channel = list(pairs), bank, channel
-        self.size, self.samples, self.seed = size, samples, seed
+        self.shape, self.samples, self.seed = tuple(shape), samples, seed
         self.kinds, self.relations, self.staged = kinds, relations, staged
 
     def __len__(self) -> int:
         return self.samples
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Input (3, S, S, S), and the arguments of :func:`msrim.training.coactseg_loss.coactseg_loss`."""
+        """Input (3, X, Y, Z), and the arguments of :func:`msrim.training.coactseg_loss.coactseg_loss`."""
         if not 0 <= index < self.samples:
             raise IndexError(index)
         rng = np.random.default_rng((self.seed, index))
@@ -151,7 +151,7 @@ class VisitCrops(Dataset):
         centre = voxels[rng.integers(len(voxels))] + rng.integers(-MAX_SHIFT_VOXELS, MAX_SHIFT_VOXELS + 1, 3)
         # A crop of even size has its middle between voxels: half a voxel on, none is interpolated.
         points = synthesis.sampling_points(
-            rng, (self.size,) * 3, centre=centre + 0.5, matrix=_right_angles(rng), elastic_voxels=0
+            rng, self.shape, centre=centre + 0.5, matrix=_right_angles(rng), elastic_voxels=0
         )
         images = synthesis.sample_at(pair.images, points)
         new = synthesis.sample_at(torch.from_numpy(pair.new)[None].float(), points) > 0.5
@@ -168,14 +168,14 @@ class VisitCrops(Dataset):
         centre = voxels[rng.integers(len(voxels))] + rng.integers(-MAX_SHIFT_VOXELS, MAX_SHIFT_VOXELS + 1, 3)
         matrix = synthesis.random_affine(rng, max_angle_deg=10, scale=(0.9, 1.15))
         points = synthesis.sampling_points(
-            rng, (self.size,) * 3, centre=centre.astype(float), matrix=matrix, elastic_voxels=rng.uniform(0, 1.5)
+            rng, self.shape, centre=centre.astype(float), matrix=matrix, elastic_voxels=rng.uniform(0, 1.5)
         )
         return patient, points
 
     def _crop(
         self, patient: Patient, points: Tensor, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """FLAIR (1, S, S, S), with about unit deviation in the brain; lesions, brain and white matter (S, S, S)."""
+        """FLAIR (1, X, Y, Z), with about unit deviation in the brain; lesions, brain and white matter (X, Y, Z)."""
         image = patient.images[self.channel : self.channel + 1]
         inside = image[0, torch.from_numpy(patient.brain)]
         flair = (synthesis.sample_at(image, points) - inside.mean()) / inside.std()
@@ -229,7 +229,7 @@ class VisitCrops(Dataset):
 
 
 def _scanned(image: Tensor, rng: np.random.Generator) -> Tensor:
-    """What a scanner makes of (1, S, S, S): blur, slices, noise, and what matching leaves of its contrast and bias."""
+    """What a scanner makes of (1, X, Y, Z): blur, slices, noise, and what matching leaves of its contrast and bias."""
     image = image * np.exp(rng.normal(0, 0.04)) + rng.normal(0, 0.03) * (image.square() - 1)
     image = image + synthesis.smooth_field(rng, image.shape[1:], channels=1, points=3, spread=rng.uniform(0, 0.1))
     if rng.random() < 0.5:

@@ -57,7 +57,7 @@ def train_lesions(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: l
         patients,
         painted_from(recipe),
         contrasts=recipe.contrasts,
-        shape=(recipe.crop,) * 3,
+        shape=recipe.crop,
         samples=recipe.steps * recipe.batch_size,
         seed=recipe.seed,
         synthetic=synthetic_brains(recipe, console=console),
@@ -69,7 +69,7 @@ def train_lesions(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: l
 def train_head(recipe: TrainingRecipe, data: Path, out: Path, *, console: Console) -> Path:
     """Train the head network on label maps of whole heads with FreeSurfer values, one NIfTI file each, in ``data``."""
     paths = _label_maps(data)
-    heads = SyntheticHeads(paths, size=recipe.crop, samples=recipe.steps * recipe.batch_size, seed=recipe.seed)
+    heads = SyntheticHeads(paths, shape=recipe.crop, samples=recipe.steps * recipe.batch_size, seed=recipe.seed)
     seen = f"synthetic scans of {len(paths)} label maps"
     return train_on(recipe, heads, loss=cross_entropy_and_dice, out=out, trained_on=seen, console=console)
 
@@ -104,7 +104,7 @@ def train_on(
         workers=recipe.workers,
         report=console.say,
     )
-    pieces = "slabs or slices" if recipe.task == "slices" else f"crops of {recipe.crop} mm"
+    pieces = "slabs or slices" if recipe.task == "slices" else f"crops of {' x '.join(map(str, recipe.crop))} mm"
     how = f"{recipe.steps} steps of {recipe.batch_size} {pieces}, seed {recipe.seed}"
     limits = "Not measured on patients outside the training data; research use only."
     write_card(recipe, weights, settings=recipe.settings, training=f"{how}; {trained_on}", limits=limits)

@@ -63,7 +63,7 @@ def train_longitudinal(
         pairs,
         painted_from(recipe),
         channel=recipe.contrasts.index("FLAIR"),
-        size=recipe.crop,
+        shape=recipe.crop,
         samples=recipe.steps * recipe.batch_size,
         seed=recipe.seed,
         kinds=recipe.samples,

@@ -41,7 +41,7 @@ def bank(tmp_path_factory) -> LesionBank:
 
 
 def crops(patient, bank, **settings) -> VisitCrops:
-    return VisitCrops([patient], [], bank, channel=0, **({"size": 32, "samples": 24, "seed": 3} | settings))
+    return VisitCrops([patient], [], bank, channel=0, **({"shape": (32, 32, 32), "samples": 24, "seed": 3} | settings))
 
 
 def test_batches_of_even_size_hold_as_many_singles_as_pairs(patient, bank):
@@ -55,6 +55,11 @@ def test_a_sample_is_a_function_of_its_number(patient, bank):
     one, same = (crops(patient, bank)[3] for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
     assert not torch.equal(one[0], crops(patient, bank)[5][0])
+
+
+def test_crops_need_not_be_cubes(patient, bank):
+    for image, lesions, new, *_ in (crops(patient, bank, shape=(32, 16, 48))[i] for i in (0, 1)):
+        assert (image.shape[1:], lesions.shape[1:], new.shape[1:]) == ((32, 16, 48),) * 3
 
 
 def test_a_single_visit_is_compared_with_itself(patient, bank):
@@ -100,7 +105,9 @@ def test_marked_pairs_are_cropped_at_their_new_lesions():
     new[28, 28, 28] = True
     images = torch.stack([torch.ones(SHAPE), torch.ones(SHAPE)])
     images[1, 28, 28, 28] = 5
-    samples = VisitCrops([], [MarkedPair("p", images, new)], None, channel=0, size=32, samples=8, kinds="pairs")
+    samples = VisitCrops(
+        [], [MarkedPair("p", images, new)], None, channel=0, shape=(32, 32, 32), samples=8, kinds="pairs"
+    )
     for image, lesions, truth, known, _ in samples:
         assert truth.sum() == 1 and not lesions.any()
         assert image[2][truth[0] > 0] == pytest.approx(4, abs=1e-4)
@@ -111,7 +118,7 @@ def test_a_few_steps_of_training_lower_the_loss(patient, bank, tmp_path):
     torch.manual_seed(0)
     weights = fit(
         build("coactseg", width=4),
-        crops(patient, bank, samples=32, size=16),
+        crops(patient, bank, samples=32, shape=(16, 16, 16)),
         loss=coactseg_loss,
         out=tmp_path,
         batch_size=4,
@@ -129,4 +136,4 @@ def test_recipes(name):
     assert recipe.task == "longitudinal" and recipe.batch_size % 2 == 0
     assert build(recipe.network, **recipe.settings)
     if name == "coactseg-msseg2":
-        assert (recipe.crop, recipe.learning_rate, recipe.steps, recipe.seed) == (80, 1e-2, 20_000, 1337)
+        assert (recipe.crop, recipe.learning_rate, recipe.steps, recipe.seed) == ((80, 80, 80), 1e-2, 20_000, 1337)

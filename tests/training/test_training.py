@@ -65,21 +65,21 @@ def test_every_answer_of_the_head_network_is_taught():
 
 
 def test_a_head_sample_is_a_function_of_its_number(head_path):
-    first, second = (SyntheticHeads([head_path], size=32, samples=4, seed=3)[2] for _ in range(2))
-    other = SyntheticHeads([head_path], size=32, samples=4, seed=3)[3]
+    first, second = (SyntheticHeads([head_path], shape=(32, 32, 32), samples=4, seed=3)[2] for _ in range(2))
+    other = SyntheticHeads([head_path], shape=(32, 32, 32), samples=4, seed=3)[3]
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
     assert not torch.equal(first[0], other[0])
 
 
 def test_a_head_sample_holds_one_contrast_between_0_and_1(head_path):
-    for image, labels in SyntheticHeads([head_path], size=32, samples=6):
-        assert image.shape == (3, 32, 32, 32) and labels.shape == (32, 32, 32)
+    for image, labels in SyntheticHeads([head_path], shape=(32, 48, 16), samples=6):
+        assert image.shape == (3, 32, 48, 16) and labels.shape == (32, 48, 16)
         assert (image.flatten(1).abs().amax(1) > 0).sum() <= 1
         assert image.min() >= 0 and image.max() <= 1
 
 
-def crops(patient, bank, *, samples=24, size=32):
-    return LesionCrops([patient], bank, contrasts=("FLAIR", "T1w", "T2w"), shape=(size,) * 3, samples=samples)
+def crops(patient, bank, *, samples=24, shape=(32, 32, 32)):
+    return LesionCrops([patient], bank, contrasts=("FLAIR", "T1w", "T2w"), shape=shape, samples=samples)
 
 
 def test_lesion_crops_teach_real_and_painted_lesions(patient, bank):
@@ -123,6 +123,16 @@ def test_flair_is_never_withheld_and_t1w_sometimes(patient, bank):
     images = [crops(patient, bank)[i][0] for i in range(24)]
     assert all(image[0].abs().amax() > 0 for image in images)
     assert 0 < sum(float(image[1].abs().amax()) == 0 for image in images) < 24
+
+
+def test_crops_need_not_be_cubes(patient, bank):
+    shape = (32, 48, 16)
+    for image, truth, spheres in (crops(patient, bank, shape=shape)[i] for i in range(8)):
+        assert image.shape == (9, *shape) and truth.shape == spheres.shape == (1, *shape)
+        # x still grows along the first axis, and one voxel is one millimetre.
+        across = image[3, :, 24, 8]
+        seen = across[across != 0]
+        assert len(seen) < 2 or 0.8 < 100 * float(seen.diff().median()) < 1.25
 
 
 class Halves(torch.utils.data.Dataset):
