@@ -1,22 +1,24 @@
-"""Leave-one-patient-out accuracy of the lesion model, through the same command chain that a user runs.
+"""Leave-one-patient-out accuracy of a lesion model, through the same command chain that a user runs.
 
     python -m tests.benchmarks.leave_one_out --data DIR --lesion-bank FILE --head-labels DIR --out DIR
+        [--recipe pipelines/scp.toml] [--contrasts FLAIR T2w]
 
 For every patient a model is trained on the others (a folder of ``--out`` that holds one is used as it is), and segments
-that patient's visits with FLAIR and T1w, and with FLAIR alone. Visits of one patient count as one patient: their
-mean. No case chooses a checkpoint or a threshold.
+that patient's visits with FLAIR, T1w and T2w, with FLAIR and T1w, and with FLAIR alone: a table each, of the visits
+that have them. Visits of one patient count as one patient: their mean. No case chooses a checkpoint or a threshold.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console as Page
 from rich.table import Table
 
-from msrim.bids import subject_from_files
+from msrim.bids import CONTRASTS, Subject
 from msrim.console import Console
 from msrim.evaluation.metrics import segmentation_metrics
 from msrim.evaluation.statistics import bootstrap_interval
@@ -24,8 +26,10 @@ from msrim.image import read_volume
 from msrim.recipe import Recipe, read_training_recipe
 from msrim.workflows.subject import segment_subject
 from msrim.workflows.train import marked_visits, train_lesions
+from msrim.workflows.train_slices import train_slices
 
 RECIPE = Path(__file__).parents[2] / "pipelines" / "allnet.toml"
+TABLES = (("FLAIR", "T1w", "T2w"), ("FLAIR", "T1w"), ("FLAIR",))
 FIGURES = ("dice", "ltpr", "lfpr", "l_f1")
 QUIET = Console(quiet=True)
 
@@ -36,39 +40,53 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="visits with a *label-L*_mask.nii.gz beside the FLAIR")
     parser.add_argument("--lesion-bank", type=Path, help="lesion maps to paint into the training images")
     parser.add_argument("--head-labels", type=Path, help="head label maps to synthesise brains from")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="of the task lesions or slices")
+    parser.add_argument("--contrasts", nargs="+", choices=CONTRASTS, help="one table of these instead of three")
+    parser.add_argument("--out", type=Path, required=True, help="gets the models and results; one folder a recipe")
     given = parser.parse_args()
     visits = marked_visits(given.data)
     patients = sorted({subject.label for subject, _ in visits})
-    recipe = read_training_recipe(RECIPE, lesion_bank=given.lesion_bank, head_labels=given.head_labels)
+    recipe = read_training_recipe(given.recipe, lesion_bank=given.lesion_bank, head_labels=given.head_labels)
+    train = train_slices if recipe.task == "slices" else train_lesions
     for patient in patients:
         if not (given.out / patient / "card.toml").is_file():
-            train_lesions(recipe, given.data, given.out / patient, leave_out=[patient], console=Console())
-    for contrasts in (("FLAIR", "T1w"), ("FLAIR",)):
-        table = Table(title=f"{' + '.join(contrasts)}, each patient left out of training")
-        for column in ("patient", "visits", "truth ml", "found ml", *FIGURES):
-            table.add_column(column, justify="right")
-        means = []
-        for patient in patients:
-            rows = [
-                measured(subject.contrasts, mask, contrasts=contrasts, model=given.out / patient, out=given.out)
-                for subject, mask in visits
-                if subject.label == patient
-            ]
-            mean = {key: np.mean([row[key] for row in rows if row[key] is not None]) for key in rows[0]}
-            means.append(mean)
-            volumes = [mean[f"{which}_volume_mm3"] / 1000 for which in ("truth", "prediction")]
-            table.add_row(patient, str(len(rows)), *(f"{v:.1f}" for v in volumes), *(f"{mean[f]:.3f}" for f in FIGURES))
-        table.add_row("mean", "", "", "", *(f"{np.mean([mean[f] for mean in means]):.3f}" for f in FIGURES))
-        low_high = [bootstrap_interval([mean[f] for mean in means]) for f in FIGURES]
-        table.add_row("95 % interval", f"n={len(means)}", "", "", *(f"{low:.2f}-{high:.2f}" for low, high in low_high))
-        Page(width=120).print(table)
+            train(recipe, given.data, given.out / patient, leave_out=[patient], console=Console())
+    for contrasts in [tuple(given.contrasts)] if given.contrasts else TABLES:
+        Page(width=120).print(table_of(visits, contrasts, out=given.out))
 
 
-def measured(files: dict[str, Path], mask: Path, *, contrasts: tuple[str, ...], model: Path, out: Path) -> dict:
+def table_of(marked: list[tuple[Subject, Path]], contrasts: tuple[str, ...], *, out: Path) -> Table:
+    """Accuracy on the visits of each patient by the model that has not seen them, and the means."""
+    visits = [(subject, mask) for subject, mask in marked if set(contrasts) <= set(subject.contrasts)]
+    patients = sorted({subject.label for subject, _ in visits})
+    counted = f"{len(patients)} patients, {len(visits)} visits"
+    if left := len(marked) - len(visits):
+        lacking = [name for name in contrasts if any(name not in subject.contrasts for subject, _ in marked)]
+        counted += f" (not shown: {left} without {' or '.join(lacking)})"
+    table = Table(title=f"{' + '.join(contrasts)}, each patient left out: {counted}")
+    for column in ("patient", "visits", "truth ml", "found ml", *FIGURES):
+        table.add_column(column, justify="right")
+    means = []
+    for patient in patients:
+        rows = [
+            measured(subject, mask, contrasts=contrasts, out=out)
+            for subject, mask in visits
+            if subject.label == patient
+        ]
+        mean = {key: np.mean([row[key] for row in rows if row[key] is not None]) for key in rows[0]}
+        means.append(mean)
+        volumes = [mean[f"{which}_volume_mm3"] / 1000 for which in ("truth", "prediction")]
+        table.add_row(patient, str(len(rows)), *(f"{v:.1f}" for v in volumes), *(f"{mean[f]:.3f}" for f in FIGURES))
+    table.add_row("mean", "", "", "", *(f"{np.mean([mean[f] for mean in means]):.3f}" for f in FIGURES))
+    low_high = [bootstrap_interval([mean[f] for mean in means]) for f in FIGURES]
+    table.add_row("95 % interval", f"n={len(means)}", "", "", *(f"{low:.2f}-{high:.2f}" for low, high in low_high))
+    return table
+
+
+def measured(subject: Subject, mask: Path, *, contrasts: tuple[str, ...], out: Path) -> dict:
     """Segment one visit and compare it with its raters' mask."""
-    subject = subject_from_files(files["FLAIR"], t1=files["T1w"] if "T1w" in contrasts else None)
-    recipe = Recipe(model=str(model.absolute()), brain_extracted=True)
+    recipe = Recipe(model=str((out / subject.label).absolute()), brain_extracted=True)
+    subject = replace(subject, contrasts={name: subject.contrasts[name] for name in contrasts})
     found = segment_subject(subject, recipe, out / "results" / "-".join(contrasts), console=QUIET)
     return segmentation_metrics(read_volume(mask, mask=True), read_volume(found, mask=True))
 
