@@ -101,7 +101,10 @@ class CoordinateHead(nn.Sequential):
 
 
 class CovariantHead(nn.Module):
-    """Weights that are a smooth function of the place, plus shared ones: ``Y = (W(S) + w_r)^T X`` (Eq. 12 and 13)."""
+    """Weights that are a smooth function of the place, plus shared ones: ``Y = (W(S) + w_r)^T X`` (Eq. 12 and 13).
+
+    The shared classifier has a bias, as that of Base has.
+    """
 
     def __init__(self, features: int, hidden: int) -> None:
         super().__init__()
@@ -112,7 +115,9 @@ class CovariantHead(nn.Module):
             nn.ReLU(inplace=True),
             nn.Conv3d(hidden, features, 1),
         )
-        self.shared = nn.Conv3d(features, 1, 1, bias=False)
+        self.shared = nn.Conv3d(features, 1, 1)
+        # Features are positive and lesions rare: without a bias all weights turn negative and no logit exceeds zero.
+        nn.init.constant_(self.shared.bias, -2.0)
 
     def forward(self, features: Tensor) -> Tensor:
         # One set of weights for the whole batch and all slices: they are of one size.
@@ -185,7 +190,7 @@ def fit_to_plane(data: np.ndarray, plane: Sequence[int]) -> np.ndarray:
 def z_scored(image: np.ndarray) -> np.ndarray:
     """Each channel of a scan less its mean, by its standard deviation: (C, X, Y, Z) float32; a constant one is zero.
 
-    Over the whole volume, as in the paper: SCP's classifier goes without a bias because its input has none.
+    Over the whole volume, as in the paper.
 
     Examples
     --------
