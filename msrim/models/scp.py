@@ -18,6 +18,8 @@ from torch import Tensor, nn
 LEVELS = 5
 # Pixels to order 1. A constant, not the image's size: the same distance to an edge is the same number in every image.
 PIXELS = 100.0
+# First logit of everything where there is a bias: most pixels are no lesion.
+RARE = -2.0
 
 
 class SCP(nn.Module):
@@ -35,6 +37,9 @@ class SCP(nn.Module):
     plane : (2,) int
         Pixels of the slices that it is trained and used on, cut or padded around their middle (:func:`fit_to_plane`):
         a place is a distance to their edges. Multiples of 16.
+    bias : bool
+        Of the ``scp`` head's shared classifier. The paper goes without: its input, a z-score, has no offset. Where
+        lesions are rare all weights may then turn negative, and no logit rises above zero.
 
     Notes
     -----
@@ -53,6 +58,7 @@ class SCP(nn.Module):
         channels: int = 256,
         in_channels: int = 3,
         plane: Sequence[int] = (160, 224),
+        bias: bool = False,
     ) -> None:
         super().__init__()
         self.plane = tuple(plane)
@@ -60,7 +66,7 @@ class SCP(nn.Module):
         self.place_in_input = head == "base-f"
         self.backbone = Backbone(in_channels + 4 * self.place_in_input, channels)
         if head == "scp":
-            self.head = CovariantHead(features, channels // 2)
+            self.head = CovariantHead(features, channels // 2, bias=bias)
         elif head == "base-b":
             self.head = CoordinateHead(features)
         else:
@@ -101,12 +107,9 @@ class CoordinateHead(nn.Sequential):
 
 
 class CovariantHead(nn.Module):
-    """Weights that are a smooth function of the place, plus shared ones: ``Y = (W(S) + w_r)^T X`` (Eq. 12 and 13).
+    """Weights that are a smooth function of the place, plus shared ones: ``Y = (W(S) + w_r)^T X`` (Eq. 12 and 13)."""
 
-    The shared classifier has a bias, as that of Base has.
-    """
-
-    def __init__(self, features: int, hidden: int) -> None:
+    def __init__(self, features: int, hidden: int, *, bias: bool = False) -> None:
         super().__init__()
         self.weights_of = nn.Sequential(
             nn.Conv3d(4, hidden, 1),
@@ -115,9 +118,9 @@ class CovariantHead(nn.Module):
             nn.ReLU(inplace=True),
             nn.Conv3d(hidden, features, 1),
         )
-        self.shared = nn.Conv3d(features, 1, 1)
-        # Features are positive and lesions rare: without a bias all weights turn negative and no logit exceeds zero.
-        nn.init.constant_(self.shared.bias, -2.0)
+        self.shared = nn.Conv3d(features, 1, 1, bias=bias)
+        if bias:
+            nn.init.constant_(self.shared.bias, RARE)
 
     def forward(self, features: Tensor) -> Tensor:
         # One set of weights for the whole batch and all slices: they are of one size.
@@ -190,7 +193,7 @@ def fit_to_plane(data: np.ndarray, plane: Sequence[int]) -> np.ndarray:
 def z_scored(image: np.ndarray) -> np.ndarray:
     """Each channel of a scan less its mean, by its standard deviation: (C, X, Y, Z) float32; a constant one is zero.
 
-    Over the whole volume, as in the paper.
+    Over the whole volume, as in the paper: SCP's classifier goes without a bias because its input has none.
 
     Examples
     --------

@@ -41,10 +41,21 @@ def test_scp_256_saves_what_the_paper_says_against_base_512(costs):
 
 
 def test_parameters_by_hand():
-    """Of the function from place to weights: 4 to 128, to 128, to 16, each with its bias; the shared ones are Base's."""
-    extra = (4 * 128 + 128) + (128 * 128 + 128) + (128 * 16 + 16)
+    """Of the function from place to weights: 4 to 128, to 128, to 16, each with its bias; and 16 shared weights."""
+    extra = (4 * 128 + 128) + (128 * 128 + 128) + (128 * 16 + 16) + 16 - (16 + 1)
     scp, base = (sum(p.numel() for p in build("scp", head=head).parameters()) for head in ("scp", "base"))
     assert scp - base == extra
+
+
+def test_a_bias_is_one_more_parameter_and_moves_every_logit():
+    torch.manual_seed(0)
+    plain = build("scp", channels=32).eval()
+    biased = build("scp", channels=32, bias=True).eval()
+    assert sum(p.numel() for p in biased.parameters()) - sum(p.numel() for p in plain.parameters()) == 1
+    biased.load_state_dict(plain.state_dict(), strict=False)
+    image = torch.randn(1, 3, 16, 32)
+    with torch.inference_mode():
+        assert torch.allclose(biased(image), plain(image) - 2, atol=1e-5)
 
 
 def test_the_place_is_four_distances():
@@ -65,7 +76,7 @@ def test_covariant_head_is_equation_13():
         hidden = torch.relu(second.weight[:, :, 0, 0, 0] @ hidden + second.bias)
         weights = third.weight[:, :, 0, 0, 0] @ hidden + third.bias + head.shared.weight[0, :, 0, 0, 0]
         assert answer[image, 0, i, j, 0].item() == pytest.approx(
-            (weights @ features[image, :, i, j, 0] - 2).item(), rel=1e-9
+            (weights @ features[image, :, i, j, 0]).item(), rel=1e-9
         )
 
 
