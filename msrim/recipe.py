@@ -110,7 +110,7 @@ class TrainingRecipe(BaseModel):
     summary: str
     normalisation: str
     network: str
-    settings: dict[str, int | float | str | list[int]] = {}
+    settings: dict[str, bool | int | float | str | list[int]] = {}
     contrasts: tuple[str, ...]
     required: tuple[str, ...] = ()
     steps: int = Field(gt=0)
