@@ -22,7 +22,7 @@ from msrim.report.rims import RimReport, write_rim_report
 from msrim.workflows import rim_steps
 from msrim.workflows.graph import run_graph, step
 from msrim.workflows.inputs import check_output_folder, field_of_view, read_subject
-from msrim.workflows.subject import preprocess_visit, segment_visit
+from msrim.workflows.subject import is_finished, preprocess_visit, segment_visit
 
 # Below the visit's folder, so that a later `msrim segment` finds its own results as it left them.
 FOLDER = "rims"
@@ -93,9 +93,10 @@ def classify_rims(
     found = run_graph(graph, folder=folder, console=console, manifest=manifest)
     written = found["write_rims"]
     console.say(f"{written['summary']['rim_lesions']} of {written['summary']['lesions']} lesions with a rim")
-    page = write_rim_report(_report(subject, found, card=card, manifest=manifest), folder / "report.html")
-    write_dataset_description(out)
-    manifest.write(folder / "run.json", outputs=[*written["files"].values(), page])
+    if not is_finished(folder, manifest):
+        page = write_rim_report(_report(subject, found, card=card, manifest=manifest), folder / "report.html")
+        write_dataset_description(out)
+        manifest.write(folder / "run.json", outputs=[*written["files"].values(), page])
     return written["files"]["table"]
 
 

@@ -130,6 +130,15 @@ def test_a_threshold_of_ones_own_and_the_cards(visit, model, monkeypatch):
             classified(visit, model, monkeypatch, threshold=wrong)
 
 
+def test_a_second_run_keeps_its_results(visit, model, monkeypatch):
+    files = [visit / "out" / "sub-1" / "rims" / name for name in ("report.html", "run.json")]
+    times = []
+    for _ in range(2):
+        classified(visit, model, monkeypatch)
+        times.append([path.stat().st_mtime_ns for path in files])
+    assert times[0] == times[1]
+
+
 def test_a_model_is_found_from_where_the_user_is(visit, model, monkeypatch):
     """The steps run in folders of their own."""
     monkeypatch.chdir(model.parent)
