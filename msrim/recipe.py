@@ -96,6 +96,8 @@ class TrainingRecipe(BaseModel):
         Folder of whole-head label maps with FreeSurfer values, to synthesise brains from; none without it.
     start : str or None
         Model whose weights are the first ones, to fine-tune it; a name or a folder as in :class:`Recipe`.
+    les_loss : bool
+        Whether a lesion network's sphere head is taught (ALL-Net, Table 4).
     samples : str
         What a "longitudinal" network learns from: pairs of visits, single visits, or as many of each.
     relations, staged : bool
@@ -124,6 +126,7 @@ class TrainingRecipe(BaseModel):
     lesion_bank: Path | None = None
     head_labels: Path | None = None
     start: str | None = None
+    les_loss: bool = True
     samples: Literal["both", "pairs", "singles"] = "both"
     relations: bool = True
     staged: bool = True

@@ -15,28 +15,35 @@ COORDINATES = 6
 class AnaConv(nn.Module):
     """Join the six anatomical coordinates to the features, then 3x3x3 convolution, batch norm and ReLU (section 2.3).
 
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    joined : int
+        How many of the coordinates; with 0 it is the plain convolution that AnaConv is compared with.
+
     Examples
     --------
     >>> AnaConv(4, 8)(torch.zeros(1, 4, 2, 2, 2), torch.zeros(1, 6, 2, 2, 2)).shape
     torch.Size([1, 8, 2, 2, 2])
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, joined: int = COORDINATES) -> None:
         super().__init__()
+        self.joined = joined
         self.fuse = nn.Sequential(
-            nn.Conv3d(in_channels + COORDINATES, out_channels, 3, padding=1, bias=False),
+            nn.Conv3d(in_channels + joined, out_channels, 3, padding=1, bias=False),
             nn.BatchNorm3d(out_channels),
             nn.ReLU(inplace=True),
         )
 
     def forward(self, features: Tensor, coordinates: Tensor) -> Tensor:
-        return self.fuse(torch.cat([features, coordinates], dim=1))
+        return self.fuse(torch.cat([features, coordinates[:, : self.joined]], dim=1))
 
 
 class Head(nn.Module):
     """Features of its own, AnaConv, then a voxel-wise perceptron: one logit a voxel."""
 
-    def __init__(self, in_channels: int, width: int, *, in_plane: bool = False) -> None:
+    def __init__(self, in_channels: int, width: int, *, in_plane: bool = False, anaconv: bool = True) -> None:
         super().__init__()
         kernel, padding = ((3, 3, 1), (1, 1, 0)) if in_plane else (3, 1)
         self.features = nn.Sequential(
@@ -44,7 +51,7 @@ class Head(nn.Module):
             nn.BatchNorm3d(width),
             nn.ReLU(inplace=True),
         )
-        self.anatomy = AnaConv(width, width)
+        self.anatomy = AnaConv(width, width, joined=COORDINATES if anaconv else 0)
         self.perceptron = nn.Sequential(
             nn.Conv3d(width, 2 * width, 1), nn.LeakyReLU(0.01, inplace=True), nn.Conv3d(2 * width, 1, 1)
         )
@@ -68,6 +75,8 @@ class AllNet(nn.Module):
         Channels inside each head.
     in_plane : int
         See :class:`msrim.models.unet.UNet`; from 1 on the heads' features stay in the plane too, AnaConv never does.
+    anaconv : bool
+        Whether the heads know the coordinates; not in the baseline of the paper's Table 4.
 
     Notes
     -----
@@ -75,12 +84,17 @@ class AllNet(nn.Module):
     """
 
     def __init__(
-        self, contrasts: int = 3, widths: Sequence[int] = (16, 32, 64, 96), head_width: int = 8, in_plane: int = 0
+        self,
+        contrasts: int = 3,
+        widths: Sequence[int] = (16, 32, 64, 96),
+        head_width: int = 8,
+        in_plane: int = 0,
+        anaconv: bool = True,
     ) -> None:
         super().__init__()
         self.backbone = UNet(contrasts, widths=widths, norm=nn.BatchNorm3d, in_plane=in_plane)
-        self.lesion = Head(widths[0], head_width, in_plane=in_plane > 0)
-        self.sphere = Head(widths[0], head_width, in_plane=in_plane > 0)
+        self.lesion = Head(widths[0], head_width, in_plane=in_plane > 0, anaconv=anaconv)
+        self.sphere = Head(widths[0], head_width, in_plane=in_plane > 0, anaconv=anaconv)
 
     def forward(self, x: Tensor) -> Tensor:
         image, coordinates = x[:, :-COORDINATES], x[:, -COORDINATES:]

@@ -35,6 +35,8 @@ class TiramisuAllNet(nn.Module):
         Slices that are seen together, odd.
     head_width : int
         Channels inside each head.
+    anaconv : bool
+        Whether the heads know the coordinates.
 
     Notes
     -----
@@ -50,12 +52,13 @@ class TiramisuAllNet(nn.Module):
         first: int = 48,
         stack: int = 3,
         head_width: int = 8,
+        anaconv: bool = True,
     ) -> None:
         super().__init__()
         self.stack = stack
         self.backbone = Tiramisu(contrasts * stack, layers=layers, growth=growth, first=first)
-        self.lesion = Head(self.backbone.out_channels, head_width)
-        self.sphere = Head(self.backbone.out_channels, head_width)
+        self.lesion = Head(self.backbone.out_channels, head_width, anaconv=anaconv)
+        self.sphere = Head(self.backbone.out_channels, head_width, anaconv=anaconv)
 
     def forward(self, x: Tensor) -> Tensor:
         image, coordinates = x[:, :-COORDINATES], x[:, -COORDINATES:]

@@ -62,7 +62,7 @@ def cross_entropy_and_dice(logits: Tensor, labels: Tensor) -> Tensor:
     return F.nll_loss(log_probability, labels) + soft_dice(log_probability.exp(), truth)
 
 
-def all_net_loss(logits: Tensor, lesions: Tensor, spheres: Tensor) -> Tensor:
+def all_net_loss(logits: Tensor, lesions: Tensor, spheres: Tensor, *, les_loss: bool = True) -> Tensor:
     """LesLoss + binary cross entropy + soft Dice, equal weights (ALL-Net, section 2.5).
 
     Parameters
@@ -70,7 +70,10 @@ def all_net_loss(logits: Tensor, lesions: Tensor, spheres: Tensor) -> Tensor:
     logits : (N, 2, X, Y, Z) float
         Lesion head, sphere head.
     lesions, spheres : (N, 1, X, Y, Z) float
+    les_loss : bool
+        Without it the sphere head learns nothing: the baseline of the paper's Table 4.
     """
     lesion, sphere = logits[:, :1], logits[:, 1:]
     overlap = soft_dice(torch.sigmoid(lesion), lesions)
-    return focal(sphere, spheres) + F.binary_cross_entropy_with_logits(lesion, lesions) + overlap
+    voxels = F.binary_cross_entropy_with_logits(lesion, lesions) + overlap
+    return focal(sphere, spheres) + voxels if les_loss else voxels

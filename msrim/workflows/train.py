@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,8 +63,9 @@ def train_lesions(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: l
         seed=recipe.seed,
         synthetic=synthetic_brains(recipe, console=console),
     )
+    loss = partial(all_net_loss, les_loss=recipe.les_loss)
     seen = seen_patients(patients)
-    return train_on(recipe, crops, loss=all_net_loss, out=out, trained_on=seen, console=console)
+    return train_on(recipe, crops, loss=loss, out=out, trained_on=seen, console=console)
 
 
 def train_head(recipe: TrainingRecipe, data: Path, out: Path, *, console: Console) -> Path:

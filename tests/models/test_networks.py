@@ -66,6 +66,21 @@ def test_ana_conv_sees_where_a_voxel_is():
     assert layer.fuse[0].in_channels == 2 + 6
 
 
+@pytest.mark.parametrize("name", ["allnet", "allnet-tiramisu"])
+def test_without_ana_conv_a_network_knows_no_place(name):
+    """The baseline of ALL-Net's Table 4, which differs by the six coordinates' weights alone."""
+    torch.manual_seed(0)
+    image = torch.randn(1, 3, 32, 32, 32)
+    places = torch.randn(2, 6, 32, 32, 32)
+    inputs = torch.cat([image.expand(2, -1, -1, -1, -1), places], dim=1)
+    networks = {anaconv: build(name, anaconv=anaconv).eval() for anaconv in (True, False)}
+    with torch.inference_mode():
+        alike = {anaconv: torch.equal(*network(inputs)) for anaconv, network in networks.items()}
+    assert alike == {True: False, False: True}
+    count = {anaconv: sum(p.numel() for p in network.parameters()) for anaconv, network in networks.items()}
+    assert count[True] - count[False] == 2 * 6 * 8 * 27
+
+
 def test_folding_loses_no_voxel():
     volume = torch.arange(2 * 3 * 4 * 6 * 8.0).reshape(2, 3, 4, 6, 8)
     folded = fold_blocks(volume)
@@ -115,3 +130,5 @@ def test_all_net_loss_weighs_its_three_parts_equally():
         + soft_dice(torch.sigmoid(logits[:, :1]), lesions)
     )
     assert torch.allclose(all_net_loss(logits, lesions, spheres), parts)
+    without = all_net_loss(logits, lesions, spheres, les_loss=False)
+    assert torch.allclose(parts - without, focal(logits[:, 1:], spheres))
