@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from msrim import __version__
@@ -26,10 +27,15 @@ NOT_A_CONTRAST = (
     r".*mask|.*seg|labels?|lesions?|truth|gt|consensus|manual|expert|bias|biasfield|pve|prob|warp|xfm|gd|gado|gadolinium|post|"
     r"t1ce|t1c|t1gd"
 )
-# What BIDS has no names for, and what it asks of every image in "space-orig".
+# What BIDS has no names for.
 NOT_BIDS = ["work", "**/work", "logs", "**/logs", "**/rims", "**/ses-*_to_ses-*", "**/xfm", "cohort*"]
 NOT_BIDS += ["**/report.html", "**/run.json", "**/*_desc-lesions.*", "**/*_desc-summary.json", "**/*_desc-changes.tsv"]
-OF_SPACE = {"SpatialReference": "FLAIR of the same visit, as it was given"}
+NOT_BIDS += ["simulation.json"]
+# What BIDS asks of images in spaces that it does not know.
+SPACES = {
+    "orig": "FLAIR of the same visit, as it was given",
+    "Chimap": "Susceptibility map of the same visit, as it was given",
+}
 
 
 @dataclass(frozen=True)
@@ -156,8 +162,17 @@ def contrast_of(name: str) -> str | None:
     return None
 
 
-def write_dataset_description(out: Path) -> Path:
-    """Write ``dataset_description.json``, which makes a folder a BIDS derivative dataset, and what its validator needs.
+def write_dataset_description(out: Path, *, name: str = "msrim", kind: str = "derivative") -> Path:
+    """Write ``dataset_description.json``, which makes a folder a BIDS dataset, and what its validator needs.
+
+    Parameters
+    ----------
+    out : Path
+        The images are there already: a space is described only if there is an image in it.
+    name : str
+        Of the dataset.
+    kind : str
+        "derivative" or "raw".
 
     Returns
     -------
@@ -170,12 +185,15 @@ def write_dataset_description(out: Path) -> Path:
         The folder cannot be written to.
     """
     write_text("\n".join(NOT_BIDS) + "\n", out / ".bidsignore")
-    for suffix in ("mask", "dseg", "probseg"):
-        write_text(json.dumps(OF_SPACE, indent=2) + "\n", out / f"space-orig_{suffix}.json")
+    images = [path.name for folder in ("sub-*", "sub-*/ses-*") for path in out.glob(f"{folder}/anat/*.nii.gz")]
+    for (space, reference), suffix in product(SPACES.items(), ("mask", "dseg", "probseg")):
+        if any(f"_space-{space}_" in image and image.endswith(f"_{suffix}.nii.gz") for image in images):
+            described = json.dumps({"SpatialReference": reference}, indent=2) + "\n"
+            write_text(described, out / f"space-{space}_{suffix}.json")
     content = {
-        "Name": "msrim",
+        "Name": name,
         "BIDSVersion": "1.10.0",
-        "DatasetType": "derivative",
+        "DatasetType": kind,
         "GeneratedBy": [{"Name": "msrim", "Version": __version__}],
     }
     return write_text(json.dumps(content, indent=2) + "\n", out / "dataset_description.json")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,3 +20,21 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set MSRIM_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def bids_errors() -> Callable[[Path], str]:
+    """What the official validator finds wrong in a BIDS dataset and in the derivatives inside; empty if nothing."""
+    validator = Path(sys.executable).with_name("bids-validator-deno")
+    if not validator.exists():
+        pytest.skip("no BIDS validator: pip install bids-validator-deno")
+
+    def errors(folder: Path) -> str:
+        found = ""
+        # With --recursive the validator does not read the .bidsignore of a derivative.
+        for dataset in (folder, *folder.glob("derivatives/*")):
+            shown = subprocess.run([validator, "--ignoreWarnings", dataset], capture_output=True, text=True)
+            found += shown.stdout + shown.stderr if shown.returncode or "ERROR" in shown.stdout else ""
+        return found
+
+    return errors

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import geom, lognorm
 
-from msrim import __version__
+from msrim.bids import write_dataset_description
 from msrim.files import write_text
 from msrim.image import write_volume
 from msrim.simulation.head import make_head
@@ -77,8 +77,7 @@ def simulate_cohort(
     scanner = scanner or Scanner()
     bank = None if lesion_bank is None else ShapeBank(lesion_bank)
     truth = out / "derivatives" / "truth"
-    for folder, kind in ((out, "raw"), (truth, "derivative")):
-        _describe(folder, kind=kind)
+    write_dataset_description(out, name="msrim simulated rim cohort", kind="raw")
     write_text(json.dumps({"seed": seed, "scanner": asdict(scanner)}, indent=2) + "\n", out / "simulation.json")
     brain = make_brain(make_head(np.random.default_rng(seed)))
     for index, (rims, others) in enumerate(lesion_counts(subjects, np.random.default_rng((seed, 1)))):
@@ -91,6 +90,7 @@ def simulate_cohort(
         write_labels(patient.lesions, truth / name / "anat" / f"{name}_desc-lesions.tsv", noisy=label_noise, rng=rng)
         found = sum(lesion.rim for lesion in patient.lesions)
         report(f"{name}: {len(patient.lesions)} lesions, {found} with a rim")
+    write_dataset_description(truth, name="truth of a msrim simulated rim cohort")
     return out
 
 
@@ -124,13 +124,3 @@ def write_labels(lesions: list[RimLesion], path: Path, *, noisy: bool, rng: np.r
         cells = (number, said, lesion.rim, bool(votes[0]), bool(votes[1]), lesion.kind)
         rows.append("\t".join(str(cell).lower() for cell in cells))
     return write_text("\n".join(rows) + "\n", path)
-
-
-def _describe(folder: Path, *, kind: str) -> None:
-    description = {
-        "Name": "msrim simulated rim cohort",
-        "BIDSVersion": "1.10.0",
-        "DatasetType": kind,
-        "GeneratedBy": [{"Name": "msrim", "Version": __version__}],
-    }
-    write_text(json.dumps(description, indent=2) + "\n", folder / "dataset_description.json")

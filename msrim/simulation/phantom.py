@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +11,7 @@ import cc3d
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from msrim import __version__
-from msrim.files import write_text
+from msrim.bids import write_dataset_description
 from msrim.image import Volume, resample, write_volume
 from msrim.simulation.cohort import write_labels
 from msrim.simulation.contrast import (
@@ -94,8 +92,7 @@ def simulate_subject(out: Path, *, seed: int = 0, lesion_free: bool = False) -> 
         The folder cannot be written to.
     """
     truth = out / "derivatives" / "truth"
-    _describe(out, kind="raw")
-    _describe(truth, kind="derivative")
+    write_dataset_description(out, name="msrim phantom", kind="raw")
     rng = np.random.default_rng(seed)
     head = make_head(rng)
     extent, damage = grow_lesions(head, rng)
@@ -132,6 +129,7 @@ def simulate_subject(out: Path, *, seed: int = 0, lesion_free: bool = False) -> 
         write_transform(flair_from_contrast, xfm / f"{LABEL}_from-{contrast}_to-FLAIR_mode-image_xfm.txt")
     # A generator of its own: the other contrasts of a seed stay what they were before there was a QSM.
     _write_qsm(head, extent, base_pose, out, np.random.default_rng((seed, 1)))
+    write_dataset_description(truth, name="truth of a msrim phantom")
     return out / LABEL
 
 
@@ -180,13 +178,3 @@ def _oblique_grid(protocol: Protocol, pose: np.ndarray, rng: np.random.Generator
     centre = plan[:3, 3] + apply_transform(pose, HEAD_CENTRE_MM)
     affine[:3, 3] = centre - affine[:3, :3] @ ((np.array(protocol.shape) - 1) / 2)
     return Volume(np.broadcast_to(np.float32(0), protocol.shape), affine)
-
-
-def _describe(folder: Path, *, kind: str) -> None:
-    description = {
-        "Name": "msrim phantom",
-        "BIDSVersion": "1.10.0",
-        "DatasetType": kind,
-        "GeneratedBy": [{"Name": "msrim", "Version": __version__}],
-    }
-    write_text(json.dumps(description, indent=2) + "\n", folder / "dataset_description.json")

@@ -65,6 +65,10 @@ def test_files_are_bids_and_stored_as_a_scanner_would(phantom):
         assert 1 < turns_deg.max() < 20
 
 
+def test_images_and_truth_pass_the_bids_validator(phantom, bids_errors):
+    assert bids_errors(phantom) == ""
+
+
 def test_truth_lies_on_the_flair_grid(phantom):
     flair = raw(phantom, "FLAIR")
     for suffix in ("label-L_mask", "desc-brain_mask", "dseg"):

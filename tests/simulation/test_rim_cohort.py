@@ -155,10 +155,15 @@ def test_two_raters_agree_as_moderately_as_published(patient):
     assert cohen_kappa_score(*votes) == pytest.approx(0.59, abs=0.02)
 
 
-def test_cohort_on_disk(brain, tmp_path, monkeypatch):
+@pytest.fixture
+def small(brain, monkeypatch) -> None:
+    """Cohorts of that block of white matter, four lesions each."""
     monkeypatch.setattr(cohort, "make_head", lambda rng: None)
     monkeypatch.setattr(cohort, "make_brain", lambda head: brain)
     monkeypatch.setattr(cohort, "lesion_counts", lambda subjects, rng: [(2, 2)] * subjects)
+
+
+def test_cohort_on_disk(small, tmp_path):
     said = []
     simulate_cohort(tmp_path, subjects=2, seed=3, label_noise=True, report=said.append)
     assert [line.split(":")[0] for line in said] == ["sub-001", "sub-002"]
@@ -173,3 +178,7 @@ def test_cohort_on_disk(brain, tmp_path, monkeypatch):
     assert list(rows[0]) == ["id", "rim", "truth", "rater_1", "rater_2", "kind"]
     first, second = (nib.load(tmp_path / f"sub-00{n}/anat/sub-00{n}_Chimap.nii.gz").shape for n in (1, 2))
     assert first != second
+
+
+def test_cohort_and_truth_pass_the_bids_validator(small, tmp_path, bids_errors):
+    assert bids_errors(simulate_cohort(tmp_path, subjects=1)) == ""
