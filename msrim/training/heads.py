@@ -45,6 +45,11 @@ PROTOCOLS = {
     "FLAIR": (.12, .1, .35, .55, .58, .5, .52, .5, .45, .42, .85, .45, .55, .43, .47, .35, .35, .55, .06, .35, .2, .2,
               .25, .4, .3, .35, .3),
 }  # fmt: skip
+# Contrasts that a lesion network may be given and the head network does not know.
+MORE_PROTOCOLS = {
+    "PDw": (.6, .62, .64, .65, .65, .62, .64, .61, .55, .57, .71, .58, .65, .57, .6, .45, .5, .6, .06, .45, .6, .6, .3,
+            .5, .5, .45, .4),
+}  # fmt: skip
 PADDING = 16
 
 
@@ -133,7 +138,7 @@ def paint(tissues: Tensor, labels: Tensor, *, contrast: str, rng: np.random.Gene
     With ``lesions``, most samples have white matter of some other intensity.
     """
     count = len(TISSUES)
-    means = np.array(PROTOCOLS[contrast]) + rng.normal(0, 0.05, count)
+    means = np.array((PROTOCOLS | MORE_PROTOCOLS)[contrast]) + rng.normal(0, 0.05, count)
     means = np.concatenate([[rng.choice([0, rng.uniform(0, 0.1)])], np.clip(means, 0, 1.2)])
     spreads = np.concatenate([[0.01], rng.uniform(0.01, 0.06, count)])
     image = torch.from_numpy(means).float()[tissues]

@@ -62,6 +62,7 @@ def train_lesions(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: l
         samples=recipe.steps * recipe.batch_size,
         seed=recipe.seed,
         synthetic=synthetic_brains(recipe, console=console),
+        required=recipe.required,
     )
     loss = partial(all_net_loss, les_loss=recipe.les_loss)
     seen = seen_patients(patients)
@@ -164,13 +165,18 @@ def marked_patients(
     Raises
     ------
     InputError
-        A patient to leave out is not there, or nobody is left.
+        A patient to leave out is not there, nobody is left, or a visit lacks a contrast that the recipe requires.
     """
     marked = marked_visits(data)
     check_left_out(leave_out, [subject.label for subject, _ in marked], data=data)
     visits = [visit for visit in marked if visit[0].label not in leave_out]
     if not visits:
         raise InputError(f"{data}: no visit with a FLAIR and a *label-L*_mask.nii.gz beside it is left to train on")
+    for subject, mask in visits:
+        if missing := [name for name in recipe.required if name not in subject.contrasts]:
+            raise InputError(
+                f"{mask.parent}: no {' and no '.join(missing)}, which the recipe requires; see --leave-out"
+            )
     return [
         prepare_visit(subject, mask, recipe=recipe, out=out / "prepared", console=console) for subject, mask in visits
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -16,7 +17,7 @@ from msrim.errors import InputError, ModelError
 from msrim.image import Volume, write_volume
 from msrim.models import build, load_model, read_card
 from msrim.recipe import read_training_recipe
-from msrim.training.heads import TISSUES, SyntheticHeads, answers
+from msrim.training.heads import TISSUES, SyntheticHeads, answers, load_head, paint
 from msrim.training.lesions import LesionBank, LesionCrops, Patient
 from msrim.training.loop import fit, write_weights
 from msrim.workflows.cards import write_card
@@ -25,6 +26,7 @@ from msrim.workflows.train_longitudinal import train_longitudinal
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 SHAPE = (48, 48, 48)
+CONTRASTS = ("FLAIR", "T1w", "T2w")
 
 
 @pytest.fixture
@@ -79,7 +81,7 @@ def test_a_head_sample_holds_one_contrast_between_0_and_1(head_path):
 
 
 def crops(patient, bank, *, samples=24, shape=(32, 32, 32)):
-    return LesionCrops([patient], bank, contrasts=("FLAIR", "T1w", "T2w"), shape=shape, samples=samples)
+    return LesionCrops([patient], bank, contrasts=CONTRASTS, shape=shape, samples=samples)
 
 
 def test_lesion_crops_teach_real_and_painted_lesions(patient, bank):
@@ -123,6 +125,30 @@ def test_flair_is_never_withheld_and_t1w_sometimes(patient, bank):
     images = [crops(patient, bank)[i][0] for i in range(24)]
     assert all(image[0].abs().amax() > 0 for image in images)
     assert 0 < sum(float(image[1].abs().amax()) == 0 for image in images) < 24
+
+
+def test_required_contrasts_are_never_withheld(patient):
+    samples = LesionCrops([patient], None, contrasts=CONTRASTS, shape=(16, 16, 16), samples=24, required=("T2w",))
+    withheld = {name: sum(not image[i].any() for image, *_ in samples) for i, name in enumerate(CONTRASTS)}
+    assert withheld["FLAIR"] == withheld["T2w"] == 0 < withheld["T1w"]
+
+
+def test_lesions_are_brighter_on_pdw(patient, bank, head_path):
+    """In painted lesions, and in brains from label maps grey matter is brighter than white."""
+    contrasts = ("FLAIR", "PDw")
+    two = replace(patient, images=patient.images[:2])
+    differences = []
+    for image, truth, _ in LesionCrops([two], bank, contrasts=contrasts, shape=(32, 32, 32), samples=24):
+        inside, outside = truth[0] > 0, (truth[0] == 0) & (image[1] != 0)
+        if inside.sum() > 100 and image[1].any():
+            differences.append(float(image[1][inside].mean() - image[1][outside].mean()))
+    assert len(differences) >= 3 and np.mean(differences) > 0.3
+    tissues = torch.from_numpy(load_head(head_path)).long()
+    labels = answers()[tissues]
+    drawn = [
+        paint(tissues, labels, contrast="PDw", rng=np.random.default_rng(seed), lesions=False)[0] for seed in range(40)
+    ]
+    assert np.mean([float(image[labels == 3].mean() - image[labels == 5].mean()) for image in drawn]) > 0.03
 
 
 def test_crops_need_not_be_cubes(patient, bank):
@@ -230,4 +256,14 @@ def test_a_misspelt_patient_to_leave_out_is_refused(train, recipe, tmp_path):
     recipe = read_training_recipe(PIPELINES / f"{recipe}.toml")
     with pytest.raises(InputError, match="no marked subject 7 to leave out"):
         train(recipe, tmp_path, tmp_path / "out", leave_out=["7"], console=Console(quiet=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_visit_that_lacks_a_required_contrast_is_refused(tmp_path):
+    image = Volume(np.ones((4, 4, 4), np.float32), np.eye(4))
+    for name in ("FLAIR", "T1w", "label-L_mask"):
+        write_volume(image, tmp_path / "sub-07" / "anat" / f"sub-07_{name}.nii.gz")
+    recipe = read_training_recipe(PIPELINES / "allnet-cornell.toml")
+    with pytest.raises(InputError, match="sub-07/anat: no T2w, which the recipe requires; see --leave-out"):
+        train_lesions(recipe, tmp_path, tmp_path / "out", leave_out=[], console=Console(quiet=True))
     assert not (tmp_path / "out").exists()
