@@ -1,24 +1,25 @@
 """What each way of running a lesion model on a whole brain costs, and what it changes.
 
-    python -m tests.benchmarks.inference --scan DIR [--model allnet] [--threads 2]
+    python -m tests.benchmarks.inference [--data DIR] [--models allnet scp] [--threads 2]
 
-DIR holds a brain-extracted FLAIR in MNI space, and perhaps T1w and T2w. Every way runs in a process of its own. First:
-seconds until the first answer, with compiling and converting; then: the best of three more. Peak: memory of the process
-at its largest beyond what it held with torch and the network loaded. Dice: of the mask at the card's threshold with
-that of eager float32.
+The input is noise, or with ``--data`` the first brain-extracted scan in MNI space below a folder, cut or padded around
+its middle. A network without packaged weights runs with fresh ones. msrim itself takes "bfloat16, channels last" where
+the processor has instructions for bfloat16, and "float32, channels last" elsewhere.
+
+Every way runs in a process of its own. First: until the first answer, with compiling and converting. Then: the best of
+three more. MiB: the most that the whole process holds meanwhile, Python and its libraries included; "loaded" is what it
+holds before. Dice: with eager float32, of the masks at the card's threshold; none where there is no scan or no card.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import torch
@@ -28,18 +29,22 @@ from torch import Tensor, nn
 
 from msrim.bids import find_subject
 from msrim.image import Volume, read_volume, resample, to_ras
-from msrim.models import load_model, read_card
+from msrim.manifest import measured
+from msrim.models import MODELS, build, load_model, read_card
+from msrim.models.allnet import COORDINATES
 from msrim.models.inference import csf_of, parse_head
-from msrim.models.registry import Card
+from msrim.models.registry import Card, packaged_cards
+from msrim.models.scp import fit_to_plane, z_scored
 from msrim.preprocess.anatomy import anatomical_coordinates
 from msrim.preprocess.normalise import normalise_intensity
+from msrim.workflows.steps import CSF, TISSUE_OF_LABEL
 
-MULTIPLE = 16
+CONTRASTS = ("FLAIR", "T1w", "T2w")
 WAYS = (
-    "eager float32",
-    "eager float32, channels last",
-    "eager bfloat16",
-    "eager bfloat16, channels last",
+    "float32",
+    "float32, channels last",
+    "bfloat16",
+    "bfloat16, channels last",
     "torch.compile float32",
     "torch.compile bfloat16, channels last",
     "OpenVINO float32",
@@ -47,24 +52,72 @@ WAYS = (
 )
 
 
-def whole_brain(folder: Path, card: Card) -> np.ndarray:
-    """Input of a lesion network, (1, contrasts + 6, X, Y, Z), cut to the brain as `msrim segment` does."""
-    files = find_subject(folder).contrasts
-    flair = to_ras(read_volume(files["FLAIR"]))
-    inside = np.argwhere(flair.data > 0)
-    low = np.maximum(inside.min(axis=0) - 2, 0)
-    size = np.ceil((inside.max(axis=0) + 3 - low) / MULTIPLE).astype(int) * MULTIPLE
-    affine = flair.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ low
-    grid = Volume(np.zeros(size, np.float32), affine)
-    images = {name: resample(read_volume(path), grid) for name, path in files.items() if name in card.contrasts}
-    brain = grid.like(images["FLAIR"].data > 0)
-    head = parse_head(images["FLAIR"], contrast="FLAIR", card=read_card("head"))
-    csf = csf_of(resample(head, grid, nearest=True))
-    empty = grid.data
-    channels = [normalise_intensity(images[n], brain).data if n in images else empty for n in card.contrasts]
-    coordinates = anatomical_coordinates(brain, mni_from_world=np.eye(4), csf=csf, brain=brain)
-    return np.concatenate([np.stack(channels), coordinates])[None].astype(np.float32)
+def main() -> None:
+    """Print one table for each model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="brain-extracted scans in MNI space, of which the first is taken")
+    parser.add_argument("--models", nargs="+", default=["allnet", "scp"])
+    parser.add_argument("--size", type=int, nargs=3, default=[192, 224, 192], help="voxels of 1 mm, multiples of 16")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--measure", nargs=4, metavar=("WAY", "MODEL", "STACK", "MASK"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.measure:
+        measure(*given.measure)
+        return
+    for model in given.models:
+        with tempfile.TemporaryDirectory() as folder:
+            stack = whole_brain(model, given.data, given.size)
+            np.save(Path(folder) / "stack.npy", stack)
+            table = table_of(model, stack.shape, Path(folder), threads=given.threads, compare=given.data is not None)
+        Console(width=110).print(table)
+
+
+def table_of(model: str, shape: tuple[int, ...], folder: Path, *, threads: int, compare: bool) -> Table:
+    """Every way in a process of its own."""
+    card = card_of(model)
+    size = " x ".join(map(str, shape[2:]))
+    table = Table(title=f"{card.label if card else f'{model}, fresh weights'}: {size} voxels, {threads} threads")
+    for column in ("way", "loaded MiB", "first s", "first MiB", "then s", "then MiB", "Dice"):
+        table.add_column(column, justify="left" if column == "way" else "right")
+    reference = None
+    for way in WAYS:
+        command = [sys.executable, "-m", "tests.benchmarks.inference", "--threads", str(threads)]
+        command += ["--measure", way, model, str(folder / "stack.npy"), str(folder / "mask.npy")]
+        run = subprocess.run(command, capture_output=True, text=True)
+        if run.returncode:
+            why = run.stderr.strip().splitlines()[-1:] or [f"ended by signal {-run.returncode}"]
+            table.add_row(way, "failed:", why[0][:60])
+            continue
+        mask = np.load(folder / "mask.npy")
+        reference = mask if way == WAYS[0] else reference
+        dice = ""
+        if compare and card and reference is not None:
+            dice = f"{2 * np.count_nonzero(mask & reference) / max(1, mask.sum() + reference.sum()):.4f}"
+        table.add_row(way, *json.loads(run.stdout.splitlines()[-1]), dice)
+    return table
+
+
+def measure(way: str, model: str, stack: str, mask: str) -> None:
+    """Run one way; writes its mask and prints its figures as JSON."""
+    card = card_of(model)
+    network = load_model(card) if card else build(model).eval()
+    channels = torch.from_numpy(np.load(stack))
+    with measured() as loaded:
+        pass
+    with measured() as first:
+        forward = prepared(way, network, channels)
+        logits = forward()
+    runs = []
+    for _ in range(3):
+        with measured() as then:
+            forward()
+        runs.append(then)
+    threshold = card.threshold if card else 0.5
+    np.save(mask, logits[0, 0] > np.log(threshold / (1 - threshold)))
+    best, most = min(run.seconds for run in runs), max(run.peak_mib for run in runs)
+    figures = (f"{first.seconds:.1f}", f"{first.peak_mib:.0f}", f"{best:.2f}", f"{most:.0f}")
+    print(json.dumps([f"{loaded.peak_mib:.0f}", *figures]))
 
 
 def prepared(way: str, network: nn.Module, stack: Tensor) -> Callable[[], np.ndarray]:
@@ -90,63 +143,46 @@ def prepared(way: str, network: nn.Module, stack: Tensor) -> Callable[[], np.nda
     return forward
 
 
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def card_of(model: str) -> Card | None:
+    """None for a network that has no packaged weights."""
+    packaged = {card.name for card in packaged_cards()}
+    return None if model in MODELS and model not in packaged else read_card(model)
 
 
-def measure(way: str, model: str, brain: Path, out: Path) -> None:
-    """Run one way; writes logits and prints its figures as JSON."""
-    network = load_model(read_card(model))
-    stack = torch.from_numpy(np.load(brain))
-    held = peak_mib()
-    start = perf_counter()
-    forward = prepared(way, network, stack)
-    logits = forward()
-    first = perf_counter() - start
-    seconds = []
-    for _ in range(3):
-        start = perf_counter()
-        forward()
-        seconds.append(perf_counter() - start)
-    np.save(out, logits)
-    print(json.dumps({"first": first, "then": min(seconds), "peak": peak_mib() - held}))
+def whole_brain(model: str, data: Path | None, size: list[int]) -> np.ndarray:
+    """Input of a network, (1, C, X, Y, Z) float32, as `msrim segment` makes it."""
+    card = card_of(model)
+    network = load_model(card) if card else build(model)
+    contrasts = card.contrasts if card else CONTRASTS
+    if data is None:
+        shape = (len(contrasts) + COORDINATES, *size)
+        stack = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    else:
+        stack = real_brain(data, size, contrasts=contrasts)
+    if hasattr(network, "plane"):
+        # A slice network sees no coordinates but its own.
+        stack = z_scored(fit_to_plane(stack[: len(contrasts)], network.plane))
+    return stack[None]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scan", type=Path, help="folder with a brain-extracted FLAIR in MNI space")
-    parser.add_argument("--model", default="allnet")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--measure", nargs=3, metavar=("WAY", "BRAIN", "OUT"), help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    if given.measure:
-        way, brain, out = given.measure
-        measure(way, given.model, Path(brain), Path(out))
-        return
-    card = read_card(given.model)
-    cut = np.log(card.threshold / (1 - card.threshold))
-    table = Table("way", "first s", "then s", "peak MiB", "Dice")
-    with tempfile.TemporaryDirectory() as folder:
-        brain, reference = Path(folder) / "brain.npy", None
-        np.save(brain, stack := whole_brain(given.scan, card))
-        for number, way in enumerate(WAYS):
-            out = Path(folder) / f"{number}.npy"
-            command = [sys.executable, "-m", "tests.benchmarks.inference", "--threads", str(given.threads)]
-            command += ["--model", given.model, "--measure", way, str(brain), str(out)]
-            run = subprocess.run(command, capture_output=True, text=True)
-            if run.returncode:
-                table.add_row(way, "failed", run.stderr.strip().splitlines()[-1][:60], "", "")
-                continue
-            found = json.loads(run.stdout.splitlines()[-1])
-            mask = np.load(out)[0, 0] > cut
-            reference = mask if reference is None else reference
-            dice = 2 * np.count_nonzero(mask & reference) / max(1, mask.sum() + reference.sum())
-            table.add_row(way, f"{found['first']:.1f}", f"{found['then']:.2f}", f"{found['peak']:.0f}", f"{dice:.4f}")
-    page = Console(width=100)
-    size = " x ".join(map(str, stack.shape[2:]))
-    page.print(f"{card.label}, {size} voxels, {given.threads} threads, {reference.sum() / 1000:.1f} ml found")
-    page.print(table)
+def real_brain(data: Path, size: list[int], *, contrasts: tuple[str, ...]) -> np.ndarray:
+    """Normalised contrasts and coordinates of the first scan below a folder, (C + 6, X, Y, Z) float32."""
+    files = find_subject(sorted(data.rglob("*FLAIR*.nii*"))[0].parent).contrasts
+    flair = to_ras(read_volume(files["FLAIR"]))
+    inside = np.argwhere(flair.data > 0)
+    affine = flair.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ ((inside.min(axis=0) + inside.max(axis=0)) // 2 - np.array(size) // 2)
+    grid = Volume(np.zeros(size, np.float32), affine)
+    images = {name: resample(read_volume(path), grid) for name, path in files.items() if name in contrasts}
+    brain = grid.like(images["FLAIR"].data > 0)
+    labels = resample(parse_head(flair, contrast="FLAIR", card=read_card("head")), grid, nearest=True)
+    tissue = grid.like(TISSUE_OF_LABEL[labels.data] > CSF)
+    channels = [
+        normalise_intensity(images[name], brain, tissue=tissue).data if name in images else grid.data
+        for name in contrasts
+    ]
+    coordinates = anatomical_coordinates(brain, mni_from_world=np.eye(4), csf=csf_of(labels), brain=brain)
+    return np.concatenate([np.stack(channels), coordinates]).astype(np.float32)
 
 
 if __name__ == "__main__":
