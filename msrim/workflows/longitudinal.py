@@ -73,13 +73,13 @@ def follow_visits(visits: Sequence[Subject], recipe: Recipe, out: Path, *, conso
         An input cannot be used; nothing has been written then.
     """
     card = read_card(recipe.model)
-    if card.task not in ("lesions", "longitudinal"):
+    if card.task not in ("lesions", "slices", "longitudinal"):
         raise InputError(f"{card.label}: finds no lesions (its task is {card.task}); choose another model")
     check_output_folder(out)
     notes = check_visits(visits)
     for note in notes:
         console.say(f"note: {note}")
-    prepare = segment_visit if card.task == "lesions" else preprocess_visit
+    prepare = preprocess_visit if card.task == "longitudinal" else segment_visit
     found = []
     for visit in visits:
         console.say(f"visit ses-{visit.session}")
@@ -118,7 +118,7 @@ def change_graph(
     meeting = changes.meeting_inputs([(name, given) for name, _, given in by_visit])
     meet = step(changes.meet, outputs=["met", "agreement"], **meeting)
     threshold = card.threshold if recipe.threshold is None else recipe.threshold
-    if card.task == "lesions":
+    if card.task != "longitudinal":
         lesions = {f"{name}_lesion": given["find_lesions"]["lesion"] for name, _, given in by_visit}
         spheres = {f"{name}_sphere": given["find_lesions"]["sphere"] for name, _, given in by_visit}
         match = step(changes.match, outputs=["matched"], **lesions)
