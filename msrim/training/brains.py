@@ -57,8 +57,8 @@ def synthetic_brain(path: Path, *, contrasts: Sequence[str], seed: int) -> Patie
     seen = [resample(images[contrast], grid).data * inside.data for contrast in contrasts]
     return Patient(
         name=path.name.split(".")[0],
-        images=torch.from_numpy(np.stack(seen)),
-        coordinates=torch.from_numpy(coordinates),
+        images=torch.from_numpy(np.stack(seen)).half(),
+        coordinates=torch.from_numpy(coordinates).half(),
         lesions=lesions.data,
         brain=inside.data,
         labels=labels.data,

@@ -40,9 +40,9 @@ class Patient:
     ----------
     name : str
         The *patient's*: visits of one patient share it, so that they are never split between training and test.
-    images : (C, X, Y, Z) float32 tensor
-        Normalised contrasts in the card's order; zeros where one is missing.
-    coordinates : (6, X, Y, Z) float32 tensor
+    images : (C, X, Y, Z) tensor
+        Normalised contrasts in the card's order; zeros where one is missing. Half precision does and saves memory.
+    coordinates : (6, X, Y, Z) tensor
         The AnaConv channels.
     lesions, brain : (X, Y, Z) bool arrays
     labels : (X, Y, Z) uint8 array
@@ -60,8 +60,8 @@ class Patient:
 
     @cached_property
     def masks(self) -> Tensor:
-        """Lesions, brain and white matter: (3, X, Y, Z) float32."""
-        return torch.from_numpy(np.stack([self.lesions, self.brain, self.labels == WHITE_MATTER])).float()
+        """Lesions, brain and white matter: (3, X, Y, Z) bool."""
+        return torch.from_numpy(np.stack([self.lesions, self.brain, self.labels == WHITE_MATTER]))
 
 
 class LesionBank:

@@ -177,7 +177,7 @@ class VisitCrops(Dataset):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """FLAIR (1, X, Y, Z), with about unit deviation in the brain; lesions, brain and white matter (X, Y, Z)."""
         image = patient.images[self.channel : self.channel + 1]
-        inside = image[0, torch.from_numpy(patient.brain)]
+        inside = image[0, torch.from_numpy(patient.brain)].float()
         flair = (synthesis.sample_at(image, points) - inside.mean()) / inside.std()
         flair = flair * np.exp(rng.normal(0, 0.1)) + rng.normal(0, 0.1)
         lesions, brain, white = synthesis.sample_at(patient.masks, points) > 0.5

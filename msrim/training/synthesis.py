@@ -61,12 +61,18 @@ def sampling_points(
 
 
 def sample_at(volume: Tensor, points: Tensor, *, nearest: bool = False) -> Tensor:
-    """Values of (C, X, Y, Z) at voxel positions (..., 3), zero outside: (C, ...)."""
-    limits = torch.tensor([n - 1 for n in volume.shape[1:]], dtype=torch.float32)
+    """Values of (C, X, Y, Z), of any type, at voxel positions (P, Q, R, 3), zero outside: (C, P, Q, R) float32."""
+    last = torch.tensor([n - 1 for n in volume.shape[1:]])
+    flat = points.reshape(-1, 3)
+    # Only the part around the points is made float32: many whole brains lie in memory as something smaller.
+    low = flat.amin(0).floor().long().clamp(min=0).minimum((last - 1).clamp(min=0))
+    high = flat.amax(0).ceil().long().maximum(low + 1).minimum(last)
+    (x, y, z), (a, b, c) = low.tolist(), (high + 1).tolist()
+    part = volume[:, x:a, y:b, z:c].float()
     # grid_sample wants (z, y, x) order in [-1, 1].
-    grid = (2 * points / limits - 1).flip(-1)[None]
+    grid = (2 * (points - low) / (high - low).clamp(min=1) - 1).flip(-1)[None]
     mode = "nearest" if nearest else "bilinear"
-    return F.grid_sample(volume[None], grid, mode=mode, padding_mode="zeros", align_corners=True)[0]
+    return F.grid_sample(part[None], grid, mode=mode, padding_mode="zeros", align_corners=True)[0]
 
 
 def blur(image: Tensor, *, sigma_voxels: Sequence[float]) -> Tensor:

@@ -222,8 +222,8 @@ def prepare_visit(subject: Subject, mask: Path, *, recipe: TrainingRecipe, out: 
     lesions = resample(marked.like(marked.data.astype(np.float32)), brain).data > 0.5
     return Patient(
         name=subject.label,
-        images=torch.from_numpy(images),
-        coordinates=torch.from_numpy(coordinates),
+        images=torch.from_numpy(images).half(),
+        coordinates=torch.from_numpy(coordinates).half(),
         lesions=lesions,
         brain=brain.data,
         labels=labels.data,

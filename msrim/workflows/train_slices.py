@@ -66,7 +66,7 @@ def train_slices(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: li
         patients = marked_patients(recipe, data, out, leave_out=leave_out, console=console)
         seen = f"axial slices of {seen_patients(patients)}"
         if recipe.lesion_bank is None and recipe.head_labels is None:
-            scans = [(patient.images.numpy(), patient.lesions) for patient in patients]
+            scans = [(patient.images.float().numpy(), patient.lesions) for patient in patients]
             slices = LesionSlices(scans, **drawn)
         else:
             bank, synthetic = painted_from(recipe), synthetic_brains(recipe, console=console)

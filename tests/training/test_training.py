@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy import ndimage
 from torch import nn
 
 from msrim.console import Console
@@ -17,6 +18,7 @@ from msrim.errors import InputError, ModelError
 from msrim.image import Volume, write_volume
 from msrim.models import build, load_model, read_card
 from msrim.recipe import read_training_recipe
+from msrim.training import synthesis
 from msrim.training.heads import TISSUES, SyntheticHeads, answers, load_head, paint
 from msrim.training.lesions import LesionBank, LesionCrops, Patient
 from msrim.training.loop import fit, write_weights
@@ -267,3 +269,13 @@ def test_a_visit_that_lacks_a_required_contrast_is_refused(tmp_path):
     with pytest.raises(InputError, match="sub-07/anat: no T2w, which the recipe requires; see --leave-out"):
         train_lesions(recipe, tmp_path, tmp_path / "out", leave_out=[], console=Console(quiet=True))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bool])
+def test_sampling_reads_any_type_and_gives_zero_outside(dtype):
+    volume = (torch.arange(2 * 6 * 7 * 8).reshape(2, 6, 7, 8) % 5).to(dtype)
+    points = torch.tensor([[2.0, 3.0, 4.0], [2.5, 3.25, 6.9], [5.0, 6.0, 7.0], [-0.5, 3.0, 4.0], [5.75, 6.0, 7.0]])
+    for some in (points, points[3:], torch.tensor([[9.0, -3.0, 12.0]]), torch.tensor([[0.0, 0.0, 0.0]])):
+        expected = [ndimage.map_coordinates(np.pad(c.float().numpy(), 8), some.T.numpy() + 8, order=1) for c in volume]
+        sampled = synthesis.sample_at(volume, some[None, None])[:, 0, 0]
+        assert sampled.numpy() == pytest.approx(np.stack(expected), abs=1e-5)
