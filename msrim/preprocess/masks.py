@@ -1,12 +1,14 @@
-"""Cleaning of masks."""
+"""Cleaning of masks, and of what a network says at their surface."""
 
 from __future__ import annotations
 
 import cc3d
 import edt
 import numpy as np
+import SimpleITK as sitk
 
-from msrim.image import Volume
+from msrim.image import Volume, from_sitk, to_sitk
+from msrim.preprocess.anatomy import distance_to_boundary
 
 
 def clean_mask(mask: Volume, *, opening_mm: float, closing_mm: float, largest_only: bool = False) -> Volume:
@@ -58,6 +60,39 @@ def grown_mask(mask: Volume, *, by_mm: float) -> Volume:
     7
     """
     return mask.like(_dilated(mask.data.astype(bool), mask.spacing, by_mm))
+
+
+def without_shallow(probability: Volume, brain: Volume, *, deeper_than_mm: float) -> Volume:
+    """Take away what keeps to the surface of the brain; of what reaches deeper the part at the surface stays too.
+
+    No threshold is needed: whichever one cuts the result, its 26-connected components are those that the same threshold
+    cuts out of ``probability``, without those that have no voxel deep enough (greyscale reconstruction, Vincent 1993,
+    doi:10.1109/83.217222).
+
+    Parameters
+    ----------
+    probability : Volume of float32
+        0 outside the brain.
+    brain : Volume of bool
+        On the same grid. A face where the field of view cuts the brain within the grid is surface as well.
+    deeper_than_mm : float
+        From the voxel's centre to that of the nearest voxel outside the brain.
+
+    Returns
+    -------
+    Volume of float32
+        The same wherever the brain is deep enough; at the surface at most as likely as the way from there goes on.
+
+    Examples
+    --------
+    >>> line = np.array([0, 0.9, 0, 0, 0.5, 0.75, 0, 0, 0, 0], np.float32).reshape(10, 1, 1)
+    >>> brain = Volume(np.arange(10).reshape(10, 1, 1) > 0, np.eye(4))
+    >>> without_shallow(Volume(line, np.eye(4)), brain, deeper_than_mm=4).data.ravel().tolist()
+    [0.0, 0.0, 0.0, 0.0, 0.5, 0.75, 0.0, 0.0, 0.0, 0.0]
+    """
+    deep = np.where(distance_to_boundary(brain) > deeper_than_mm, probability.data, 0)
+    kept = sitk.ReconstructionByDilation(to_sitk(probability.like(deep)), to_sitk(probability), fullyConnected=True)
+    return probability.like(from_sitk(kept).data)
 
 
 def _box_around(mask: np.ndarray, *, margin: np.ndarray) -> tuple[slice, ...]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import cc3d
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from msrim.image import Volume
-from msrim.preprocess.masks import clean_mask
+from msrim.preprocess.masks import clean_mask, without_shallow
 
 AFFINE = np.diag([1.0, 1.0, 3.0, 1.0])
 
@@ -61,3 +63,39 @@ def test_a_brain_cut_by_the_field_of_view_keeps_its_cut_face():
     mask = Volume(np.zeros((20, 20, 20), bool), np.eye(4))
     mask.data[4:16, 4:16, :] = True
     np.testing.assert_array_equal(clean_mask(mask, opening_mm=1, closing_mm=1).data[5:15, 5:15, 19], True)
+
+
+def test_what_keeps_to_the_surface_goes_and_what_reaches_deeper_stays_whole():
+    """Slices of 3 mm: three of them are 9 mm thick, as many voxels within the plane only 3 mm."""
+    brain = Volume(np.zeros((40, 40, 20), bool), AFFINE)
+    brain.data[5:35, 5:35, 3:17] = True
+    probability = brain.like(np.zeros(brain.shape, np.float32))
+    vessel, lesion, slices = np.s_[15:20, 5:8, 10], np.s_[15:20, 28:35, 10], np.s_[20, 20, 3:6]
+    for place in (vessel, lesion, slices):
+        probability.data[place] = 0.9
+    kept = without_shallow(probability, brain, deeper_than_mm=5.5).data
+    assert not kept[vessel].any()
+    assert (kept[lesion] == np.float32(0.9)).all()
+    assert (kept[slices] == np.float32(0.9)).all()
+
+
+def test_no_threshold_is_needed_to_tell_the_surface():
+    """At any threshold the same as dropping the components that have no deep voxel."""
+    brain = Volume(np.zeros((40, 40, 20), bool), AFFINE)
+    brain.data[5:35, 5:35, 3:17] = True
+    # 7 voxels of 1 mm, or 3 slices of 3 mm, to the nearest centre outside.
+    deep = np.zeros(brain.shape, bool)
+    deep[11:29, 11:29, 5:15] = True
+    noise = gaussian_filter(np.random.default_rng(5).random(brain.shape), 1.5).astype(np.float32) * brain.data
+    kept = without_shallow(brain.like(noise), brain, deeper_than_mm=6.0).data
+    for threshold in np.quantile(noise[brain.data], (0.85, 0.9, 0.97)):
+        found = cc3d.connected_components(noise >= threshold, connectivity=26)
+        expected = np.isin(found, np.unique(found[deep & (found > 0)]))
+        assert 0 < expected.sum() < 0.9 * (found > 0).sum()
+        np.testing.assert_array_equal(kept >= threshold, expected)
+
+
+def test_a_brain_that_fills_the_image_has_no_surface():
+    full = Volume(np.ones((6, 6, 6), bool), np.eye(4))
+    probability = full.like(np.full((6, 6, 6), 0.3, np.float32))
+    np.testing.assert_array_equal(without_shallow(probability, full, deeper_than_mm=4).data, probability.data)

@@ -1,0 +1,35 @@
+"""From a network's answer to the probability of lesion."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from msrim.image import Volume
+from msrim.models import inference, read_card
+
+
+@pytest.mark.parametrize("task", ["lesions", "slices"])
+def test_what_keeps_to_the_surface_of_the_brain_is_no_lesion(task, monkeypatch):
+    """Whatever the network says: 5 mm are cortex and the mask's rim, 6 mm reach below."""
+    brain = Volume(np.zeros((48, 48, 48), bool), np.eye(4))
+    brain.data[8:40, 8:40, 8:40] = True
+    logits = torch.full((1, 2, *brain.shape), -9.0)
+    logits[0, 0, 20:26, 20:26, 6:13] = 9.0
+    logits[0, 0, 20:26, 30:36, 6:14] = 9.0
+    monkeypatch.setattr(inference, "load_model", lambda card: SimpleNamespace(plane=(48, 48)))
+    monkeypatch.setattr(inference, "run_network", lambda network, channels, *, device: logits)
+    lesion, _ = inference.find_lesions(
+        {"FLAIR": brain.like(brain.data.astype(np.float32))},
+        labels=brain,
+        brain=brain,
+        mni_from_world=np.eye(4),
+        card=replace(read_card("allnet"), task=task),
+    )
+    found = lesion.data > 0.5
+    assert found[20:26, 30:36, 8:14].all()
+    assert found.sum() == 6 * 6 * 6
