@@ -1,7 +1,8 @@
 """A cohort that is killed again and again beside one that is not: `python -m tests.benchmarks.kills BIDS OUT`.
 
 Every run but the last gets SIGKILL after a random time. What lies there then must be whole, and at the end every file
-must be that of the undisturbed run, times aside. Further options go to `msrim cohort`.
+must be that of the undisturbed run, times aside. With ``--all-tasks`` phantoms are written to BIDS, a new folder: one
+with a QSM and one with two visits, so that rims and changes are interrupted too. Further options go to `msrim cohort`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from time import perf_counter
 from typing import Any
 
 from msrim.files import PARTIAL
+from tests.benchmarks.phantoms import add_phantom, phantom
 
 # What tells the time in a report: when it was, how long and how large each step was, and what was kept.
 TIMES = re.compile(
@@ -83,9 +85,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bids", type=Path)
     parser.add_argument("out", type=Path, help="a new folder: undisturbed/ and killed/ are made in it")
+    parser.add_argument("--all-tasks", action="store_true", help="write phantoms for every task to BIDS")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     given, options = parser.parse_known_args()
+    if given.all_tasks:
+        lesions, healthy = (phantom(given.out / "phantoms", seed=0, lesion_free=free) for free in (False, True))
+        add_phantom(given.bids, lesions, "rims", contrasts=("FLAIR", "Chimap"))
+        add_phantom(given.bids, healthy, "twice", session="1", contrasts=("FLAIR",))
+        add_phantom(given.bids, lesions, "twice", session="2", contrasts=("FLAIR",))
     began = perf_counter()
     start(given.bids, given.out / "undisturbed", *options).wait()
     seconds, truth = perf_counter() - began, digests(given.out / "undisturbed")
