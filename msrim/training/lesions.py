@@ -16,16 +16,22 @@ from torch.utils.data import Dataset
 from msrim.lesions.spheres import lesion_spheres
 from msrim.training import synthesis
 
-WHITE_MATTER = 5
+CSF, GREY_MATTER, WHITE_MATTER = (1, 2), (3, 4, 6), 5
 # How lesions differ from the tissue around them, in robust standard deviations of the brain's tissue: darker in T1w,
 # brighter in T2w. The ranges hold the 5th to 95th percentile of what raters marked, with room on both sides. PDw takes
 # T2w's, seen in no patient: by the signal of a spin echo (TR 4.2 s; TE 12 and 80 ms, as in ISBI-2015) a lesion differs
 # from white matter 1.8 and 1.9 times as much as grey matter does.
 PAINTED_CONTRAST = {"FLAIR": (0.9, 4.5), "T1w": (-2.6, 0.0), "T2w": (0.3, 4.5), "PDw": (0.3, 4.5)}
 # What real lesions gain or lose of it: a site's sequence decides how much they stand out, and there are few sites.
-CHANGED_CONTRAST = {"FLAIR": (-1.5, 0.7), "T1w": (-0.5, 0.5), "T2w": (-1.2, 0.6), "PDw": (-1.2, 0.6)}
+CHANGED_CONTRAST = {"FLAIR": (-1.0, 0.7), "T1w": (-0.5, 0.5), "T2w": (-0.8, 0.6), "PDw": (-0.8, 0.6)}
+# The same for grey matter and for CSF beside white matter.
+CHANGED_GREY = {"FLAIR": (-0.7, 0.7), "T1w": (-0.7, 0.7), "T2w": (-0.7, 0.7), "PDw": (-0.7, 0.7)}
+CHANGED_CSF = {"FLAIR": (-1.0, 1.5), "T1w": (-1.0, 1.0), "T2w": (-1.5, 1.5), "PDw": (-1.5, 1.5)}
 # Brightness and contrast that normalisation leaves unknown.
 GAIN, OFFSET = (0.55, 1.7), 0.8
+# How far a sample goes in these ranges, one as often as the other: nearly its own site's intensities, or any. With the
+# second alone a network does not even learn its training patients: lesions that the change has hidden stay marked.
+STRENGTHS = (0.2, 1.0)
 # Share of the samples that come from synthetic brains, where there are any.
 SYNTHETIC = 0.25
 # Chance that a contrast which the patient has is withheld. FLAIR is what a lesion is defined on and always stays.
@@ -60,8 +66,9 @@ class Patient:
 
     @cached_property
     def masks(self) -> Tensor:
-        """Lesions, brain and white matter: (3, X, Y, Z) bool."""
-        return torch.from_numpy(np.stack([self.lesions, self.brain, self.labels == WHITE_MATTER]))
+        """Lesions, brain, and white matter; grey matter and CSF outside the lesions: (5, X, Y, Z) bool."""
+        grey, csf = (np.isin(self.labels, labels) & ~self.lesions for labels in (GREY_MATTER, CSF))
+        return torch.from_numpy(np.stack([self.lesions, self.brain, self.labels == WHITE_MATTER, grey, csf]))
 
 
 class LesionBank:
@@ -154,13 +161,16 @@ class LesionCrops(Dataset):
             rng, self.shape, centre=self._centre(patient, rng), matrix=matrix, elastic_voxels=rng.uniform(0, 2)
         )
         images = synthesis.sample_at(patient.images, points)
-        lesions, brain, white = synthesis.sample_at(patient.masks, points) > 0.5
+        masks = synthesis.sample_at(patient.masks, points)
+        (lesions, brain, white), (grey, csf) = masks[:3] > 0.5, masks[3:]
         present = images.flatten(1).abs().amax(1) > 0
-        images += self._drawn(rng, CHANGED_CONTRAST) * _soft(lesions)
+        strength = rng.choice(STRENGTHS)
+        for change, share in ((CHANGED_GREY, grey), (CHANGED_CSF, csf), (CHANGED_CONTRAST, _soft(lesions))):
+            images += strength * self._drawn(rng, change) * share
         if self.bank is not None and rng.random() < 0.6:
             painted, change = self._paint(patient, points, allowed=white & ~_grown(lesions, 2), rng=rng)
             images, lesions = images + change, lesions | painted
-        images = self._scan(images, rng)
+        images = self._scan(images, rng, strength=strength)
         keep = torch.tensor([rng.random() >= chance for chance in self.dropout]) & present
         return patient, images * keep[:, None, None, None] * brain, lesions, points, matrix
 
@@ -190,10 +200,11 @@ class LesionCrops(Dataset):
         texture = 1 + 0.25 * synthesis.smooth_field(rng, mask.shape, channels=1, points=_knots(mask, 5.5), spread=1)
         return mask, self._drawn(rng, PAINTED_CONTRAST) * edge * texture
 
-    def _scan(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+    def _scan(self, images: Tensor, rng: np.random.Generator, *, strength: float) -> Tensor:
         size = images.shape[1:]
-        gain = torch.from_numpy(rng.uniform(*np.log(GAIN), (len(images), 1, 1, 1))).exp().float()
-        images = images * gain + torch.from_numpy(rng.uniform(-OFFSET, OFFSET, gain.shape)).float()
+        shape = (len(images), 1, 1, 1)
+        gain = torch.from_numpy(strength * rng.uniform(*np.log(GAIN), shape)).exp().float()
+        images = images * gain + torch.from_numpy(strength * rng.uniform(-OFFSET, OFFSET, shape)).float()
         images += synthesis.smooth_field(
             rng, size, channels=len(images), points=_knots(images[0], 32), spread=rng.uniform(0, 0.35)
         )

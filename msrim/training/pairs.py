@@ -180,7 +180,7 @@ class VisitCrops(Dataset):
         inside = image[0, torch.from_numpy(patient.brain)].float()
         flair = (synthesis.sample_at(image, points) - inside.mean()) / inside.std()
         flair = flair * np.exp(rng.normal(0, 0.1)) + rng.normal(0, 0.1)
-        lesions, brain, white = synthesis.sample_at(patient.masks, points) > 0.5
+        lesions, brain, white = synthesis.sample_at(patient.masks[:3], points) > 0.5
         return flair, lesions, brain, white
 
     def _change(
