@@ -20,7 +20,8 @@ from msrim.transform import apply_transform
 MULTIPLE = 16
 # Vessels and flowing CSF at the base of the brain and in the upper neck are as bright as lesions. They keep to the
 # surface; a lesion lies in white matter or reaches it from the cortex, up to 4 mm thick under the mask's rim of 1.5 mm.
-# Of 3,096 lesions that experts marked in 29 patients (Lesjak et al. 2017) one of 3 mm3 lies nowhere deeper than this.
+# Of 3,096 lesions that experts marked in 29 patients (Lesjak et al. 2017) only one, of 3 mm3, lies nowhere deeper in
+# the template's brain, where their masks are.
 SURFACE_MM = 5.5
 
 
