@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
@@ -20,7 +21,10 @@ CONTRASTS = {
     "FLAIR": r".*flair.*|darkfluid|tirm",
     "T1w": r"t1w?|t1weighted|t1mprage|mprage|t1spgr|spgr|t1tfe",
     "T2w": r"t2w?|t2weighted|t2tse|t2fse",
+    "PDw": r"pdw?|pdweighted|protondensity|pdtse|pdfse",
 }
+# Of these, what only networks that were trained with it look at.
+MORE = ("PDw",)
 QSM = re.compile(r"(.*[^a-z0-9])?(chimap|qsm|chi|susceptibility)([^a-z0-9].*)?")
 # What lies beside an image under its name: masks, results, and T1w after gadolinium, which shows other things.
 NOT_A_CONTRAST = (
@@ -50,11 +54,31 @@ class Subject:
         Without ``ses-``.
     contrasts : dict of str to Path
         Absolute paths by "FLAIR" (always there), "T1w", "T2w".
+    more : dict of str to list of Path
+        What may be the "PDw", which nobody looks at but networks that know it.
     """
 
     label: str
     session: str | None
     contrasts: dict[str, Path]
+    more: dict[str, list[Path]] = field(default_factory=dict)
+
+    def for_network(self, contrasts: Iterable[str]) -> Subject:
+        """The visit with what a network of these contrasts looks at besides FLAIR, T1w and T2w.
+
+        Raises
+        ------
+        InputError
+            Several files for one contrast.
+
+        Examples
+        --------
+        >>> subject = Subject("12", None, {"FLAIR": Path("flair.nii")}, {"PDw": [Path("pd.nii")]})
+        >>> list(subject.for_network(["FLAIR", "PDw"]).contrasts), list(subject.for_network(["FLAIR"]).contrasts)
+        (['FLAIR', 'PDw'], ['FLAIR'])
+        """
+        known = {name: _only(files, contrast=name) for name, files in self.more.items() if name in contrasts}
+        return replace(self, contrasts=self.contrasts | known)
 
     def folder(self, out: Path) -> Path:
         """Folder of this visit's results.
@@ -102,16 +126,11 @@ def find_subject(path: Path) -> Subject:
     found: dict[str, list[Path]] = {}
     for image in images:
         found.setdefault(contrast_of(image.name), []).append(image)
-    for contrast in CONTRASTS:
-        if len(found.get(contrast, [])) > 1:
-            names = ", ".join(file.name for file in found[contrast])
-            raise InputError(
-                f"{folder}: several files may be the {contrast} ({names}); name the files with --flair, --t1, --t2"
-            )
+    contrasts = {name: _only(found[name], contrast=name) for name in CONTRASTS if name in found and name not in MORE}
     if "FLAIR" not in found:
         names = ", ".join(file.name for file in images) or "no NIfTI files"
         raise InputError(f"{folder}: no FLAIR among {names}; msrim needs one, name it with --flair")
-    return _named({contrast: found[contrast][0] for contrast in CONTRASTS if contrast in found})
+    return replace(_named(contrasts), more={name: found[name] for name in MORE if name in found})
 
 
 def find_qsm(path: Path) -> Path:
@@ -206,6 +225,15 @@ def _image_folder(path: Path) -> Path:
         raise InputError(f"{path}: has several sessions ({names}); give one of them, for example {sessions[0]}")
     folder = sessions[0] if sessions else path
     return folder / "anat" if (folder / "anat").is_dir() else folder
+
+
+def _only(files: list[Path], *, contrast: str) -> Path:
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise InputError(
+            f"{files[0].parent}: several files may be the {contrast} ({names}); name the files with --flair, --t1, --t2"
+        )
+    return files[0]
 
 
 def _named(contrasts: dict[str, Path]) -> Subject:

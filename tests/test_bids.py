@@ -42,6 +42,9 @@ def names(subject: Subject) -> dict[str, str]:
         ("sub-12_ses-01_acq-3D_T1w.nii.gz", "T1w"),
         ("t2w.nii.gz", "T2w"),
         ("T2.NII.GZ", "T2w"),
+        ("sub-12_ses-01_PDw.nii.gz", "PDw"),
+        ("training01_01_pd_pp.nii", "PDw"),
+        ("proton_density.nii.gz", None),
         ("FLAIR_mask.nii.gz", None),
         ("sub-12_space-FLAIR_label-L_mask.nii.gz", None),
         ("flair_brainmask.nii.gz", None),
@@ -85,6 +88,18 @@ def test_plain_folder(tmp_path):
     subject = find_subject(folder)
     assert (subject.label, subject.session) == ("Patient7", None)
     assert names(subject) == {"FLAIR": "flair.nii.gz", "T1w": "T1.nii", "T2w": "t2w.NII.gz"}
+
+
+def test_pd_weighted_images_are_for_networks_that_know_them(tmp_path):
+    folder = make(tmp_path, "flair_pp.nii", "mprage_pp.nii", "t2_pp.nii", "pd_pp.nii")
+    subject = find_subject(folder)
+    assert names(subject.for_network(["FLAIR"])) == names(subject)
+    assert list(subject.contrasts) == ["FLAIR", "T1w", "T2w"]
+    assert names(subject.for_network(["FLAIR", "PDw"])) == names(subject) | {"PDw": "pd_pp.nii"}
+    make(tmp_path, "PD.nii")
+    assert find_subject(folder).for_network(["FLAIR"]).contrasts == subject.contrasts
+    with pytest.raises(InputError, match=r"several files may be the PDw \(PD.nii, pd_pp.nii\)"):
+        find_subject(folder).for_network(["PDw"])
 
 
 def test_relative_folder(tmp_path, monkeypatch):

@@ -35,6 +35,7 @@ def write_anatomy(
     tissue: Path | None = None,
     t1w_to_flair: Path | None = None,
     t2w_to_flair: Path | None = None,
+    pdw_to_flair: Path | None = None,
 ) -> dict[str, Path]:
     """Brain mask, tissue classes, head labels and transforms on the grid of the user's FLAIR.
 
@@ -74,7 +75,8 @@ def write_anatomy(
         "\n".join(["index\tname", *(f"{index}\t{name}" for index, name in TISSUES.items())]) + "\n",
         files["tissue_table"],
     )
-    for name, transform in (("FLAIR", to_mni), ("T1w", t1w_to_flair), ("T2w", t2w_to_flair)):
+    transforms = {"FLAIR": to_mni, "T1w": t1w_to_flair, "T2w": t2w_to_flair, "PDw": pdw_to_flair}
+    for name, transform in transforms.items():
         if transform is not None:
             write_transform(read_transform(transform), files[name])
     return files

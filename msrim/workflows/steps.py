@@ -39,10 +39,15 @@ def reorient(path: Path) -> Path:
 
 
 def label_head(image: Path, *, contrast: str, device: str) -> Path:
-    """Head labels on a 1 mm grid around the image."""
+    """Head labels on a 1 mm grid around the image.
+
+    The head network knows no PDw; taken for a FLAIR it gets a rough brain, by which it is registered.
+    """
     from msrim.models.inference import parse_head
 
-    labels = parse_head(read_volume(image), contrast=contrast, card=read_card(HEAD_MODEL), device=device)
+    card = read_card(HEAD_MODEL)
+    seen_as = contrast if contrast in card.contrasts else "FLAIR"
+    labels = parse_head(read_volume(image), contrast=seen_as, card=card, device=device)
     return write_volume(labels, Path("labels.nii"))
 
 
@@ -124,8 +129,10 @@ def make_working_images(
     to_mni: Path,
     t1w: Path | None = None,
     t2w: Path | None = None,
+    pdw: Path | None = None,
     t1w_to_flair: Path | None = None,
     t2w_to_flair: Path | None = None,
+    pdw_to_flair: Path | None = None,
 ) -> tuple[dict[str, Path], Path, Path]:
     """Every contrast, the brain mask and the head labels on one upright grid, intensities normalised."""
     grid = working_grid(read_mask(brain), mni_from_flair=read_transform(to_mni))
@@ -133,7 +140,8 @@ def make_working_images(
     parsed = labels_on(grid, read_own(labels), t1w_to_flair=t1w_to_flair)
     tissue = parsed.like(TISSUE_OF_LABEL[parsed.data] > CSF)
     images = {}
-    for name, path, transform in (("FLAIR", corrected, None), ("T1w", t1w, t1w_to_flair), ("T2w", t2w, t2w_to_flair)):
+    others = (("T1w", t1w, t1w_to_flair), ("T2w", t2w, t2w_to_flair), ("PDw", pdw, pdw_to_flair))
+    for name, path, transform in (("FLAIR", corrected, None), *others):
         if path is not None:
             matrix = None if transform is None else read_transform(transform)
             image = resample(read_own(path), grid, target_from_source=matrix)

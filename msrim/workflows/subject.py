@@ -9,7 +9,7 @@ from typing import Any
 
 import nipype
 
-from msrim.bids import Subject, write_dataset_description
+from msrim.bids import CONTRASTS, Subject, write_dataset_description
 from msrim.console import Console
 from msrim.files import sha256_of
 from msrim.image import Volume, read_volume
@@ -34,6 +34,7 @@ ANATOMY = {
     "FLAIR": f"from-FLAIR_to-{TEMPLATE}_mode-image_xfm.txt",
     "T1w": "from-T1w_to-FLAIR_mode-image_xfm.txt",
     "T2w": "from-T2w_to-FLAIR_mode-image_xfm.txt",
+    "PDw": "from-PDw_to-FLAIR_mode-image_xfm.txt",
 }
 LESIONS = {
     "mask": "space-orig_label-L_mask.nii.gz",
@@ -81,6 +82,7 @@ def segment_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Conso
     dict
         Outputs of every step, see :func:`msrim.workflows.graph.run_graph`.
     """
+    subject = subject.for_network(read_card(recipe.model).contrasts)
     card = _checked(subject, recipe, out)
     graph = anatomy_graph(subject, recipe, out)
     _add_lesions(graph, subject, recipe, out, card=card)
@@ -143,7 +145,7 @@ def anatomy_graph(subject: Subject, recipe: Recipe, out: Path) -> nipype.Workflo
     names = {
         key: _below_folder(subject, suffix)
         for key, suffix in ANATOMY.items()
-        if key not in ("T1w", "T2w") or key in others
+        if key not in CONTRASTS or key in subject.contrasts
     }
     written = step(
         results.write_anatomy,

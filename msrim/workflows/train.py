@@ -173,7 +173,8 @@ def marked_patients(
     if not visits:
         raise InputError(f"{data}: no visit with a FLAIR and a *label-L*_mask.nii.gz beside it is left to train on")
     for subject, mask in visits:
-        if missing := [name for name in recipe.required if name not in subject.contrasts]:
+        found = subject.for_network(recipe.contrasts).contrasts
+        if missing := [name for name in recipe.required if name not in found]:
             raise InputError(
                 f"{mask.parent}: no {' and no '.join(missing)}, which the recipe requires; see --leave-out"
             )
@@ -208,7 +209,7 @@ def prepare_visit(subject: Subject, mask: Path, *, recipe: TrainingRecipe, out: 
     """One visit on its working grid, by the same steps that `msrim segment` takes."""
     settings = Recipe(brain_extracted=recipe.brain_extracted, device=recipe.device)
     manifest = Manifest(recipe=settings.model_dump(), inputs=subject.contrasts)
-    graph = anatomy_graph(subject, settings, out)
+    graph = anatomy_graph(subject.for_network(recipe.contrasts), settings, out)
     found = run_graph(graph, folder=subject.folder(out), console=console, manifest=manifest)
     working, anatomy = found["make_working_images"], found["write_anatomy"]["files"]
     brain, labels = steps.read_mask(working["brain"]), steps.read_own(working["labels"])

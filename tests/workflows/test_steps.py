@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
-from msrim.image import Volume
-from msrim.transform import apply_transform
-from msrim.workflows.steps import working_grid
+from msrim.bids import Subject
+from msrim.image import Volume, write_volume
+from msrim.recipe import Recipe
+from msrim.transform import apply_transform, write_transform
+from msrim.workflows.steps import make_working_images, read_own, working_grid
+from msrim.workflows.subject import anatomy_graph
 
 
 def test_the_working_grid_is_as_fine_as_the_brain_is_small():
@@ -22,3 +27,38 @@ def test_the_working_grid_is_as_fine_as_the_brain_is_small():
     corners = np.array([(0, 0, 0), (60, 60, 20), (60, 0, 20)])
     voxels = apply_transform(np.linalg.inv(grid.affine) @ affine, corners)
     assert (voxels >= 4).all() and (voxels <= np.array(grid.shape) - 5).all()
+
+
+def test_a_pdw_is_brought_to_the_working_grid(tmp_path, monkeypatch):
+    """Its bright block, 6 mm beside the FLAIR's, comes to lie where the FLAIR has it."""
+    monkeypatch.chdir(tmp_path)
+    brain = np.zeros((40, 40, 40), np.uint8)
+    brain[8:32, 8:32, 8:32] = 1
+    images = {}
+    for name, left in (("flair", 14), ("pdw", 20)):
+        data = np.indices(brain.shape).sum(0) % 7 + 20.0 * (np.abs(np.indices(brain.shape)[0] - left - 2) <= 2)
+        images[name] = write_volume(Volume(data.astype(np.float32), np.eye(4)), Path(f"{name}.nii"))
+    shift = np.eye(4)
+    shift[0, 3] = -6
+    paths, *_ = make_working_images(
+        images["flair"],
+        brain=write_volume(Volume(brain, np.eye(4)), Path("mask.nii")),
+        labels=write_volume(Volume(5 * brain, np.eye(4)), Path("head.nii")),
+        to_mni=write_transform(np.eye(4), Path("to_mni.txt")),
+        pdw=images["pdw"],
+        pdw_to_flair=write_transform(shift, Path("pdw.txt")),
+    )
+    middles = [np.argwhere(read_own(paths[name]).data > 4)[:, 0].mean() for name in ("FLAIR", "PDw")]
+    assert list(paths) == ["FLAIR", "PDw"] and abs(middles[0] - middles[1]) < 0.5
+
+
+def test_a_pdw_is_prepared_for_networks_that_know_it_alone(tmp_path):
+    subject = Subject("1", None, {"FLAIR": tmp_path / "f.nii"}, {"PDw": [tmp_path / "p.nii"]})
+    steps = {
+        known: set(anatomy_graph(subject.for_network([known]), Recipe(), tmp_path).list_node_names())
+        for known in ("T2w", "PDw")
+    }
+    added = {"reorient", "label_head", "extract_brain", "correct", "align"}
+    assert steps["PDw"] - steps["T2w"] == {f"{step}_PDw" for step in added}
+    names = anatomy_graph(subject, Recipe(), tmp_path).get_node("write_anatomy").inputs.names
+    assert {"T1w", "T2w", "PDw"}.isdisjoint(names) and "FLAIR" in names
