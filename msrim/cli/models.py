@@ -14,7 +14,7 @@ def models() -> None:
 
     for card in packaged_cards():
         contrasts = " ".join(name if name in card.required else f"[{name}]" for name in card.contrasts)
-        typer.echo(f"{card.label:<16} {card.task:<8} {contrasts:<20} {card.summary}")
+        typer.echo(f"{card.label:<16} {card.task:<12} {contrasts:<20} {card.summary}")
 
 
 def join(
