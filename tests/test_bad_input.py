@@ -136,6 +136,20 @@ def test_unknown_model(patient, tmp_path):
     assert "allnet" in line
 
 
+@pytest.mark.parametrize("model", ["head", "datrnet", "coactseg"])
+def test_model_for_something_else(patient, tmp_path, model):
+    refused("segment", patient, "--model", model, out=tmp_path / "out", naming="finds no lesions")
+
+
+def test_model_that_needs_more_than_is_there(patient, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    card = (CARDS / "allnet.toml").read_text(encoding="utf-8")
+    (model / "card.toml").write_text(card.replace('required = ["FLAIR"]', 'required = ["FLAIR", "T2w"]'), "utf-8")
+    shutil.copy(WEIGHTS / "allnet.safetensors", model / "weights.safetensors")
+    refused("segment", patient, "--model", model, out=tmp_path / "out", naming="no T2w beside it, which allnet@3 needs")
+
+
 def test_bad_recipe(patient, tmp_path):
     (tmp_path / "r.toml").write_text("treshold = 0.4\n")
     refused(

@@ -27,6 +27,10 @@ CARDS = Path(__file__).parent / "cards"
 WEIGHTS = Path(__file__).parent / "weights"
 
 
+# Tasks of models that mark lesions in one visit.
+LESION_TASKS = ("lesions", "slices")
+
+
 @dataclass(frozen=True)
 class Card:
     """What must be known of a set of weights before it is trusted: one ``cards/<name>.toml`` each.

@@ -9,6 +9,7 @@ from typing import Any
 from msrim.errors import ModelError
 from msrim.files import sha256_of, write_text
 from msrim.models import load_model, read_card
+from msrim.models.registry import LESION_TASKS
 from msrim.recipe import TrainingRecipe
 
 # What models must have in common to vote.
@@ -82,7 +83,7 @@ def join_models(models: list[str], out: Path, *, name: str) -> Path:
 
     cards = [read_card(model) for model in models]
     first = cards[0]
-    if first.task not in ("lesions", "slices"):
+    if first.task not in LESION_TASKS:
         raise ModelError(f"{first.label}: a model for {first.task}; models for lesions can vote")
     if len({card.sha256 for card in cards}) < 3:
         raise ModelError("a vote takes three different models or more")

@@ -19,7 +19,7 @@ from msrim.lesions.chain import chain_lesions, write_chain_tsv
 from msrim.lesions.change import RULE
 from msrim.lesions.track import TrackedLesion
 from msrim.manifest import Manifest, package_versions
-from msrim.models.registry import Card, located, read_card
+from msrim.models.registry import LESION_TASKS, Card, located, read_card
 from msrim.recipe import Recipe
 from msrim.report.longitudinal import ChangeReport, write_change_report
 from msrim.transform import read_transform
@@ -73,7 +73,7 @@ def follow_visits(visits: Sequence[Subject], recipe: Recipe, out: Path, *, conso
         An input cannot be used; nothing has been written then.
     """
     card = read_card(recipe.model)
-    if card.task not in ("lesions", "slices", "longitudinal"):
+    if card.task not in (*LESION_TASKS, "longitudinal"):
         raise InputError(f"{card.label}: finds no lesions (its task is {card.task}); choose another model")
     check_output_folder(out)
     notes = check_visits(visits)

@@ -11,11 +11,12 @@ import nipype
 
 from msrim.bids import CONTRASTS, Subject, write_dataset_description
 from msrim.console import Console
+from msrim.errors import InputError
 from msrim.files import sha256_of
 from msrim.image import Volume, read_volume
 from msrim.lesions.measure import Lesion, summarise
 from msrim.manifest import Manifest, package_versions
-from msrim.models.registry import Card, located, read_card
+from msrim.models.registry import LESION_TASKS, Card, located, read_card
 from msrim.preprocess.template import load_template
 from msrim.recipe import Recipe
 from msrim.report.page import Report, write_report
@@ -84,6 +85,7 @@ def segment_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Conso
     """
     subject = subject.for_network(read_card(recipe.model).contrasts)
     card = _checked(subject, recipe, out)
+    _check_model(card, subject)
     graph = anatomy_graph(subject, recipe, out)
     _add_lesions(graph, subject, recipe, out, card=card)
     manifest = Manifest(recipe=recipe.model_dump(), inputs=subject.contrasts)
@@ -243,6 +245,14 @@ def _checked(subject: Subject, recipe: Recipe, out: Path) -> Card:
     load_model(read_card(steps.HEAD_MODEL))
     read_subject(subject)
     return card
+
+
+def _check_model(card: Card, subject: Subject) -> None:
+    """Refuse a model that finds no lesions, or none without a contrast that is not there."""
+    if card.task not in LESION_TASKS:
+        raise InputError(f"{card.label}: finds no lesions (its task is {card.task}); choose another model")
+    if missing := [name for name in card.required if name not in subject.contrasts]:
+        raise InputError(f"{subject.contrasts['FLAIR']}: no {', '.join(missing)} beside it, which {card.label} needs")
 
 
 def is_finished(folder: Path, manifest: Manifest) -> bool:
