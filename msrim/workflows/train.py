@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from msrim.bids import Subject, find_subject
+from msrim.bids import CONTRASTS, Subject, find_subject
 from msrim.console import Console
 from msrim.errors import InputError, ModelError
 from msrim.image import read_volume, resample
@@ -167,6 +167,10 @@ def marked_patients(
     InputError
         A patient to leave out is not there, nobody is left, or a visit lacks a contrast that the recipe requires.
     """
+    if unknown := set(recipe.contrasts) - set(CONTRASTS):
+        raise InputError(
+            f"recipe {recipe.name}: {', '.join(unknown)}: unknown contrast; known are {', '.join(CONTRASTS)}"
+        )
     marked = marked_visits(data)
     check_left_out(leave_out, [subject.label for subject, _ in marked], data=data)
     visits = [visit for visit in marked if visit[0].label not in leave_out]

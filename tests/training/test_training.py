@@ -301,6 +301,12 @@ def test_a_visit_that_lacks_a_required_contrast_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_misspelt_contrast_is_refused(tmp_path):
+    recipe = read_training_recipe(PIPELINES / "allnet.toml").model_copy(update={"contrasts": ("FLAIR", "T1")})
+    with pytest.raises(InputError, match="recipe allnet: T1: unknown contrast; known are FLAIR, T1w, T2w, PDw"):
+        train_lesions(recipe, tmp_path, tmp_path / "out", leave_out=[], console=Console(quiet=True))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bool])
 def test_sampling_reads_any_type_and_gives_zero_outside(dtype):
     volume = (torch.arange(2 * 6 * 7 * 8).reshape(2, 6, 7, 8) % 5).to(dtype)
