@@ -28,6 +28,7 @@ from msrim.lesions.track import (
     write_changes_tsv,
 )
 from msrim.models.registry import read_card
+from msrim.preprocess.masks import without_shallow
 from msrim.preprocess.match import match_intensities
 from msrim.preprocess.midway import Midway, brain_overlap, find_midway, to_midway
 from msrim.transform import read_transform, write_transform
@@ -132,14 +133,22 @@ def decide_by_rule(
 def decide_by_network(
     met: dict[str, Path], *, matched: dict[str, Path], model: str, sha256: str, device: str, threshold: float
 ) -> dict[str, Path]:
-    """The same from CoactSeg, run both ways round; the sum makes other weights another step."""
+    """The same from CoactSeg, run both ways round; the sum makes other weights another step.
+
+    What keeps to the brain's surface is neither lesion nor change, as in :func:`msrim.models.inference.find_lesions`.
+    """
     from msrim.models.coactseg import find_changes
+    from msrim.models.inference import SURFACE_MM
 
     brain = read_mask(met["brain"])
     images = (read_own(matched[name]).data.astype(np.float32) for name in VISITS)
     lesions, changes = find_changes(*images, card=read_card(model), device=device)
-    gone, new = (brain.like((change >= threshold) & brain.data) for change in changes)
-    lesion = brain.like((lesions.mean(axis=0) >= threshold) & brain.data)
+    # Lesions and changes together: the grown part of a lesion may lie at the surface, if the lesion reaches deeper.
+    anything = np.maximum(lesions.max(axis=0), changes.max(axis=0)) * brain.data
+    kept = without_shallow(brain.like(anything), brain, deeper_than_mm=SURFACE_MM).data
+    gone, new = (brain.like(np.minimum(change, kept) >= threshold) for change in changes)
+    lesions = np.minimum(lesions, kept)
+    lesion = brain.like(lesions.mean(axis=0) >= threshold)
     # Where both ways claim a change the two claims contradict each other, and nothing is said.
     both = new.data & gone.data
     tissue = changed_tissue(lesion, new=new.like(new.data & ~both), gone=gone.like(gone.data & ~both))

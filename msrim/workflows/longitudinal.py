@@ -13,7 +13,6 @@ import numpy as np
 
 from msrim.bids import Subject, write_dataset_description
 from msrim.console import Console
-from msrim.errors import InputError
 from msrim.image import read_volume
 from msrim.lesions.chain import chain_lesions, write_chain_tsv
 from msrim.lesions.change import RULE
@@ -27,7 +26,7 @@ from msrim.workflows import changes
 from msrim.workflows.graph import run_graph, step
 from msrim.workflows.inputs import check_output_folder
 from msrim.workflows.steps import read_mask, read_own
-from msrim.workflows.subject import is_finished, preprocess_visit, segment_visit
+from msrim.workflows.subject import check_finds_lesions, is_finished, preprocess_visit, segment_visit
 from msrim.workflows.visits import check_visits
 
 # Which result is which file: of each visit, and of the pair.
@@ -73,8 +72,7 @@ def follow_visits(visits: Sequence[Subject], recipe: Recipe, out: Path, *, conso
         An input cannot be used; nothing has been written then.
     """
     card = read_card(recipe.model)
-    if card.task not in (*LESION_TASKS, "longitudinal"):
-        raise InputError(f"{card.label}: finds no lesions (its task is {card.task}); choose another model")
+    check_finds_lesions(card, (*LESION_TASKS, "longitudinal"))
     check_output_folder(out)
     notes = check_visits(visits)
     for note in notes:

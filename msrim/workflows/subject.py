@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,11 @@ def segment_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Conso
     dict
         Outputs of every step, see :func:`msrim.workflows.graph.run_graph`.
     """
-    subject = subject.for_network(read_card(recipe.model).contrasts)
-    card = _checked(subject, recipe, out)
-    _check_model(card, subject)
+    card = read_card(recipe.model)
+    check_finds_lesions(card, LESION_TASKS)
+    subject = subject.for_network(card.contrasts)
+    _check_contrasts(card, subject)
+    _checked(subject, recipe, out, card=card)
     graph = anatomy_graph(subject, recipe, out)
     _add_lesions(graph, subject, recipe, out, card=card)
     manifest = Manifest(recipe=recipe.model_dump(), inputs=subject.contrasts)
@@ -112,7 +115,7 @@ def preprocess_subject(subject: Subject, recipe: Recipe, out: Path, *, console: 
 
 def preprocess_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Console) -> dict[str, dict[str, Any]]:
     """Prepare one visit; returns as :func:`segment_visit`."""
-    _checked(subject, recipe, out)
+    _checked(subject, recipe, out, card=read_card(recipe.model))
     manifest = Manifest(recipe=recipe.model_dump(), inputs=subject.contrasts)
     found = run_graph(
         anatomy_graph(subject, recipe, out), folder=subject.folder(out), console=console, manifest=manifest
@@ -230,7 +233,7 @@ def _node(graph: nipype.Workflow, what: str, contrast: str) -> nipype.Node:
     return graph.get_node(f"{what}_{contrast}")
 
 
-def _checked(subject: Subject, recipe: Recipe, out: Path) -> Card:
+def _checked(subject: Subject, recipe: Recipe, out: Path, *, card: Card) -> None:
     """Whatever can be known to be wrong before the first file is written."""
     from msrim.models import load_model
     from msrim.models.inference import choose_device
@@ -240,17 +243,19 @@ def _checked(subject: Subject, recipe: Recipe, out: Path) -> Card:
     choose_device(recipe.device)
     if recipe.backend == "fsl":
         fsl.fsl_version()
-    card = read_card(recipe.model)
     load_model(card)
     load_model(read_card(steps.HEAD_MODEL))
     read_subject(subject)
-    return card
 
 
-def _check_model(card: Card, subject: Subject) -> None:
-    """Refuse a model that finds no lesions, or none without a contrast that is not there."""
-    if card.task not in LESION_TASKS:
+def check_finds_lesions(card: Card, tasks: Collection[str]) -> None:
+    """Refuse a model for another task than these."""
+    if card.task not in tasks:
         raise InputError(f"{card.label}: finds no lesions (its task is {card.task}); choose another model")
+
+
+def _check_contrasts(card: Card, subject: Subject) -> None:
+    """Refuse a model that finds none without a contrast that is not there."""
     if missing := [name for name in card.required if name not in subject.contrasts]:
         raise InputError(f"{subject.contrasts['FLAIR']}: no {', '.join(missing)} beside it, which {card.label} needs")
 

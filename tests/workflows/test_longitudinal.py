@@ -233,3 +233,8 @@ def test_a_network_decides_where_there_is_one(tmp_path, monkeypatch):
         np.testing.assert_array_equal(forth[name], back[other])
     assert forth["new"].any() and not (forth["new"] & forth["baseline"]).any() and not (forth["new"] & ~brain).any()
     assert not (forth["gone"] & forth["followup"]).any()
+    # A layer of brain in which nothing lies deep: the same answers are none of a lesion.
+    brain[:, :, 12:] = False
+    write_volume(Volume(brain, affine), tmp_path / "in_brain.nii")
+    shallow = decide_by_network(met, matched=matched, **settings)
+    assert not any(read_volume(shallow[name], mask=True).data.any() for name in forth)
