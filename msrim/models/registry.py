@@ -12,6 +12,7 @@ from msrim.errors import ModelError
 
 MODELS = {
     "allnet": "msrim.models.allnet:AllNet",
+    "allnet-slices": "msrim.models.slices:SliceAllNet",
     "allnet-tiramisu": "msrim.models.tiramisu:TiramisuAllNet",
     "head": "msrim.models.head:HeadNet",
     "coactseg": "msrim.models.coactseg:CoactSeg",

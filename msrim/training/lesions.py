@@ -29,11 +29,13 @@ CHANGED_GREY = {"FLAIR": (-0.7, 0.7), "T1w": (-0.7, 0.7), "T2w": (-0.7, 0.7), "P
 CHANGED_CSF = {"FLAIR": (-1.0, 1.5), "T1w": (-1.0, 1.0), "T2w": (-1.5, 1.5), "PDw": (-1.5, 1.5)}
 # Brightness and contrast that normalisation leaves unknown.
 GAIN, OFFSET = (0.55, 1.7), 0.8
+# How crops are stretched along each axis, and as a whole: the source voxels of a step.
+STRETCH, ZOOM = (0.9, 1.1), (0.75, 1.35)
 # How far a sample goes in these ranges, one as often as the other: nearly its own site's intensities, or any. With the
 # second alone a network does not even learn its training patients: lesions that the change has hidden stay marked.
 STRENGTHS = (0.2, 1.0)
 # Share of the samples that come from synthetic brains, where there are any.
-SYNTHETIC = 0.25
+SYNTHETIC = 0.35
 # Chance that a contrast which the patient has is withheld. FLAIR is what a lesion is defined on and always stays.
 DROPOUT = {"FLAIR": 0.0, "T1w": 0.3, "T2w": 0.45, "PDw": 0.45}
 
@@ -115,7 +117,12 @@ class LesionCrops(Dataset):
         Of the crop, voxels.
     required : sequence of str
         Contrasts that are never withheld.
+    margin : int
+        Voxels beyond both ends of the third axis in which lesions are followed, so that a thin crop does not move their
+        centres, and so the spheres.
     """
+
+    zoom = ZOOM
 
     def __init__(
         self,
@@ -128,13 +135,14 @@ class LesionCrops(Dataset):
         seed: int = 0,
         synthetic: Sequence[Patient] = (),
         required: Sequence[str] = (),
+        margin: int = 0,
     ) -> None:
         names = sorted({patient.name for patient in patients})
         self.visits = [[patient for patient in patients if patient.name == name] for name in names]
         self.synthetic = list(synthetic)
         self.components = {id(visit): _voxels_by_lesion(visit.lesions) for visit in [*patients, *synthetic]}
         self.bank, self.contrasts = bank, tuple(contrasts)
-        self.shape, self.samples, self.seed = tuple(shape), samples, seed
+        self.shape, self.samples, self.seed, self.margin = tuple(shape), samples, seed, margin
         self.dropout = [0.0 if name in required else DROPOUT[name] for name in contrasts]
 
     def __len__(self) -> int:
@@ -145,10 +153,15 @@ class LesionCrops(Dataset):
         patient, images, lesions, points, matrix = self.crop(index)
         coordinates = _moved_coordinates(synthesis.sample_at(patient.coordinates, points), matrix)
         spheres = torch.from_numpy(lesion_spheres(lesions.numpy(), np.ones(3)))
-        return torch.cat([images, coordinates]), lesions[None].float(), spheres[None].float()
+        lesions, spheres = (self._inner(mask)[None].float() for mask in (lesions, spheres))
+        return torch.cat([images, coordinates]), lesions, spheres
+
+    def _inner(self, mask: Tensor) -> Tensor:
+        """(..., X, Y, Z) without the margin."""
+        return mask[..., self.margin : mask.shape[-1] - self.margin]
 
     def crop(self, index: int) -> tuple[Patient, Tensor, Tensor, Tensor, np.ndarray]:
-        """A visit; images (C, X, Y, Z) and lesions (X, Y, Z) of a crop; the points it looks at, and their matrix."""
+        """A visit; images (C, X, Y, Z) of a crop, lesions (X, Y, Z + 2 margin); the images' points and their matrix."""
         if not 0 <= index < self.samples:
             raise IndexError(index)
         rng = np.random.default_rng((self.seed, index))
@@ -156,23 +169,27 @@ class LesionCrops(Dataset):
         if self.synthetic and rng.random() < SYNTHETIC:
             visits = self.synthetic
         patient = visits[rng.integers(len(visits))]
-        matrix = synthesis.random_affine(rng, max_angle_deg=8, scale=(0.88, 1.2))
+        matrix = synthesis.random_affine(rng, max_angle_deg=8, scale=STRETCH) * np.exp(rng.uniform(*np.log(self.zoom)))
+        whole = (*self.shape[:2], self.shape[2] + 2 * self.margin)
         points = synthesis.sampling_points(
-            rng, self.shape, centre=self._centre(patient, rng), matrix=matrix, elastic_voxels=rng.uniform(0, 2)
+            rng, whole, centre=self._centre(patient, rng), matrix=matrix, elastic_voxels=rng.uniform(0, 2)
         )
-        images = synthesis.sample_at(patient.images, points)
+        inner = points[:, :, self.margin : whole[2] - self.margin]
+        images = synthesis.sample_at(patient.images, inner)
         masks = synthesis.sample_at(patient.masks, points)
-        (lesions, brain, white), (grey, csf) = masks[:3] > 0.5, masks[3:]
+        lesions, white = masks[0] > 0.5, masks[2] > 0.5
+        brain, grey, csf = self._inner(masks[1]) > 0.5, self._inner(masks[3]), self._inner(masks[4])
         present = images.flatten(1).abs().amax(1) > 0
         strength = rng.choice(STRENGTHS)
-        for change, share in ((CHANGED_GREY, grey), (CHANGED_CSF, csf), (CHANGED_CONTRAST, _soft(lesions))):
+        marked = _soft(self._inner(lesions))
+        for change, share in ((CHANGED_GREY, grey), (CHANGED_CSF, csf), (CHANGED_CONTRAST, marked)):
             images += strength * self._drawn(rng, change) * share
         if self.bank is not None and rng.random() < 0.6:
             painted, change = self._paint(patient, points, allowed=white & ~_grown(lesions, 2), rng=rng)
             images, lesions = images + change, lesions | painted
         images = self._scan(images, rng, strength=strength)
         keep = torch.tensor([rng.random() >= chance for chance in self.dropout]) & present
-        return patient, images * keep[:, None, None, None] * brain, lesions, points, matrix
+        return patient, images * keep[:, None, None, None] * brain, lesions, inner, matrix
 
     def _centre(self, patient: Patient, rng: np.random.Generator) -> np.ndarray:
         components = self.components[id(patient)]
@@ -196,8 +213,10 @@ class LesionCrops(Dataset):
         to_bank = torch.from_numpy(np.linalg.inv(self.bank.affine) @ patient.mni_from_voxel).float()
         places = points @ to_bank[:3, :3].T + to_bank[:3, 3]
         mask = (synthesis.sample_at(self.bank.draw(rng), places)[0] > 0.5) & allowed
-        edge = synthesis.blur(mask[None].float(), sigma_voxels=rng.uniform(0.4, 1.0, 3))
-        texture = 1 + 0.25 * synthesis.smooth_field(rng, mask.shape, channels=1, points=_knots(mask, 5.5), spread=1)
+        edge = self._inner(synthesis.blur(mask[None].float(), sigma_voxels=rng.uniform(0.4, 1.0, 3)))
+        texture = 1 + 0.25 * synthesis.smooth_field(
+            rng, edge.shape[1:], channels=1, points=_knots(edge[0], 5.5), spread=1
+        )
         return mask, self._drawn(rng, PAINTED_CONTRAST) * edge * texture
 
     def _scan(self, images: Tensor, rng: np.random.Generator, *, strength: float) -> Tensor:

@@ -95,6 +95,8 @@ class LesionSlabs(Dataset):
 
 
 class _CentredCrops(LesionCrops):
+    zoom = (1.0, 1.0)
+
     def _centre(self, patient: Patient, rng: np.random.Generator) -> np.ndarray:
         middle = (np.array(patient.brain.shape) - 1) / 2
         shift = rng.uniform(-MAX_SHIFT_VOXELS, MAX_SHIFT_VOXELS, 2)

@@ -55,7 +55,8 @@ def sampling_points(
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1) @ torch.from_numpy(matrix.T).float()
     points += torch.from_numpy(np.asarray(centre)).float()
     if elastic_voxels > 0:
-        knots = int(rng.integers(4, 9))
+        longest = int(rng.integers(4, 9))
+        knots = [max(2, round(longest * n / max(size))) for n in size]
         points += smooth_field(rng, size, channels=3, points=knots, spread=elastic_voxels).permute(1, 2, 3, 0)
     return points
 
@@ -76,7 +77,7 @@ def sample_at(volume: Tensor, points: Tensor, *, nearest: bool = False) -> Tenso
 
 
 def blur(image: Tensor, *, sigma_voxels: Sequence[float]) -> Tensor:
-    """Gaussian blur of (C, X, Y, Z) along each axis by its own standard deviation."""
+    """Gaussian blur of (C, X, Y, Z) along each axis by its own standard deviation; the border goes on beyond itself."""
     for axis, sigma in enumerate(sigma_voxels):
         if sigma < 0.2:
             continue
@@ -84,11 +85,11 @@ def blur(image: Tensor, *, sigma_voxels: Sequence[float]) -> Tensor:
         kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
         shape = [1, 1, 1, 1, 1]
         shape[axis + 2] = 2 * radius + 1
-        padding = [0, 0, 0]
-        padding[axis] = radius
+        padding = [0] * 6
+        padding[4 - 2 * axis] = padding[5 - 2 * axis] = radius
         channels = image.shape[0]
         weight = (kernel / kernel.sum()).reshape(shape).expand(channels, *shape[1:]).contiguous()
-        image = F.conv3d(image[None], weight, padding=padding, groups=channels)[0]
+        image = F.conv3d(F.pad(image[None], padding, mode="replicate"), weight, groups=channels)[0]
     return image
 
 

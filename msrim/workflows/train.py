@@ -32,6 +32,8 @@ from msrim.workflows.cards import write_card
 from msrim.workflows.graph import run_graph
 from msrim.workflows.subject import anatomy_graph
 
+# Millimetres along the third axis in which a crop's lesions are followed, for the spheres about their centres.
+LESION_CONTEXT = 30
 MASK = re.compile(r"(.*_)?(label-L.*_mask|lesions?(_mask)?)\.nii(\.gz)?")
 
 
@@ -63,6 +65,7 @@ def train_lesions(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: l
         seed=recipe.seed,
         synthetic=synthetic_brains(recipe, console=console),
         required=recipe.required,
+        margin=max(0, (LESION_CONTEXT - recipe.crop[2]) // 2),
     )
     loss = partial(all_net_loss, les_loss=recipe.les_loss)
     seen = seen_patients(patients)

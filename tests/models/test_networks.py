@@ -15,7 +15,8 @@ from msrim.models.inference import scale_intensities
 from msrim.models.registry import packaged_cards
 from msrim.training.losses import all_net_loss, focal, soft_dice
 
-CHANNELS = {"allnet": (9, 2), "allnet-tiramisu": (9, 2), "head": (3, 9), "coactseg": (3, 6), "scp": (3, 1)}
+ALL_NETS = ("allnet", "allnet-slices", "allnet-tiramisu")
+CHANNELS = dict.fromkeys(ALL_NETS, (9, 2)) | {"head": (3, 9), "coactseg": (3, 6), "scp": (3, 1)}
 
 
 @pytest.mark.parametrize("name", CHANNELS)
@@ -66,7 +67,7 @@ def test_ana_conv_sees_where_a_voxel_is():
     assert layer.fuse[0].in_channels == 2 + 6
 
 
-@pytest.mark.parametrize("name", ["allnet", "allnet-tiramisu"])
+@pytest.mark.parametrize("name", ALL_NETS)
 def test_without_ana_conv_a_network_knows_no_place(name):
     """The baseline of ALL-Net's Table 4, which differs by the six coordinates' weights alone."""
     torch.manual_seed(0)
