@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,50 +53,32 @@ class LesionSlices(Dataset):
         return slices[0], slices[1]
 
 
-class LesionSlabs(Dataset):
-    """Endless slabs of a few axial slices of brains, varied and painted like the crops of :class:`LesionCrops`.
+class LesionSlabs(LesionCrops):
+    """Endless slabs of a few axial slices of brains, varied and painted like the crops.
 
-    In the plane they are whole: a slice network that knows places must see them where they are.
+    In the plane they are whole and keep their size: a slice network that knows places must see them where they are.
 
     Parameters
     ----------
-    patients, synthetic : sequence of Patient
-    bank : LesionBank or None
-    contrasts : sequence of str
+    patients, bank, **drawn
+        As :class:`LesionCrops` takes them, but for the shape.
     plane : (2,) int
     """
 
-    def __init__(
-        self,
-        patients: Sequence[Patient],
-        bank: LesionBank | None,
-        *,
-        contrasts: Sequence[str],
-        plane: Sequence[int],
-        samples: int,
-        seed: int = 0,
-        synthetic: Sequence[Patient] = (),
-    ) -> None:
-        shape = (*plane, SLAB)
-        self.crops = _CentredCrops(
-            list(patients), bank, contrasts=contrasts, shape=shape, samples=samples, seed=seed, synthetic=synthetic
-        )
-        self.moments = {id(visit): _moments(visit.images, plane) for visit in [*patients, *synthetic]}
+    zoom = (1.0, 1.0)
 
-    def __len__(self) -> int:
-        return len(self.crops)
+    def __init__(self, patients: list[Patient], bank: LesionBank | None, *, plane: Sequence[int], **drawn: Any) -> None:
+        super().__init__(patients, bank, shape=(*plane, SLAB), **drawn)
+        visits = [visit for own in [*self.visits, self.synthetic] for visit in own]
+        self.moments = {id(visit): _moments(visit.images, plane) for visit in visits}
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Input (C, X, Y, SLAB) and lesions (1, X, Y, SLAB), float32."""
-        visit, images, lesions, _, _ = self.crops.crop(index)
+        visit, images, lesions, _, _ = self.crop(index)
         mean, deviation = self.moments[id(visit)]
         present = images.flatten(1).abs().amax(1)[:, None, None, None] > 0
         # As z_scored does it with the whole scan, of which a slab knows nothing.
         return (images - mean) / deviation * present, lesions[None].float()
-
-
-class _CentredCrops(LesionCrops):
-    zoom = (1.0, 1.0)
 
     def _centre(self, patient: Patient, rng: np.random.Generator) -> np.ndarray:
         middle = (np.array(patient.brain.shape) - 1) / 2

@@ -120,8 +120,11 @@ def preprocess_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Co
     found = run_graph(
         anatomy_graph(subject, recipe, out), folder=subject.folder(out), console=console, manifest=manifest
     )
-    write_dataset_description(out)
-    manifest.write(subject.folder(out) / "run.json", outputs=list(found["write_anatomy"]["files"].values()))
+    run = subject.folder(out) / "run.json"
+    # What is there tells of these very steps, and of the lesions too where `msrim segment` came before.
+    if not (_all_kept(manifest) and run.is_file()):
+        write_dataset_description(out)
+        manifest.write(run, outputs=list(found["write_anatomy"]["files"].values()))
     return found
 
 
@@ -263,9 +266,13 @@ def _check_contrasts(card: Card, subject: Subject) -> None:
 def is_finished(folder: Path, manifest: Manifest) -> bool:
     """Whether every step was kept and the report of that run still stands in its folder as it was written."""
     report, run = folder / "report.html", folder / "run.json"
-    if not all(record.kept for record in manifest.steps) or not (report.is_file() and run.is_file()):
+    if not _all_kept(manifest) or not (report.is_file() and run.is_file()):
         return False
     return json.loads(run.read_text(encoding="utf-8"))["outputs"].get(report.name) == sha256_of(report)
+
+
+def _all_kept(manifest: Manifest) -> bool:
+    return all(record.kept for record in manifest.steps)
 
 
 def _report(

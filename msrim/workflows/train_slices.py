@@ -70,7 +70,9 @@ def train_slices(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: li
             slices = LesionSlices(scans, **drawn)
         else:
             bank, synthetic = painted_from(recipe), synthetic_brains(recipe, console=console)
-            slices = LesionSlabs(patients, bank, contrasts=recipe.contrasts, synthetic=synthetic, **drawn)
+            slices = LesionSlabs(
+                patients, bank, contrasts=recipe.contrasts, required=recipe.required, synthetic=synthetic, **drawn
+            )
     return train_on(recipe, slices, loss=slice_loss, out=out, trained_on=seen, console=console)
 
 

@@ -120,6 +120,13 @@ def test_a_second_run_repeats_nothing(phantom, results):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_preparing_a_segmented_visit_keeps_what_is_told_of_it(phantom, results):
+    """As `msrim rim-classify --lesions` does."""
+    before = (results / "run.json").read_text(encoding="utf-8")
+    preprocess_subject(find_subject(phantom), Recipe(), results.parent, console=QUIET)
+    assert (results / "run.json").read_text(encoding="utf-8") == before
+
+
 def test_the_manifest_tells_what_it_cost(results):
     run = json.loads((results / "run.json").read_text(encoding="utf-8"))
     assert set(run["inputs"]) == {"FLAIR", "T1w", "T2w"}
