@@ -18,6 +18,7 @@ from msrim.errors import InputError, ModelError
 from msrim.image import read_volume, resample
 from msrim.manifest import Manifest
 from msrim.models import Card, build, load_model, read_card
+from msrim.models.allnet import COORDINATES
 from msrim.models.inference import choose_device, csf_of
 from msrim.preprocess.anatomy import anatomical_coordinates
 from msrim.recipe import Recipe, TrainingRecipe
@@ -54,7 +55,13 @@ def train_lesions(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: l
     -------
     Path
         The folder, ready for ``msrim segment --model``.
+
+    Raises
+    ------
+    InputError
+        The recipe's crops do not fit its network, or see :func:`marked_patients`.
     """
+    _check_crop(recipe)
     patients = marked_patients(recipe, data, out, leave_out=leave_out, console=console)
     crops = LesionCrops(
         patients,
@@ -70,6 +77,21 @@ def train_lesions(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: l
     loss = partial(all_net_loss, les_loss=recipe.les_loss)
     seen = seen_patients(patients)
     return train_on(recipe, crops, loss=loss, out=out, trained_on=seen, console=console)
+
+
+def _check_crop(recipe: TrainingRecipe) -> None:
+    """Refuse crops that the network cannot halve as often as it wants to."""
+    # What is left over decides, not the size.
+    small = torch.zeros(1, len(recipe.contrasts) + COORDINATES, *(16 + side % 16 for side in recipe.crop))
+    try:
+        with torch.inference_mode():
+            build(recipe.network, **recipe.settings).eval()(small)
+    except RuntimeError as error:
+        sides = " x ".join(map(str, recipe.crop))
+        raise InputError(
+            f"recipe {recipe.name}: {recipe.network} with these settings takes no crops of {sides} voxels in "
+            f"{len(recipe.contrasts)} contrasts; make the sides multiples of 16, and settings and contrasts fit"
+        ) from error
 
 
 def train_head(recipe: TrainingRecipe, data: Path, out: Path, *, console: Console) -> Path:
@@ -107,6 +129,7 @@ def train_on(
         out=out,
         batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
+        average_decay=recipe.average_decay,
         workers=recipe.workers,
         report=console.say,
     )

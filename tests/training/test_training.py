@@ -321,9 +321,18 @@ def test_a_visit_that_lacks_a_required_contrast_is_refused(tmp_path):
 
 
 def test_a_misspelt_contrast_is_refused(tmp_path):
-    recipe = read_training_recipe(PIPELINES / "allnet.toml").model_copy(update={"contrasts": ("FLAIR", "T1")})
+    recipe = read_training_recipe(PIPELINES / "allnet.toml").model_copy(update={"contrasts": ("FLAIR", "T1", "T2w")})
     with pytest.raises(InputError, match="recipe allnet: T1: unknown contrast; known are FLAIR, T1w, T2w, PDw"):
         train_lesions(recipe, tmp_path, tmp_path / "out", leave_out=[], console=Console(quiet=True))
+
+
+@pytest.mark.parametrize(("network", "crop"), [("allnet", (128, 128, 36)), ("allnet-slices", (128, 100, 6))])
+def test_crops_that_the_network_cannot_halve_are_refused(network, crop, tmp_path):
+    fresh = {"network": network, "settings": {"contrasts": 3}, "crop": crop}
+    recipe = read_training_recipe(PIPELINES / "allnet.toml").model_copy(update=fresh)
+    with pytest.raises(InputError, match=f"recipe allnet: {network} .* no crops of 128 x"):
+        train_lesions(recipe, tmp_path, tmp_path / "out", leave_out=[], console=Console(quiet=True))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bool])
