@@ -95,6 +95,8 @@ class TrainingRecipe(BaseModel):
         The images show the brain alone.
     lesion_bank : Path or None
         Lesion maps to paint into the images; none are painted without it.
+    lesion_masks : Path or None
+        Folder of whole patients' lesion masks in MNI space, NIfTI, to paint beside those maps.
     head_labels : Path or None
         Folder of whole-head label maps with FreeSurfer values, to synthesise brains from; none without it.
     start : str or None
@@ -128,6 +130,7 @@ class TrainingRecipe(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     brain_extracted: bool = False
     lesion_bank: Path | None = None
+    lesion_masks: Path | None = None
     head_labels: Path | None = None
     start: str | None = None
     les_loss: bool = True

@@ -26,6 +26,9 @@ def train(
     lesion_bank: Annotated[
         Path | None, typer.Option("--lesion-bank", help="Lesion maps (.npz) to paint into the images.")
     ] = None,
+    lesion_masks: Annotated[
+        Path | None, typer.Option("--lesion-masks", help="Folder of whole lesion masks in MNI space to paint as well.")
+    ] = None,
     head_labels: Annotated[
         Path | None, typer.Option("--head-labels", help="Head label maps to synthesise brains from.")
     ] = None,
@@ -41,7 +44,13 @@ def train(
     from msrim.recipe import read_training_recipe
 
     settings = read_training_recipe(
-        recipe, lesion_bank=lesion_bank, head_labels=head_labels, start=start, steps=steps, seed=seed
+        recipe,
+        lesion_bank=lesion_bank,
+        lesion_masks=lesion_masks,
+        head_labels=head_labels,
+        start=start,
+        steps=steps,
+        seed=seed,
     )
     from msrim.workflows.train import train_head, train_lesions
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from msrim.image import Volume
 from msrim.lesions.spheres import lesion_spheres
 from msrim.training import synthesis
 
@@ -34,6 +35,9 @@ STRETCH, ZOOM = (0.9, 1.1), (0.75, 1.35)
 # How far a sample goes in these ranges, one as often as the other: nearly its own site's intensities, or any. With the
 # second alone a network does not even learn its training patients: lesions that the change has hidden stay marked.
 STRENGTHS = (0.2, 1.0)
+# Chance that lesions are painted into a patient, and into a synthetic brain; that they are all of one patient's mask
+# where there are masks, else this many maps at most; how far those are scaled along each axis.
+PAINTED, PAINTED_SYNTHETIC, WHOLE, MAPS_AT_ONCE, MAP_SCALE = 0.5, 0.9, 0.6, 3, (0.85, 1.2)
 # Share of the samples that come from synthetic brains, where there are any.
 SYNTHETIC = 0.35
 # Chance that a contrast which the patient has is withheld. FLAIR is what a lesion is defined on and always stays.
@@ -73,6 +77,36 @@ class Patient:
         return torch.from_numpy(np.stack([self.lesions, self.brain, self.labels == WHITE_MATTER, grey, csf]))
 
 
+@dataclass(frozen=True, eq=False)
+class LesionMap:
+    """Lesions of another person in MNI space.
+
+    Attributes
+    ----------
+    voxels : (N,) int array
+        Those inside lesions, flat C-order indices.
+    shape : (3,) int
+    mni_from_voxel : (4, 4) float
+    """
+
+    voxels: np.ndarray
+    shape: tuple[int, ...]
+    mni_from_voxel: np.ndarray
+
+    def any_place(self, rng: np.random.Generator) -> np.ndarray:
+        """Middle of a voxel drawn at random: (3,) mm in MNI space."""
+        voxel = np.array(np.unravel_index(rng.choice(self.voxels), self.shape))
+        return self.mni_from_voxel[:3, :3] @ voxel + self.mni_from_voxel[:3, 3]
+
+    def at(self, points: Tensor, mni_from_points: np.ndarray) -> Tensor:
+        """Whether points (X, Y, Z, 3) lie in a lesion: (X, Y, Z) bool."""
+        dense = torch.zeros(int(np.prod(self.shape)), dtype=torch.uint8)
+        dense[torch.from_numpy(self.voxels)] = 1
+        matrix = torch.from_numpy(np.linalg.inv(self.mni_from_voxel) @ mni_from_points).float()
+        places = points @ matrix[:3, :3].T + matrix[:3, 3]
+        return synthesis.sample_at(dense.reshape(1, *self.shape), places)[0] > 0.5
+
+
 class LesionBank:
     """Lesion maps of other people in MNI space, read from an .npz of flat indices (see ``data/README`` of the bank).
 
@@ -81,23 +115,36 @@ class LesionBank:
     path : Path
         Holds ``voxels`` (flat C-order indices), ``offsets``, ``names`` (``<volume class>/<id>``), ``shape`` and
         ``affine``.
+    masks : sequence of Volume
+        All lesions of a patient each, in MNI space on grids of their own: heavy and confluent where they were.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, masks: Sequence[Volume] = ()) -> None:
         with np.load(path) as bank:
             self.voxels, self.offsets = bank["voxels"].astype(np.int64), bank["offsets"]
             self.shape, self.affine = tuple(int(n) for n in bank["shape"]), bank["affine"]
             classes = np.array([str(name).split("/")[0] for name in bank["names"]])
         self.members = [np.flatnonzero(classes == label) for label in np.unique(classes)]
+        maps = [LesionMap(np.flatnonzero(mask.data), mask.shape, mask.affine) for mask in masks]
+        self.whole = [lesions for lesions in maps if len(lesions.voxels)]
 
-    def draw(self, rng: np.random.Generator) -> Tensor:
-        """One map, (1, X, Y, Z) float; classes of volume are equally likely, so heavy loads are not rare."""
+    def draw(self, rng: np.random.Generator) -> list[LesionMap]:
+        """A patient's mask or some maps, moved a little and mirrored at times.
+
+        Classes of volume are equally likely, so heavy loads are not rare.
+        """
+        if self.whole and rng.random() < WHOLE:
+            maps = [self.whole[rng.integers(len(self.whole))]]
+        else:
+            maps = [self._map(rng) for _ in range(rng.integers(1, MAPS_AT_ONCE + 1))]
+        moved = np.eye(4)
+        moved[:3, :3] = synthesis.random_affine(rng, max_angle_deg=5, scale=MAP_SCALE)
+        return [replace(lesions, mni_from_voxel=moved @ lesions.mni_from_voxel) for lesions in maps]
+
+    def _map(self, rng: np.random.Generator) -> LesionMap:
         members = self.members[rng.integers(len(self.members))]
         index = int(rng.choice(members))
-        chosen = self.voxels[self.offsets[index] : self.offsets[index + 1]]
-        mask = torch.zeros(int(np.prod(self.shape)))
-        mask[torch.from_numpy(chosen)] = 1
-        return mask.reshape(1, *self.shape)
+        return LesionMap(self.voxels[self.offsets[index] : self.offsets[index + 1]], self.shape, self.affine)
 
 
 class LesionCrops(Dataset):
@@ -166,13 +213,15 @@ class LesionCrops(Dataset):
             raise IndexError(index)
         rng = np.random.default_rng((self.seed, index))
         visits = self.visits[rng.integers(len(self.visits))]
+        painted = PAINTED
         if self.synthetic and rng.random() < SYNTHETIC:
-            visits = self.synthetic
+            visits, painted = self.synthetic, PAINTED_SYNTHETIC
         patient = visits[rng.integers(len(visits))]
+        maps = self.bank.draw(rng) if self.bank is not None and rng.random() < painted else []
         matrix = synthesis.random_affine(rng, max_angle_deg=8, scale=STRETCH) * np.exp(rng.uniform(*np.log(self.zoom)))
         whole = (*self.shape[:2], self.shape[2] + 2 * self.margin)
         points = synthesis.sampling_points(
-            rng, whole, centre=self._centre(patient, rng), matrix=matrix, elastic_voxels=rng.uniform(0, 2)
+            rng, whole, centre=self._centre(patient, maps, rng), matrix=matrix, elastic_voxels=rng.uniform(0, 2)
         )
         inner = points[:, :, self.margin : whole[2] - self.margin]
         images = synthesis.sample_at(patient.images, inner)
@@ -184,16 +233,21 @@ class LesionCrops(Dataset):
         marked = _soft(self._inner(lesions))
         for change, share in ((CHANGED_GREY, grey), (CHANGED_CSF, csf), (CHANGED_CONTRAST, marked)):
             images += strength * self._drawn(rng, change) * share
-        if self.bank is not None and rng.random() < 0.6:
-            painted, change = self._paint(patient, points, allowed=white & ~_grown(lesions, 2), rng=rng)
-            images, lesions = images + change, lesions | painted
+        if maps:
+            painted = white & ~_grown(lesions, 2) & lesions_at(points, maps, patient.mni_from_voxel)
+            images += self._excess(self._inner(painted), rng)
+            lesions |= painted
         images = self._scan(images, rng, strength=strength)
         keep = torch.tensor([rng.random() >= chance for chance in self.dropout]) & present
         return patient, images * keep[:, None, None, None] * brain, lesions, inner, matrix
 
-    def _centre(self, patient: Patient, rng: np.random.Generator) -> np.ndarray:
-        components = self.components[id(patient)]
-        if components and rng.random() < 0.6:
+    def _centre(self, patient: Patient, maps: list[LesionMap], rng: np.random.Generator) -> np.ndarray:
+        components, drawn = self.components[id(patient)], rng.random()
+        if maps and drawn < 0.3:
+            voxel_from_mni = np.linalg.inv(patient.mni_from_voxel)
+            place = voxel_from_mni[:3, :3] @ maps[0].any_place(rng) + voxel_from_mni[:3, 3]
+            return np.clip(place, 0, np.array(patient.brain.shape) - 1)
+        if components and drawn < 0.7:
             # A lesion first, then a voxel of it: small lesions are seen as often as large ones.
             voxels = components[rng.integers(len(components))]
             return voxels[rng.integers(len(voxels))] + rng.uniform(-0.35, 0.35, 3) * self.shape
@@ -206,18 +260,16 @@ class LesionCrops(Dataset):
         """A value for each contrast: (C, 1, 1, 1)."""
         return torch.tensor([rng.uniform(*ranges[name]) for name in self.contrasts])[:, None, None, None].float()
 
-    def _paint(
-        self, patient: Patient, points: Tensor, *, allowed: Tensor, rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Lesions of the bank where the patient has white matter: mask, and what they add to each contrast."""
-        to_bank = torch.from_numpy(np.linalg.inv(self.bank.affine) @ patient.mni_from_voxel).float()
-        places = points @ to_bank[:3, :3].T + to_bank[:3, 3]
-        mask = (synthesis.sample_at(self.bank.draw(rng), places)[0] > 0.5) & allowed
-        edge = self._inner(synthesis.blur(mask[None].float(), sigma_voxels=rng.uniform(0.4, 1.0, 3)))
-        texture = 1 + 0.25 * synthesis.smooth_field(
-            rng, edge.shape[1:], channels=1, points=_knots(edge[0], 5.5), spread=1
-        )
-        return mask, self._drawn(rng, PAINTED_CONTRAST) * edge * texture
+    def _excess(self, painted: Tensor, rng: np.random.Generator) -> Tensor:
+        """What painted lesions (X, Y, Z) add to each contrast: (C, X, Y, Z)."""
+        edge = synthesis.blur(painted[None].float(), sigma_voxels=rng.uniform(0.4, 1.0, 3))
+        size = edge.shape[1:]
+        texture = 1 + 0.25 * synthesis.smooth_field(rng, size, channels=1, points=_knots(edge[0], 5.5), spread=1)
+        if rng.random() < 0.5:
+            # Faint parts beside bright ones, as in confluent lesions.
+            coarse = synthesis.smooth_field(rng, size, channels=1, points=_knots(edge[0], 30), spread=0.5)
+            texture *= (0.9 + coarse).clamp(0.3, 1.5)
+        return self._drawn(rng, PAINTED_CONTRAST) * edge * texture
 
     def _scan(self, images: Tensor, rng: np.random.Generator, *, strength: float) -> Tensor:
         size = images.shape[1:]
@@ -227,12 +279,21 @@ class LesionCrops(Dataset):
         images += synthesis.smooth_field(
             rng, size, channels=len(images), points=_knots(images[0], 32), spread=rng.uniform(0, 0.35)
         )
-        if rng.random() < 0.5:
+        sharpness = rng.random()
+        if sharpness < 0.5:
             images = synthesis.blur(images, sigma_voxels=rng.uniform(0, 0.8, 3))
+        elif sharpness < 0.7:
+            blurred = synthesis.blur(images, sigma_voxels=(0.8, 0.8, 0.0))
+            images = images + rng.uniform(0.2, 1.0) * (images - blurred)
         if rng.random() < 0.4:
             thickness = rng.uniform(1.5, 5)
             images = synthesis.thick_slices(images, axis=int(rng.choice(3, p=(0.15, 0.15, 0.7))), thickness=thickness)
-        return synthesis.add_noise(rng, images, spread=rng.uniform(0, 0.3))
+        return synthesis.add_noise(rng, images, spread=rng.uniform(0, 0.4))
+
+
+def lesions_at(points: Tensor, maps: Sequence[LesionMap], mni_from_points: np.ndarray) -> Tensor:
+    """Whether points (X, Y, Z, 3) lie in a lesion of any of the maps: (X, Y, Z) bool."""
+    return torch.stack([lesions.at(points, mni_from_points) for lesions in maps]).any(0)
 
 
 def _moved_coordinates(coordinates: Tensor, matrix: np.ndarray) -> Tensor:

@@ -17,6 +17,9 @@ from msrim.files import written_atomically
 
 # Samples from which batch norm's statistics are taken in the end.
 MEASURED = 100
+# Norm of a gradient beyond which a step is left out: on a CPU, bfloat16 convolutions of a few voxels come out as 1e15 or
+# infinite at times, and differently when repeated (seen with torch 2.13; not in float32).
+BELIEVABLE_NORM = 1e6
 
 
 def fit(
@@ -75,8 +78,9 @@ def fit(
         value = loss(logits.float(), *(target.to(device) for target in targets))
         optimiser.zero_grad()
         value.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimiser.step()
+        # Also false for NaN.
+        if nn.utils.clip_grad_norm_(network.parameters(), 5.0) < BELIEVABLE_NORM:
+            optimiser.step()
         schedule.step()
         averaged.update_parameters(network)
         record.add(step, value.item())

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from msrim.training import synthesis
-from msrim.training.lesions import PAINTED_CONTRAST, LesionBank, Patient
+from msrim.training.lesions import PAINTED_CONTRAST, LesionBank, Patient, lesions_at
 
 # The paper's: crops are centred on a random voxel of foreground and shifted by so much at most.
 MAX_SHIFT_VOXELS = 10
@@ -218,9 +218,7 @@ class VisitCrops(Dataset):
 
     def _paint(self, patient: Patient, points: Tensor, *, allowed: Tensor, rng: np.random.Generator) -> list[Tensor]:
         """Lesions of the bank in white matter, some at one visit alone: a mask for each visit."""
-        to_bank = torch.from_numpy(np.linalg.inv(self.bank.affine) @ patient.mni_from_voxel).float()
-        places = points @ to_bank[:3, :3].T + to_bank[:3, 3]
-        found = (synthesis.sample_at(self.bank.draw(rng), places)[0] > 0.5) & allowed
+        found = lesions_at(points, self.bank.draw(rng), patient.mni_from_voxel) & allowed
         parts = torch.from_numpy(cc3d.connected_components(found.numpy(), connectivity=26).astype(np.int64))
         # Whether a visit has a lesion: both, baseline alone, follow-up alone; crops hold only a few.
         fates = rng.choice(3, size=int(parts.max()) + 1, p=(0.4, 0.3, 0.3))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from msrim.models.scp import fit_to_plane, z_scored
-from msrim.training.lesions import LesionBank, LesionCrops, Patient
+from msrim.training.lesions import LesionBank, LesionCrops, LesionMap, Patient
 
 # Chance that a slice is drawn from those that show a lesion; most slices of most scans show none.
 WITH_LESION = 0.5
@@ -80,10 +80,10 @@ class LesionSlabs(LesionCrops):
         # As z_scored does it with the whole scan, of which a slab knows nothing.
         return (images - mean) / deviation * present, lesions[None].float()
 
-    def _centre(self, patient: Patient, rng: np.random.Generator) -> np.ndarray:
+    def _centre(self, patient: Patient, maps: list[LesionMap], rng: np.random.Generator) -> np.ndarray:
         middle = (np.array(patient.brain.shape) - 1) / 2
         shift = rng.uniform(-MAX_SHIFT_VOXELS, MAX_SHIFT_VOXELS, 2)
-        return np.array([*(middle[:2] + shift), super()._centre(patient, rng)[2]])
+        return np.array([*(middle[:2] + shift), super()._centre(patient, maps, rng)[2]])
 
 
 def _moments(images: Tensor, plane: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -62,10 +62,11 @@ def train_lesions(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: l
         The recipe's crops do not fit its network, or see :func:`marked_patients`.
     """
     _check_crop(recipe)
+    bank = painted_from(recipe, leave_out=leave_out)
     patients = marked_patients(recipe, data, out, leave_out=leave_out, console=console)
     crops = LesionCrops(
         patients,
-        painted_from(recipe),
+        bank,
         contrasts=recipe.contrasts,
         shape=recipe.crop,
         samples=recipe.steps * recipe.batch_size,
@@ -166,9 +167,23 @@ def _label_maps(folder: Path) -> list[Path]:
     return paths
 
 
-def painted_from(recipe: TrainingRecipe) -> LesionBank | None:
-    """The recipe's bank of lesions, where it names one."""
-    return LesionBank(recipe.lesion_bank) if recipe.lesion_bank is not None else None
+def painted_from(recipe: TrainingRecipe, *, leave_out: Sequence[str]) -> LesionBank | None:
+    """The recipe's bank of lesions, where it names one, and its masks but those of patients to leave out.
+
+    Raises
+    ------
+    InputError
+        There are masks without a bank, or none in their folder.
+    """
+    if recipe.lesion_bank is None:
+        if recipe.lesion_masks is not None:
+            raise InputError(f"{recipe.lesion_masks}: lesion masks are painted beside a lesion bank; give that as well")
+        return None
+    masks = [] if recipe.lesion_masks is None else sorted(recipe.lesion_masks.glob("*.nii*"))
+    if recipe.lesion_masks is not None and not masks:
+        raise InputError(f"{recipe.lesion_masks}: no lesion masks (*.nii.gz)")
+    painted = [path for path in masks if path.name.removeprefix("sub-").split("_")[0] not in leave_out]
+    return LesionBank(recipe.lesion_bank, [read_volume(path, mask=True) for path in painted])
 
 
 def synthetic_brains(recipe: TrainingRecipe, *, console: Console) -> list[Patient]:

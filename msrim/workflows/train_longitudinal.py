@@ -55,13 +55,13 @@ def train_longitudinal(
     folders = [folder for folder in folders if folder.name not in leave_out]
     if not singles and (recipe.samples != "pairs" or not folders):
         raise InputError(f"{data}: no visit with a FLAIR and a *label-L*_mask.nii.gz beside it is left to train on")
-    prepared = out / "prepared"
+    bank, prepared = painted_from(recipe, leave_out=leave_out), out / "prepared"
     patients = [prepare_visit(subject, mask, recipe=recipe, out=prepared, console=console) for subject, mask in singles]
     pairs = [prepare_pair(folder, recipe=recipe, out=prepared, console=console) for folder in folders]
     crops = VisitCrops(
         patients,
         pairs,
-        painted_from(recipe),
+        bank,
         channel=recipe.contrasts.index("FLAIR"),
         shape=recipe.crop,
         samples=recipe.steps * recipe.batch_size,

@@ -69,7 +69,8 @@ def train_slices(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: li
             scans = [(patient.images.float().numpy(), patient.lesions) for patient in patients]
             slices = LesionSlices(scans, **drawn)
         else:
-            bank, synthetic = painted_from(recipe), synthetic_brains(recipe, console=console)
+            bank = painted_from(recipe, leave_out=leave_out)
+            synthetic = synthetic_brains(recipe, console=console)
             slices = LesionSlabs(
                 patients, bank, contrasts=recipe.contrasts, required=recipe.required, synthetic=synthetic, **drawn
             )

@@ -1,7 +1,7 @@
 """Leave-one-patient-out accuracy of a lesion model, through the same command chain that a user runs.
 
-    python -m tests.benchmarks.leave_one_out --data DIR --lesion-bank FILE --head-labels DIR --out DIR
-        [--recipe pipelines/scp.toml] [--contrasts FLAIR T2w]
+    python -m tests.benchmarks.leave_one_out --data DIR --lesion-bank FILE --lesion-masks DIR --head-labels DIR
+        --out DIR [--recipe pipelines/scp.toml] [--contrasts FLAIR T2w]
 
 For every patient a model is trained on the others (a folder of ``--out`` that holds one is used as it is), and segments
 that patient's visits with FLAIR, T1w and T2w, with FLAIR and T1w, and with FLAIR alone: a table each, of the visits
@@ -39,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="visits with a *label-L*_mask.nii.gz beside the FLAIR")
     parser.add_argument("--lesion-bank", type=Path, help="lesion maps to paint into the training images")
+    parser.add_argument("--lesion-masks", type=Path, help="whole patients' masks to paint as well")
     parser.add_argument("--head-labels", type=Path, help="head label maps to synthesise brains from")
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="of the task lesions or slices")
     parser.add_argument("--contrasts", nargs="+", choices=CONTRASTS, help="one table of these instead of three")
@@ -46,7 +47,8 @@ def main() -> None:
     given = parser.parse_args()
     visits = marked_visits(given.data)
     patients = sorted({subject.label for subject, _ in visits})
-    recipe = read_training_recipe(given.recipe, lesion_bank=given.lesion_bank, head_labels=given.head_labels)
+    painted = {name: getattr(given, name) for name in ("lesion_bank", "lesion_masks", "head_labels")}
+    recipe = read_training_recipe(given.recipe, **painted)
     train = train_slices if recipe.task == "slices" else train_lesions
     for patient in patients:
         if not (given.out / patient / "card.toml").is_file():
