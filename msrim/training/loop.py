@@ -17,8 +17,8 @@ from msrim.files import written_atomically
 
 # Samples from which batch norm's statistics are taken in the end.
 MEASURED = 100
-# Norm of a gradient beyond which a step is left out: on a CPU, bfloat16 convolutions of a few voxels come out as 1e15 or
-# infinite at times, and differently when repeated (seen with torch 2.13; not in float32).
+# Norm of a gradient beyond which a step is left out: on a CPU, bfloat16 convolutions of a few voxels give 1e15 or
+# infinity at times, and differently when repeated (seen with torch 2.13; not in float32).
 BELIEVABLE_NORM = 1e6
 
 
