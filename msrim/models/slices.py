@@ -101,7 +101,7 @@ class SliceUNet(nn.Module):
 
 
 class SliceAllNet(nn.Module):
-    """2.5-D U-Net over stacks of axial slices, then ALL-Net's two AnaConv heads.
+    """2.5-D U-Net over stacks of axial slices, then ALL-Net's two AnaConv heads, all of it without batch norm.
 
     Parameters
     ----------
@@ -133,13 +133,17 @@ class SliceAllNet(nn.Module):
         super().__init__()
         self.stack = stack
         self.backbone = SliceUNet(contrasts * stack, widths=widths)
-        self.lesion = Head(widths[0], head_width, in_plane=True, anaconv=anaconv)
-        self.sphere = Head(widths[0], head_width, in_plane=True, anaconv=anaconv)
+        self.lesion = Head(widths[0], head_width, anaconv=anaconv, sliced=True)
+        self.sphere = Head(widths[0], head_width, anaconv=anaconv, sliced=True)
 
     def forward(self, x: Tensor) -> Tensor:
         image, coordinates = x[:, :-COORDINATES], x[:, -COORDINATES:]
-        stacks = stacked_slices(image, self.stack)
+        stacks = stacked_slices(image, self.stack, ends="replicate")
         # Slices are independent; a few at once bound the memory of a whole brain.
-        parts = [stacks] if self.training else stacks.split(SLICES_AT_ONCE, dim=-1)
-        features = torch.cat([self.backbone(part) for part in parts], dim=-1)
+        at_once = x.shape[-1] if self.training else SLICES_AT_ONCE
+        parts = zip(stacks.split(at_once, dim=-1), coordinates.split(at_once, dim=-1), strict=True)
+        return torch.cat([self._logits(stack, around) for stack, around in parts], dim=-1)
+
+    def _logits(self, stacks: Tensor, coordinates: Tensor) -> Tensor:
+        features = self.backbone(stacks)
         return torch.cat([self.lesion(features, coordinates), self.sphere(features, coordinates)], dim=1)

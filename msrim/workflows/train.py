@@ -34,7 +34,7 @@ from msrim.workflows.graph import run_graph
 from msrim.workflows.subject import anatomy_graph
 
 # Millimetres along the third axis in which a crop's lesions are followed, for the spheres about their centres.
-LESION_CONTEXT = 30
+LESION_CONTEXT = 28
 MASK = re.compile(r"(.*_)?(label-L.*_mask|lesions?(_mask)?)\.nii(\.gz)?")
 
 
