@@ -78,9 +78,10 @@ def fit(
         value = loss(logits.float(), *(target.to(device) for target in targets))
         optimiser.zero_grad()
         value.backward()
-        # Also false for NaN.
-        if nn.utils.clip_grad_norm_(network.parameters(), 5.0) < BELIEVABLE_NORM:
-            optimiser.step()
+        # Also true for NaN. Without a gradient the optimiser changes nothing.
+        if not nn.utils.clip_grad_norm_(network.parameters(), 5.0) < BELIEVABLE_NORM:
+            optimiser.zero_grad()
+        optimiser.step()
         schedule.step()
         averaged.update_parameters(network)
         record.add(step, value.item())
