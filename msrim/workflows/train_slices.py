@@ -63,13 +63,13 @@ def train_slices(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: li
         scans = list(_ct_scans(data, leave_out=leave_out))
         slices, seen = LesionSlices(scans, **drawn), f"axial slices of {len(scans)} scans"
     else:
+        bank = painted_from(recipe, leave_out=leave_out)
         patients = marked_patients(recipe, data, out, leave_out=leave_out, console=console)
         seen = f"axial slices of {seen_patients(patients)}"
-        if recipe.lesion_bank is None and recipe.head_labels is None:
+        if bank is None and recipe.head_labels is None:
             scans = [(patient.images.float().numpy(), patient.lesions) for patient in patients]
             slices = LesionSlices(scans, **drawn)
         else:
-            bank = painted_from(recipe, leave_out=leave_out)
             synthetic = synthetic_brains(recipe, console=console)
             slices = LesionSlabs(
                 patients, bank, contrasts=recipe.contrasts, required=recipe.required, synthetic=synthetic, **drawn
