@@ -174,6 +174,8 @@ def fit_rims(
     for module in network.modules():
         if isinstance(module, Scale):
             module.fit(torch.from_numpy(lesions.features))
+    # Two thirds of the time of the other order on a processor.
+    network.to(memory_format=torch.channels_last_3d)
     optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, [int(steps * part) for part in MILESTONES])
     state = {"network": network, "optimiser": optimiser, "schedule": schedule}
