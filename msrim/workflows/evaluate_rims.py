@@ -78,6 +78,12 @@ class CrossValidated:
     truth: np.ndarray
     subjects: np.ndarray
 
+    def of(self, chosen: np.ndarray) -> CrossValidated:
+        """Some of the lesions, by (lesions,) bool."""
+        return CrossValidated(
+            self.probability[:, chosen], self.folds[chosen], self.truth[chosen], self.subjects[chosen]
+        )
+
     @property
     def rim(self) -> np.ndarray:
         """The seeds' majority, each fold by the F1-best threshold of the others: its own truth chooses nothing."""
