@@ -4,7 +4,8 @@ How hard it is was tuned once, by hand, on APRL (SMOTE and a random forest on th
 whose published pROC on real data is 0.644 (Zhang et al. 2023): RIM_PPM, CENTRE_PPM, KINDS_SMALL and KINDS_LARGE of
 :mod:`msrim.simulation.rims`. With the present values it has a pROC of 0.62 (95 % interval 0.53 to 0.77) and a PR AUC of
 0.59, five folds by subject, on 1684 simulated lesions, 88 with a rim, of 40 patients scanned in the middle 62 mm of the
-brain. No network had been trained by then, and none of it may be changed because of what a network does.
+brain. No network had been trained by then, and none of it may be changed because of what a network does: not even since
+whole cohorts turned out easier. On 172 patients of the whole brain APRL has a pROC of 0.79 (0.74 to 0.84).
 """
 
 from __future__ import annotations

@@ -292,7 +292,8 @@ def _plot(results: dict[str, CrossValidated], out: Path) -> None:
         mean = result.probability.mean(axis=0)
         roc.step(GRID, mean_roc(result.truth, mean, folds=result.folds), where="post", label=name)
         pr.step(GRID, mean_precision_recall(result.truth, mean, folds=result.folds), where="pre", label=name)
-    roc.set(xlim=(0, MAX_FPR), xlabel="false positive rate", ylabel="sensitivity", title="simulated")
+    roc.set(xlim=(0, MAX_FPR), xlabel="false positive rate", ylabel="sensitivity", ylim=(0, 1))
+    figure.suptitle("simulated patients")
     pr.set(xlabel="recall", ylabel="precision", ylim=(0, 1))
     roc.legend()
     name, result = list(results.items())[-1]
