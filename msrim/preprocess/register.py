@@ -27,6 +27,10 @@ START_SPACING_MM = 8.0
 RIGID_STEPS = ((6.0, 20.0, 60), (3.0, 5.0, 40), (1.5, 0.0, 40))
 # The outline of the brain carries most of what is known about its size, so the margin stays.
 AFFINE_STEPS = ((4.0, 8.0, 80), (2.0, 8.0, 60))
+# First step of the optimiser in voxels. With longer ones an affine may run past collapsing the brain, or mirror it.
+RIGID_STRIDE, AFFINE_STRIDE = 0.5, 0.1
+# How much larger or smaller than the template's a brain is along any axis, with room to spare.
+BELIEVABLE_SCALES = (0.7, 1.45)
 
 
 def register_rigid(
@@ -101,6 +105,35 @@ def register_affine(
         return _refine(matrix, moving, fixed, fixed_mask, AFFINE_STEPS, sitk.AffineTransform(3))
 
 
+def is_believable(template_from_brain: np.ndarray) -> bool:
+    """Whether an affine takes a brain to the template as brains are: not mirrored, not collapsed, not blown up.
+
+    Examples
+    --------
+    >>> is_believable(np.diag([1.1, 1.2, 1.0, 1])), is_believable(np.diag([-1.1, 1.2, 1.0, 1]))
+    (True, False)
+    """
+    linear = template_from_brain[:3, :3]
+    low, high = BELIEVABLE_SCALES
+    scales = np.linalg.svd(linear, compute_uv=False)
+    return bool(np.linalg.det(linear) > 0 and low <= scales.min() and scales.max() <= high)
+
+
+def align_by_volume(moving: Volume, fixed: Volume, *, moving_mask: Volume, fixed_mask: Volume) -> np.ndarray:
+    """Rotation and translation to the template, and one scale that makes the brains as large: what cannot run astray.
+
+    Parameters and result as those of :func:`register_affine`.
+    """
+    masks = {"moving_mask": moving_mask, "fixed_mask": fixed_mask}
+    rigid = register_rigid(_blanked(moving, moving_mask), _blanked(fixed, fixed_mask), **masks)
+    volumes = [np.count_nonzero(mask.data) * mask.voxel_volume_mm3 for mask in (fixed_mask, moving_mask)]
+    centre = _centre(fixed, fixed_mask)
+    scale = np.eye(4)
+    scale[:3, :3] *= np.clip(np.cbrt(volumes[0] / volumes[1]), *BELIEVABLE_SCALES)
+    scale[:3, 3] = centre - scale[:3, :3] @ centre
+    return scale @ rigid
+
+
 def refine_affine(
     moving: Volume, fixed: Volume, *, fixed_from_moving: np.ndarray, fixed_mask: Volume | None = None
 ) -> np.ndarray:
@@ -169,10 +202,14 @@ def _refine(
     transform.SetCenter(centre.tolist())
     transform.SetMatrix(pull[:3, :3].ravel().tolist())
     transform.SetTranslation((apply_transform(pull, centre) - centre).tolist())
+    stride = AFFINE_STRIDE if isinstance(transform, sitk.AffineTransform) else RIGID_STRIDE
     for spacing_mm, margin_mm, iterations in steps:
         method = _metric(_mask_image(fixed_mask, spacing_mm, margin_mm=margin_mm))
         method.SetOptimizerAsRegularStepGradientDescent(
-            learningRate=spacing_mm / 2, minStep=0.01, numberOfIterations=iterations, gradientMagnitudeTolerance=1e-5
+            learningRate=stride * spacing_mm,
+            minStep=0.01,
+            numberOfIterations=iterations,
+            gradientMagnitudeTolerance=1e-5,
         )
         method.SetOptimizerScalesFromPhysicalShift()
         method.SetInitialTransform(transform, inPlace=True)

@@ -5,19 +5,20 @@ Images between steps are uncompressed NIfTI in RAS order; transforms are ITK tex
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
-from msrim.errors import InputError
+from msrim.errors import Fallback, InputError
 from msrim.image import Volume, grid_around, read_volume, resample, to_ras, write_volume
 from msrim.models.registry import read_card
 from msrim.preprocess import fsl
 from msrim.preprocess.bias import correct_bias
 from msrim.preprocess.masks import clean_mask, grown_mask
 from msrim.preprocess.normalise import normalise_intensity
-from msrim.preprocess.register import register_affine, register_rigid
+from msrim.preprocess.register import align_by_volume, is_believable, register_affine, register_rigid
 from msrim.preprocess.template import load_template, load_template_brain_mask
 from msrim.transform import apply_transform, mean_scaling, read_transform, rigid_part, write_transform
 
@@ -117,7 +118,16 @@ def align_to_template(image: Path, *, brain: Path, backend: str, to_flair: Path 
     volume = read_volume(image)
     image_from_flair = np.eye(4) if to_flair is None else np.linalg.inv(read_transform(to_flair))
     mask = _smooth_mask(read_mask(brain), volume, target_from_source=image_from_flair)
-    matrix = register(volume, load_template(), moving_mask=mask, fixed_mask=load_template_brain_mask())
+    masks = {"moving_mask": mask, "fixed_mask": load_template_brain_mask()}
+    matrix = register(volume, load_template(), **masks)
+    if not is_believable(matrix):
+        warnings.warn(
+            "the affine alignment to the template is not one of a brain; the brain was turned and scaled by its volume "
+            "instead: look at the pictures",
+            Fallback,
+            stacklevel=2,
+        )
+        matrix = align_by_volume(volume, load_template(), **masks)
     return write_transform(matrix @ image_from_flair, Path("to_mni.txt"))
 
 

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 from volumes import LPS, OBLIQUE, pose, rotation
 
-from msrim.image import Volume, read_volume, resample
+from msrim.image import Volume, read_volume, resample, to_ras
+from msrim.models import read_card
+from msrim.models.inference import parse_head
 from msrim.preprocess.bias import correct_bias
-from msrim.preprocess.register import register_affine, register_rigid
+from msrim.preprocess.register import align_by_volume, is_believable, register_affine, register_rigid
 from msrim.preprocess.template import load_template, load_template_brain_mask
 from msrim.transform import apply_transform, read_transform
+from msrim.workflows.steps import brain_from_labels
+from tests.benchmarks.no_change import rescanned
 
 
 def mean_gap_mm(a: np.ndarray, b: np.ndarray, points_mm: np.ndarray) -> float:
@@ -117,3 +121,27 @@ def test_a_patient_already_in_mni_space_stays_there(shared_data, template):
     brain = flair.like(flair.data > 0)
     found = register_affine(flair, template[0], moving_mask=brain, fixed_mask=template[1])
     assert mean_gap_mm(found, np.eye(4), apply_transform(flair.affine, np.argwhere(brain.data)[::50])) < 3.0
+
+
+def test_volume_alone_gives_a_rough_alignment(template, inverted_slices):
+    fixed, fixed_mask = template
+    image, brain = inverted_slices
+    truth = misplacement(degrees=5, shift_mm=10) @ np.diag([1.15, 1.15, 1.15, 1.0])
+    affine = np.linalg.inv(truth) @ image.affine
+    small, small_brain = Volume(image.data, affine), Volume(brain.data, affine)
+    found = align_by_volume(small, fixed, moving_mask=small_brain, fixed_mask=fixed_mask)
+    assert is_believable(found)
+    assert mean_gap_mm(found, truth, apply_transform(affine, np.argwhere(brain.data)[::50])) < 5.0
+
+
+def test_an_affine_does_not_run_past_collapsing(shared_data, template):
+    """Longer steps of the optimiser once made this brain, in another pose and slices of 2.5 mm, 20 times as wide."""
+    (path,) = (shared_data / "bids/sub-12/ses-01").rglob("*_FLAIR.nii.gz")
+    again, _ = rescanned(to_ras(read_volume(path)), np.random.default_rng(1))
+    again = to_ras(again)
+    brain = brain_from_labels(parse_head(again, contrast="FLAIR", card=read_card("head")), again)
+    corrected = correct_bias(again, brain)
+    found = register_affine(corrected, template[0], moving_mask=brain, fixed_mask=template[1])
+    scales = np.linalg.svd(found[:3, :3], compute_uv=False)
+    assert is_believable(found)
+    assert scales.max() < 1.25

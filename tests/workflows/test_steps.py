@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from msrim.bids import Subject
+from msrim.errors import Fallback
 from msrim.image import Volume, write_volume
+from msrim.preprocess.template import load_template, load_template_brain_mask
 from msrim.recipe import Recipe
-from msrim.transform import apply_transform, write_transform
+from msrim.transform import apply_transform, read_transform, write_transform
+from msrim.workflows import steps
 from msrim.workflows.steps import make_working_images, read_own, working_grid
 from msrim.workflows.subject import anatomy_graph
 
@@ -27,6 +31,20 @@ def test_the_working_grid_is_as_fine_as_the_brain_is_small():
     corners = np.array([(0, 0, 0), (60, 60, 20), (60, 0, 20)])
     voxels = apply_transform(np.linalg.inv(grid.affine) @ affine, corners)
     assert (voxels >= 4).all() and (voxels <= np.array(grid.shape) - 5).all()
+
+
+def test_an_alignment_that_is_not_one_of_a_brain_is_not_used(tmp_path, monkeypatch):
+    """A working grid eight times too fine would take all memory."""
+    monkeypatch.chdir(tmp_path)
+    template, brain = load_template(), load_template_brain_mask()
+    smaller = np.diag([0.9, 0.9, 0.9, 1.0])
+    image = write_volume(Volume(template.data, smaller @ template.affine), Path("image.nii"))
+    mask = write_volume(Volume(brain.data, smaller @ brain.affine), Path("brain.nii"))
+    monkeypatch.setattr(steps, "register_affine", lambda *_, **__: np.diag([20.0, 1.0, 1.0, 1.0]))
+    with pytest.warns(Fallback, match="not one of a brain"):
+        found = read_transform(steps.align_to_template(image, brain=mask, backend="embedded"))
+    np.testing.assert_allclose(found[:3, 3], 0, atol=4.0)
+    np.testing.assert_allclose(found[:3, :3], np.linalg.inv(smaller)[:3, :3], atol=0.02)
 
 
 def test_a_pdw_is_brought_to_the_working_grid(tmp_path, monkeypatch):
