@@ -100,7 +100,8 @@ class TrainingRecipe(BaseModel):
     head_labels : Path or None
         Folder of whole-head label maps with FreeSurfer values, to synthesise brains from; none without it.
     start : str or None
-        Model whose weights are the first ones, to fine-tune it; a name or a folder as in :class:`Recipe`.
+        Model whose weights are the first ones, to fine-tune it with a tenth of the learning rate; a name or a folder as
+        in :class:`Recipe`.
     les_loss : bool
         Whether a lesion network's sphere head is taught (ALL-Net, Table 4).
     samples : str

@@ -31,6 +31,7 @@ def fit(
     batch_size: int = 1,
     learning_rate: float = 2e-3,
     average_decay: float = 0.995,
+    fine_tuning: bool = False,
     workers: int = 1,
     report_every: int = 25,
     report: Callable[[str], None] = lambda line: None,
@@ -49,6 +50,9 @@ def fit(
     average_decay : float
         Of the exponential moving average of the weights, which is what is written; it stands in for a long decay of the
         learning rate.
+    fine_tuning : bool
+        The network is a trained one, whose batch norm keeps its statistics: few cases measure them badly, and a lesion
+        model then says twice as much as there is.
 
     Returns
     -------
@@ -72,6 +76,10 @@ def fit(
     parallel = {"num_workers": workers, "multiprocessing_context": "spawn", "prefetch_factor": 4} if workers else {}
     loader = DataLoader(remaining, batch_size, **parallel)
     network.train()
+    if fine_tuning:
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
     for step, (image, *targets) in enumerate(loader, start=record.first):
         with torch.autocast(device.type, torch.bfloat16):
             logits = network(image.to(device, memory_format=torch.channels_last_3d))
@@ -85,7 +93,8 @@ def fit(
         schedule.step()
         averaged.update_parameters(network)
         record.add(step, value.item())
-    _measure_batch_norm(averaged.module, samples, batch_size=batch_size)
+    if not fine_tuning:
+        _measure_batch_norm(averaged.module, samples, batch_size=batch_size)
     return write_weights(averaged.module, out / "weights.safetensors")
 
 

@@ -35,6 +35,8 @@ from msrim.workflows.subject import anatomy_graph
 
 # Millimetres along the third axis in which a crop's lesions are followed, for the spheres about their centres.
 LESION_CONTEXT = 28
+# Share of a recipe's learning rate with which a trained model goes on.
+FINE_TUNING = 0.1
 MASK = re.compile(r"(.*_)?(label-L.*_mask|lesions?(_mask)?)\.nii(\.gz)?")
 
 
@@ -129,8 +131,9 @@ def train_on(
         loss=loss,
         out=out,
         batch_size=recipe.batch_size,
-        learning_rate=recipe.learning_rate,
+        learning_rate=recipe.learning_rate * (1 if recipe.start is None else FINE_TUNING),
         average_decay=recipe.average_decay,
+        fine_tuning=recipe.start is not None,
         workers=recipe.workers,
         report=console.say,
     )
@@ -206,7 +209,8 @@ def marked_patients(
     Raises
     ------
     InputError
-        A patient to leave out is not there, nobody is left, or a visit lacks a contrast that the recipe requires.
+        A patient to leave out is not there, nobody is left, a visit lacks a contrast that the recipe requires, or there
+        is a contrast that nothing shows.
     """
     if unknown := set(recipe.contrasts) - set(CONTRASTS):
         raise InputError(
@@ -223,6 +227,12 @@ def marked_patients(
             raise InputError(
                 f"{mask.parent}: no {' and no '.join(missing)}, which the recipe requires; see --leave-out"
             )
+    shown = set(recipe.contrasts if recipe.head_labels else ()).union(*(subject.contrasts for subject, _ in visits))
+    if never := [name for name in recipe.contrasts if name not in shown]:
+        raise InputError(
+            f"{data}: no visit has a {' or a '.join(never)}, so a model would not know what to make of one; take it "
+            "out of the recipe's contrasts and settings, or give --head-labels"
+        )
     return [
         prepare_visit(subject, mask, recipe=recipe, out=out / "prepared", console=console) for subject, mask in visits
     ]

@@ -301,6 +301,19 @@ def test_batch_norm_knows_the_statistics_of_the_written_weights(tmp_path):
     torch.testing.assert_close(written["1.running_var"].sqrt(), seen.std((0, 2, 3, 4)), atol=0.02, rtol=0.02)
 
 
+def test_fine_tuning_keeps_the_statistics_of_batch_norm(tmp_path):
+    """A few slices of one patient, half of them empty, measured them so badly that twice the lesions were found."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv3d(1, 4, 1), nn.BatchNorm3d(4), nn.ReLU(), nn.Conv3d(4, 1, 1))
+    nn.init.constant_(network[1].running_mean, 0.25)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    loss = nn.functional.binary_cross_entropy_with_logits
+    written = load_file(fit(network, Halves(20), loss=loss, out=tmp_path, workers=0, fine_tuning=True))
+    for name in ("1.running_mean", "1.running_var"):
+        torch.testing.assert_close(written[name], before[name])
+    assert not torch.equal(written["0.weight"], before["0.weight"])
+
+
 def test_a_stopped_training_ends_as_if_it_had_not_stopped(tmp_path):
     whole, _ = train(tmp_path / "whole", samples=40)
     with pytest.raises(KeyboardInterrupt):
@@ -357,6 +370,16 @@ def test_a_visit_that_lacks_a_required_contrast_is_refused(tmp_path):
         write_volume(image, tmp_path / "sub-07" / "anat" / f"sub-07_{name}.nii.gz")
     recipe = read_training_recipe(PIPELINES / "allnet-cornell.toml")
     with pytest.raises(InputError, match="sub-07/anat: no T2w, which the recipe requires; see --leave-out"):
+        train_lesions(recipe, tmp_path, tmp_path / "out", leave_out=[], console=Console(quiet=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_contrast_that_nobody_has_is_refused(tmp_path):
+    image = Volume(np.ones((4, 4, 4), np.float32), np.eye(4))
+    for name in ("FLAIR", "T1w", "label-L_mask"):
+        write_volume(image, tmp_path / "sub-07" / "anat" / f"sub-07_{name}.nii.gz")
+    recipe = read_training_recipe(PIPELINES / "allnet.toml")
+    with pytest.raises(InputError, match="no visit has a T2w, so a model would not know"):
         train_lesions(recipe, tmp_path, tmp_path / "out", leave_out=[], console=Console(quiet=True))
     assert not (tmp_path / "out").exists()
 
