@@ -60,6 +60,15 @@ def test_a_folds_own_truth_chooses_no_threshold():
     assert (result.figures()["sensitivity"], result.figures()["roc_auc"]) == (0.5, 1.0)
 
 
+def test_some_of_the_lesions_are_judged_by_themselves():
+    truth, subjects = np.array([True, False] * 4), np.arange(8) // 2
+    # Right for the first four lesions, wrong for the others.
+    probability = np.where(np.arange(8) < 4, truth, ~truth).astype(float)[None]
+    result = CrossValidated(probability, np.arange(8) // 2 % 2, truth, subjects)
+    areas = [result.of(subjects < 2), result.of(subjects >= 2)]
+    assert [part.figures()["roc_auc"] for part in areas] == [1.0, 0.0]
+
+
 def test_folds_of_another_recipe_are_not_taken_for_these(trained, tmp_path):
     lesions = cohort([1] * 10)
     cross_validate(RECIPE, lesions, tmp_path, console=QUIET, seeds=1)
