@@ -78,7 +78,7 @@ def fit(
     network.train()
     if fine_tuning:
         for module in network.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, nn.BatchNorm3d):
                 module.eval()
     for step, (image, *targets) in enumerate(loader, start=record.first):
         with torch.autocast(device.type, torch.bfloat16):

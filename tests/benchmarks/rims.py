@@ -168,11 +168,10 @@ def _with_masks(cohort: Path, how: str, card) -> tuple[np.ndarray, np.ndarray, n
     kind, truth, probability, subjects = INPUTS[card.network], [], [], []
     for index, folder in enumerate(sorted(cohort.glob("sub-*"))):
         name, derived = folder.name, cohort / "derivatives" / "truth" / folder.name / "anat"
-        qsm, flair = (read_volume(folder / "anat" / f"{name}_{kind}.nii.gz") for kind in ("Chimap", "FLAIR"))
+        qsm, flair = (read_volume(folder / "anat" / f"{name}_{image}.nii.gz") for image in ("Chimap", "FLAIR"))
         lesions = read_volume(derived / f"{name}_seg-lesions_dseg.nii.gz")
         instances = lesions.like(lesions.data.astype(np.int32))
-        with open(derived / f"{name}_desc-lesions.tsv", encoding="utf-8") as stream:
-            labels = np.array([line.split("\t")[2] == "true" for line in stream.readlines()[1:]])
+        labels = np.array([row["truth"] == "true" for row in _lesion_rows(derived / f"{name}_desc-lesions.tsv")])
         z = normalise_intensity(flair, qsm.like(qsm.data != 0))
         changed = instances.like(_changed(instances.data, z.data, how))
         patches = cut_patches(qsm, z, changed, size=kind.patch or SHOWN_PATCH)
@@ -181,6 +180,11 @@ def _with_masks(cohort: Path, how: str, card) -> tuple[np.ndarray, np.ndarray, n
         probability.append(rim_probabilities(card, patches.images, features))
         subjects.append(np.full(len(patches.numbers), index))
     return np.concatenate(truth), np.concatenate(probability), np.concatenate(subjects)
+
+
+def _lesion_rows(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
 
 
 def _changed(instances: np.ndarray, flair: np.ndarray, how: str) -> np.ndarray:
@@ -231,8 +235,7 @@ def _print_kinds(results: dict[str, CrossValidated], cohort: Path) -> None:
     """What each method takes for a rim."""
     kinds = []
     for path in sorted((cohort / "derivatives" / "truth").glob("sub-*/anat/*_desc-lesions.tsv")):
-        with open(path, encoding="utf-8") as stream:
-            kinds += [row["kind"] for row in csv.DictReader(stream, delimiter="\t")]
+        kinds += [row["kind"] for row in _lesion_rows(path)]
     kinds = np.array(kinds)
     rows = Table(title="share of the lesions of each kind that is called rim+, simulated cohort")
     rows.add_column("")

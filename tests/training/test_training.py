@@ -364,22 +364,19 @@ def test_masks_of_patients_to_leave_out_are_not_painted(bank, tmp_path):
         painted_from(recipe.model_copy(update={"lesion_bank": None}), leave_out=[])
 
 
-def test_a_visit_that_lacks_a_required_contrast_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("allnet-cornell", "sub-07/anat: no T2w, which the recipe requires; see --leave-out"),
+        ("allnet", "no visit has a T2w, so a model would not know"),
+    ],
+)
+def test_a_contrast_that_a_visit_or_all_of_them_lack_is_refused(recipe, message, tmp_path):
     image = Volume(np.ones((4, 4, 4), np.float32), np.eye(4))
     for name in ("FLAIR", "T1w", "label-L_mask"):
         write_volume(image, tmp_path / "sub-07" / "anat" / f"sub-07_{name}.nii.gz")
-    recipe = read_training_recipe(PIPELINES / "allnet-cornell.toml")
-    with pytest.raises(InputError, match="sub-07/anat: no T2w, which the recipe requires; see --leave-out"):
-        train_lesions(recipe, tmp_path, tmp_path / "out", leave_out=[], console=Console(quiet=True))
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_contrast_that_nobody_has_is_refused(tmp_path):
-    image = Volume(np.ones((4, 4, 4), np.float32), np.eye(4))
-    for name in ("FLAIR", "T1w", "label-L_mask"):
-        write_volume(image, tmp_path / "sub-07" / "anat" / f"sub-07_{name}.nii.gz")
-    recipe = read_training_recipe(PIPELINES / "allnet.toml")
-    with pytest.raises(InputError, match="no visit has a T2w, so a model would not know"):
+    recipe = read_training_recipe(PIPELINES / f"{recipe}.toml")
+    with pytest.raises(InputError, match=message):
         train_lesions(recipe, tmp_path, tmp_path / "out", leave_out=[], console=Console(quiet=True))
     assert not (tmp_path / "out").exists()
 
