@@ -5,7 +5,9 @@ Tissue is *new* when all of this holds in a connected piece of MIN_PIECE_MM3 or 
 1. the matched FLAIR is brighter at follow-up than at baseline by GROW_Z noise levels in every voxel, and by SEED_Z in
    one; a piece ends where the difference falls below PEAK_SHARE of its largest, which is where a blurred lesion has its
    edge. The noise is that of this pair of scans, measured apart for voxels on flat ground and on
-   edges of each steepness, because an edge that is resampled or half a voxel off differs without any change;
+   edges of each steepness, because an edge that is resampled or half a voxel off differs without any change. If the
+   lesions of both visits are brighter at follow-up as a whole, in the median of their voxels, so much of the difference
+   is taken off in lesions: blurring and contrast do that, and growth, which is at a lesion's rim, does not;
 2. at follow-up it is as bright as lesions are: BRIGHT deviations above the brain's mean in every voxel;
 3. the lesion network gives the piece a mean probability of LIKELY or more at follow-up and more than at baseline, and
    finds no lesion there at baseline: tissue that was lesion and got brighter is not new.
@@ -38,8 +40,11 @@ MIN_PIECE_MM3 = 10.0
 # Half of a small lesion's radius: averages the noise of neighbouring voxels and keeps the lesion.
 SMOOTHING_MM = 0.8
 EDGE_LEVELS = 24
+# Less tissue that is lesion at both visits than this tells nothing about how bright lesions came out.
+MIN_COMMON_MM3 = 500.0
 RULE = (
-    f"z of the matched FLAIR difference over {GROW_Z:g} everywhere and {SEED_Z:g} somewhere, cut off at "
+    f"z of the matched FLAIR difference, less what all lesions became brighter, over {GROW_Z:g} everywhere and "
+    f"{SEED_Z:g} somewhere, cut off at "
     f"{PEAK_SHARE:g} of the peak, intensity over {BRIGHT:g} deviations, mean lesion probability over {LIKELY:g} "
     f"and higher than at the other visit, no lesion there at the other visit, {MIN_PIECE_MM3:g} mm3 or more"
 )
@@ -73,10 +78,20 @@ def decide_change(
     """
     before, after = (volume.data for volume in probabilities)
     inside = brain.data.astype(bool)
-    z = difference_z(baseline, followup, brain=brain).data
     piece_voxels = MIN_PIECE_MM3 / brain.voxel_volume_mm3
-    new = _appeared(z, followup.data, after, before, inside & (before < threshold), piece_voxels=piece_voxels)
-    gone = _appeared(-z, baseline.data, before, after, inside & (after < threshold), piece_voxels=piece_voxels)
+    common = inside & (np.minimum(before, after) >= threshold)
+    brighter = 0.0
+    if common.sum() * brain.voxel_volume_mm3 >= MIN_COMMON_MM3:
+        brighter = float(np.median(followup.data[common] - baseline.data[common]))
+    lesion_share = np.minimum((before + after) / (2 * threshold), 1)
+    dimmed = [
+        image.like(image.data - max(excess, 0) * lesion_share)
+        for image, excess in ((baseline, -brighter), (followup, brighter))
+    ]
+    z_new = difference_z(baseline, dimmed[1], brain=brain).data
+    z_gone = difference_z(followup, dimmed[0], brain=brain).data
+    new = _appeared(z_new, followup.data, after, before, inside & (before < threshold), piece_voxels=piece_voxels)
+    gone = _appeared(z_gone, baseline.data, before, after, inside & (after < threshold), piece_voxels=piece_voxels)
     lesion = inside & ((before + after) / 2 >= threshold)
     return changed_tissue(brain.like(lesion), new=brain.like(new), gone=brain.like(gone))
 

@@ -90,6 +90,15 @@ def test_darker_csf_and_brighter_grey_are_not_lesions():
     assert not decide(after, before).new.data.any()
 
 
+def test_lesions_that_are_all_brighter_have_not_grown():
+    """The scanner's doing; the network finds more of them then."""
+    lesion, found = ball((24, 24, 24), 8), ball((24, 24, 24), 6)
+    before, after = visit(0, lesion, bright=2.0), visit(1, lesion, bright=3.0)
+    _, seen_before = visit(0, found)
+    assert not decide((before[0], seen_before), after).new.data.any()
+    assert not decide(after, (before[0], seen_before)).gone.data.any()
+
+
 @pytest.mark.parametrize("shift", [0.0, 0.4])
 def test_noise_and_edges_half_a_voxel_off_are_not_a_change(shift):
     before, after = visit(0, OLD), visit(1, OLD, shift=(0, 0, shift))
