@@ -93,6 +93,8 @@ class TrainingRecipe(BaseModel):
     device : str
     brain_extracted : bool
         The images show the brain alone.
+    intensity_range : (float, float) or None
+        Normalised intensities are cut to it, in training and ever after (see :class:`msrim.models.registry.Card`).
     lesion_bank : Path or None
         Lesion maps to paint into the images; none are painted without it.
     lesion_masks : Path or None
@@ -130,6 +132,7 @@ class TrainingRecipe(BaseModel):
     workers: int = Field(default=1, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     brain_extracted: bool = False
+    intensity_range: tuple[float, float] | None = None
     lesion_bank: Path | None = None
     lesion_masks: Path | None = None
     head_labels: Path | None = None

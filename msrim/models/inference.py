@@ -109,6 +109,8 @@ def find_lesions(
     """
     empty = np.zeros(brain.shape, np.float32)
     channels = [images[name].data if name in images else empty for name in card.contrasts]
+    if card.intensity_range is not None:
+        channels = [np.clip(channel, *card.intensity_range) * brain.data for channel in channels]
     if card.task == "slices":
         lesion = _find_in_slices(np.stack(channels), brain=brain, card=card, device=device)
         return without_shallow(lesion, brain, deeper_than_mm=SURFACE_MM), brain.like(empty)

@@ -63,6 +63,9 @@ class Card:
     sha256 : str
         Of the weights file.
     licence, training, limits : str
+    intensity_range : (float, float) or None
+        Normalised intensities of a lesion model are cut to it: how dark CSF is tells nothing about lesions, and decides
+        the contrast of all else where there is much of it.
     metrics : dict
         Measured figures, each with its command.
     weights : Path
@@ -86,6 +89,7 @@ class Card:
     limits: str
     metrics: dict[str, Any] = field(default_factory=dict)
     sensitive_threshold: float | None = None
+    intensity_range: tuple[float, float] | None = None
     weights: Path = Path()
 
     @property
@@ -145,7 +149,7 @@ def _parse(path: Path, weights: Path) -> Card:
             f"{path}: cannot be read as a model card ({error}); restore the card that came with it"
         ) from error
     known = {f.name for f in fields(Card)}
-    missing = sorted(known - {"metrics", "sensitive_threshold", "weights"} - values.keys())
+    missing = sorted(known - {"metrics", "sensitive_threshold", "intensity_range", "weights"} - values.keys())
     unknown = sorted(values.keys() - known)
     if missing or unknown:
         raise ModelError(
@@ -153,4 +157,6 @@ def _parse(path: Path, weights: Path) -> Card:
         )
     for name in ("contrasts", "required"):
         values[name] = tuple(values[name])
+    if "intensity_range" in values:
+        values["intensity_range"] = tuple(values["intensity_range"])
     return Card(**values, weights=weights)

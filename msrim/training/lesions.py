@@ -26,7 +26,7 @@ PAINTED_CONTRAST = {"FLAIR": (0.9, 4.5), "T1w": (-2.6, 0.0), "T2w": (0.3, 4.5), 
 # What real lesions gain or lose of it: a site's sequence decides how much they stand out, and there are few sites.
 CHANGED_CONTRAST = {"FLAIR": (-1.0, 0.7), "T1w": (-0.5, 0.5), "T2w": (-0.8, 0.6), "PDw": (-0.8, 0.6)}
 # The same for grey matter and for CSF beside white matter.
-CHANGED_GREY = {"FLAIR": (-0.7, 0.7), "T1w": (-0.7, 0.7), "T2w": (-0.7, 0.7), "PDw": (-0.7, 0.7)}
+CHANGED_GREY = {"FLAIR": (-0.7, 1.0), "T1w": (-0.7, 0.7), "T2w": (-0.7, 0.7), "PDw": (-0.7, 0.7)}
 CHANGED_CSF = {"FLAIR": (-1.0, 1.5), "T1w": (-1.0, 1.0), "T2w": (-1.5, 1.5), "PDw": (-1.5, 1.5)}
 # Brightness and contrast that normalisation leaves unknown.
 GAIN, OFFSET = (0.55, 1.7), 0.8
@@ -164,6 +164,8 @@ class LesionCrops(Dataset):
         Of the crop, voxels.
     required : sequence of str
         Contrasts that are never withheld.
+    intensity_range : (float, float) or None
+        The images are cut to it.
     margin : int
         Voxels beyond both ends of the third axis in which lesions are followed, so that a thin crop does not move their
         centres, and so the spheres.
@@ -182,6 +184,7 @@ class LesionCrops(Dataset):
         seed: int = 0,
         synthetic: Sequence[Patient] = (),
         required: Sequence[str] = (),
+        intensity_range: tuple[float, float] | None = None,
         margin: int = 0,
     ) -> None:
         names = sorted({patient.name for patient in patients})
@@ -190,6 +193,7 @@ class LesionCrops(Dataset):
         self.components = {id(visit): _voxels_by_lesion(visit.lesions) for visit in [*patients, *synthetic]}
         self.bank, self.contrasts = bank, tuple(contrasts)
         self.shape, self.samples, self.seed, self.margin = tuple(shape), samples, seed, margin
+        self.intensity_range = intensity_range
         self.dropout = [0.0 if name in required else DROPOUT[name] for name in contrasts]
 
     def __len__(self) -> int:
@@ -238,6 +242,8 @@ class LesionCrops(Dataset):
             images += self._excess(self._inner(painted), rng)
             lesions |= painted
         images = self._scan(images, rng, strength=strength)
+        if self.intensity_range is not None:
+            images = images.clamp(*self.intensity_range)
         keep = torch.tensor([rng.random() >= chance for chance in self.dropout]) & present
         return patient, images * keep[:, None, None, None] * brain, lesions, inner, matrix
 

@@ -13,7 +13,7 @@ from msrim.models.registry import LESION_TASKS
 from msrim.recipe import TrainingRecipe
 
 # What models must have in common to vote.
-ALIKE = ("network", "settings", "task", "contrasts", "spacing_mm", "normalisation", "threshold")
+ALIKE = ("network", "settings", "task", "contrasts", "spacing_mm", "normalisation", "threshold", "intensity_range")
 
 
 def write_card(
@@ -49,6 +49,7 @@ def write_card(
         "spacing_mm": spacing_mm,
         "normalisation": recipe.normalisation,
         "threshold": threshold,
+        "intensity_range": recipe.intensity_range,
         **more,
         "sha256": sha256_of(weights),
         "licence": "Apache-2.0",
@@ -113,6 +114,6 @@ def join_models(models: list[str], out: Path, *, name: str) -> Path:
 
 def _write(values: dict[str, Any], settings: dict[str, Any], weights: Path) -> Path:
     # Text, numbers and lists of them are the same in JSON and TOML.
-    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items() if value is not None]
     inline = ", ".join(f"{name} = {json.dumps(value)}" for name, value in settings.items())
     return write_text("\n".join([*lines, f"settings = {{ {inline} }}"]) + "\n", weights.parent / "card.toml")

@@ -75,6 +75,7 @@ def train_lesions(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: l
         seed=recipe.seed,
         synthetic=synthetic_brains(recipe, console=console),
         required=recipe.required,
+        intensity_range=recipe.intensity_range,
         margin=max(0, (LESION_CONTEXT - recipe.crop[2]) // 2),
     )
     loss = partial(all_net_loss, les_loss=recipe.les_loss)

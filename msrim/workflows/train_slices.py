@@ -15,6 +15,7 @@ from msrim.errors import InputError
 from msrim.image import read_volume, same_grid
 from msrim.models import build
 from msrim.recipe import TrainingRecipe
+from msrim.training.lesions import Patient
 from msrim.training.losses import soft_dice
 from msrim.training.slices import LesionSlabs, LesionSlices
 from msrim.workflows.train import (
@@ -67,14 +68,25 @@ def train_slices(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: li
         patients = marked_patients(recipe, data, out, leave_out=leave_out, console=console)
         seen = f"axial slices of {seen_patients(patients)}"
         if bank is None and recipe.head_labels is None:
-            scans = [(patient.images.float().numpy(), patient.lesions) for patient in patients]
+            scans = [(_images(patient, recipe), patient.lesions) for patient in patients]
             slices = LesionSlices(scans, **drawn)
         else:
             synthetic = synthetic_brains(recipe, console=console)
             slices = LesionSlabs(
-                patients, bank, contrasts=recipe.contrasts, required=recipe.required, synthetic=synthetic, **drawn
+                patients,
+                bank,
+                contrasts=recipe.contrasts,
+                required=recipe.required,
+                intensity_range=recipe.intensity_range,
+                synthetic=synthetic,
+                **drawn,
             )
     return train_on(recipe, slices, loss=slice_loss, out=out, trained_on=seen, console=console)
+
+
+def _images(patient: Patient, recipe: TrainingRecipe) -> np.ndarray:
+    images = patient.images.float().numpy()
+    return images if recipe.intensity_range is None else np.clip(images, *recipe.intensity_range) * patient.brain
 
 
 def slice_loss(logits: Tensor, lesions: Tensor) -> Tensor:

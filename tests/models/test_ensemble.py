@@ -14,10 +14,11 @@ from msrim.workflows.cards import join_models, write_card
 SMALL = {"contrasts": 1, "widths": [4, 8], "head_width": 4}
 
 
-def model(folder, *, seed, **settings):
+def model(folder, *, seed, intensity_range=None, **settings):
     recipe = TrainingRecipe(
         name=f"seed{seed}", version="1", task="lesions", summary="of a test", normalisation="none", network="allnet",
         settings=SMALL | settings, contrasts=("FLAIR",), steps=1, batch_size=1, learning_rate=1,
+        intensity_range=intensity_range,
     )  # fmt: skip
     torch.manual_seed(seed)
     weights = write_weights(build("allnet", **recipe.settings), folder / f"{seed}" / "weights.safetensors")
@@ -51,6 +52,7 @@ def test_what_cannot_vote(five, tmp_path):
         (five[:1], "three different models"),
         ([five[0]] * 3, "three different models"),
         ([*five[:2], model(tmp_path, seed=7, head_width=8)], "differ in settings"),
+        ([*five[:2], model(tmp_path, seed=8, intensity_range=(-2, 5))], "differ in intensity_range"),
     ):
         with pytest.raises(ModelError, match=reason):
             join_models(models, tmp_path / "vote", name="vote")

@@ -33,3 +33,23 @@ def test_what_keeps_to_the_surface_of_the_brain_is_no_lesion(task, monkeypatch):
     found = lesion.data > 0.5
     assert found[20:26, 30:36, 8:14].all()
     assert found.sum() == 6 * 6 * 6
+
+
+def test_how_dark_csf_is_does_not_reach_a_network_that_was_trained_without(monkeypatch):
+    brain = Volume(np.zeros((16, 16, 16), bool), np.eye(4))
+    brain.data[4:12, 4:12, 4:12] = True
+    flair = np.where(brain.data, 1, -3).astype(np.float32)
+    flair[6:8, 6:8, 6:8] = -9
+    seen = []
+    monkeypatch.setattr(inference, "load_model", lambda card: None)
+    monkeypatch.setattr(
+        inference,
+        "run_network",
+        lambda network, channels, *, device: seen.append(channels[0, 0]) or torch.zeros(1, 2, *brain.shape),
+    )
+    for card in (read_card("allnet"), replace(read_card("allnet"), intensity_range=(-2.0, 0.5))):
+        inference.find_lesions(
+            {"FLAIR": brain.like(flair)}, labels=brain, brain=brain, mni_from_world=np.eye(4), card=card
+        )
+    assert sorted(np.unique(seen[1])) == [-2.0, 0.0, 0.5]
+    assert not seen[1][~brain.data].any()

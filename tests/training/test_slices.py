@@ -114,6 +114,18 @@ def test_slabs_show_lesions_bright_and_missing_contrasts_as_zeros():
     assert len(brighter) > 10 and np.mean(brighter) > 1
 
 
+def test_slabs_do_not_tell_how_dark_csf_is():
+    images = []
+    for dark in (-3.0, -9.0):
+        patient = head("a", middle=20)
+        patient.images[0, 28:34, 30:40, 4:16] = dark
+        drawn = LesionSlabs(
+            [patient], None, contrasts=("FLAIR", "T1w"), plane=(32, 48), samples=1, intensity_range=(-2.0, 5.0)
+        )
+        images.append(drawn.moments[id(patient)])
+    assert all(torch.equal(one, other) for one, other in zip(*images, strict=True))
+
+
 def test_slabs_come_from_synthetic_brains_too():
     empty = replace(head("s", middle=20), images=torch.full((2, 48, 64, 20), 3.0))
     with_both = sum(bool(image[1].any()) for image, _ in slabs(60, synthetic=[empty]))

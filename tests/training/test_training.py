@@ -93,6 +93,14 @@ def test_lesion_crops_teach_real_and_painted_lesions(patient, bank):
     assert sum(both) > sum(real) > 0
 
 
+def test_crops_are_cut_to_the_range_of_the_recipe(patient, bank):
+    cut = LesionCrops([patient], bank, contrasts=CONTRASTS, shape=(32, 32, 32), samples=6, intensity_range=(-0.5, 1.0))
+    for index in range(6):
+        whole, part = (samples[index][0][:3] for samples in (crops(patient, bank), cut))
+        assert whole.max() > 1.0
+        assert torch.equal(part, whole.clamp(-0.5, 1.0))
+
+
 def test_half_of_the_crops_keep_their_sites_intensities(patient):
     """White matter of 1 stays near 1, or is what another site's sequence makes of it."""
     means = []
