@@ -80,16 +80,9 @@ def decide_change(
     inside = brain.data.astype(bool)
     piece_voxels = MIN_PIECE_MM3 / brain.voxel_volume_mm3
     common = inside & (np.minimum(before, after) >= threshold)
-    brighter = 0.0
-    if common.sum() * brain.voxel_volume_mm3 >= MIN_COMMON_MM3:
-        brighter = float(np.median(followup.data[common] - baseline.data[common]))
     lesion_share = np.minimum((before + after) / (2 * threshold), 1)
-    dimmed = [
-        image.like(image.data - max(excess, 0) * lesion_share)
-        for image, excess in ((baseline, -brighter), (followup, brighter))
-    ]
-    z_new = difference_z(baseline, dimmed[1], brain=brain).data
-    z_gone = difference_z(followup, dimmed[0], brain=brain).data
+    z_new = difference_z(baseline, _dimmed(followup, baseline, common, lesion_share), brain=brain).data
+    z_gone = difference_z(followup, _dimmed(baseline, followup, common, lesion_share), brain=brain).data
     new = _appeared(z_new, followup.data, after, before, inside & (before < threshold), piece_voxels=piece_voxels)
     gone = _appeared(z_gone, baseline.data, before, after, inside & (after < threshold), piece_voxels=piece_voxels)
     lesion = inside & ((before + after) / 2 >= threshold)
@@ -142,6 +135,14 @@ def difference_z(baseline: Volume, followup: Volume, *, brain: Volume) -> Volume
     z = np.zeros(brain.shape, np.float32)
     z[inside] = difference[inside] / np.interp(edge[inside], middles, noise)
     return brain.like(z)
+
+
+def _dimmed(image: Volume, other: Volume, common: np.ndarray, lesion_share: np.ndarray) -> Volume:
+    """An image less what its lesions are brighter than the other visit's, in the median of what is lesion at both."""
+    if np.count_nonzero(common) * image.voxel_volume_mm3 < MIN_COMMON_MM3:
+        return image
+    brighter = float(np.median(image.data[common] - other.data[common]))
+    return image.like(image.data - max(brighter, 0) * lesion_share)
 
 
 def _appeared(

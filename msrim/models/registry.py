@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -148,15 +148,13 @@ def _parse(path: Path, weights: Path) -> Card:
         raise ModelError(
             f"{path}: cannot be read as a model card ({error}); restore the card that came with it"
         ) from error
-    known = {f.name for f in fields(Card)}
-    missing = sorted(known - {"metrics", "sensitive_threshold", "intensity_range", "weights"} - values.keys())
-    unknown = sorted(values.keys() - known)
+    needed = {f.name for f in fields(Card) if f.default is MISSING and f.default_factory is MISSING}
+    missing = sorted(needed - values.keys())
+    unknown = sorted(values.keys() - {f.name for f in fields(Card)})
     if missing or unknown:
         raise ModelError(
             f"{path}: the card lacks {missing or 'nothing'} and has unknown {unknown or 'nothing'}; complete it"
         )
-    for name in ("contrasts", "required"):
+    for name in {"contrasts", "required", "intensity_range"} & values.keys():
         values[name] = tuple(values[name])
-    if "intensity_range" in values:
-        values["intensity_range"] = tuple(values["intensity_range"])
     return Card(**values, weights=weights)

@@ -70,7 +70,7 @@ class LesionSlabs(LesionCrops):
     def __init__(self, patients: list[Patient], bank: LesionBank | None, *, plane: Sequence[int], **drawn: Any) -> None:
         super().__init__(patients, bank, shape=(*plane, SLAB), **drawn)
         visits = [visit for own in [*self.visits, self.synthetic] for visit in own]
-        self.moments = {id(visit): _moments(self._cut(visit), plane) for visit in visits}
+        self.moments = {id(visit): _moments(cut_images(visit, self.intensity_range), plane) for visit in visits}
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Input (C, X, Y, SLAB) and lesions (1, X, Y, SLAB), float32."""
@@ -80,15 +80,17 @@ class LesionSlabs(LesionCrops):
         # As z_scored does it with the whole scan, of which a slab knows nothing.
         return (images - mean) / deviation * present, lesions[None].float()
 
-    def _cut(self, visit: Patient) -> Tensor:
-        if self.intensity_range is None:
-            return visit.images
-        return visit.images.clamp(*self.intensity_range) * torch.from_numpy(visit.brain)
-
     def _centre(self, patient: Patient, maps: list[LesionMap], rng: np.random.Generator) -> np.ndarray:
         middle = (np.array(patient.brain.shape) - 1) / 2
         shift = rng.uniform(-MAX_SHIFT_VOXELS, MAX_SHIFT_VOXELS, 2)
         return np.array([*(middle[:2] + shift), super()._centre(patient, maps, rng)[2]])
+
+
+def cut_images(visit: Patient, intensity_range: tuple[float, float] | None) -> Tensor:
+    """A visit's images as :func:`msrim.models.inference.find_lesions` gives them to a network: (C, X, Y, Z)."""
+    if intensity_range is None:
+        return visit.images
+    return visit.images.clamp(*intensity_range) * torch.from_numpy(visit.brain)
 
 
 def _moments(images: Tensor, plane: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -15,9 +15,8 @@ from msrim.errors import InputError
 from msrim.image import read_volume, same_grid
 from msrim.models import build
 from msrim.recipe import TrainingRecipe
-from msrim.training.lesions import Patient
 from msrim.training.losses import soft_dice
-from msrim.training.slices import LesionSlabs, LesionSlices
+from msrim.training.slices import LesionSlabs, LesionSlices, cut_images
 from msrim.workflows.train import (
     check_left_out,
     marked_patients,
@@ -68,7 +67,8 @@ def train_slices(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: li
         patients = marked_patients(recipe, data, out, leave_out=leave_out, console=console)
         seen = f"axial slices of {seen_patients(patients)}"
         if bank is None and recipe.head_labels is None:
-            scans = [(_images(patient, recipe), patient.lesions) for patient in patients]
+            images = (cut_images(patient, recipe.intensity_range).float().numpy() for patient in patients)
+            scans = [(image, patient.lesions) for image, patient in zip(images, patients, strict=True)]
             slices = LesionSlices(scans, **drawn)
         else:
             synthetic = synthetic_brains(recipe, console=console)
@@ -82,11 +82,6 @@ def train_slices(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: li
                 **drawn,
             )
     return train_on(recipe, slices, loss=slice_loss, out=out, trained_on=seen, console=console)
-
-
-def _images(patient: Patient, recipe: TrainingRecipe) -> np.ndarray:
-    images = patient.images.float().numpy()
-    return images if recipe.intensity_range is None else np.clip(images, *recipe.intensity_range) * patient.brain
 
 
 def slice_loss(logits: Tensor, lesions: Tensor) -> Tensor:
