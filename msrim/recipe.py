@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from msrim.errors import InputError
 
@@ -29,7 +29,7 @@ class Recipe(BaseModel):
     brain_extracted : bool
         The images show the brain alone.
     threshold : float or None
-        Probability from which on a voxel is lesion; the model card's if None.
+        Probability from which on a voxel is lesion; if None the patient's own, or the model card's, as the card says.
     min_lesion_mm3 : float, mm3
         Smaller lesions are left out.
 
@@ -65,8 +65,17 @@ Side = Annotated[int, Field(gt=0, multiple_of=16)]
 Depth = Annotated[int, Field(gt=0)]
 
 
+Probability = Annotated[float, Field(gt=0, lt=1)]
+
+
 def _three(sides: Any) -> Any:
     return sides if isinstance(sides, list | tuple) else (sides,) * 3
+
+
+def _ascending(low_high: tuple[float, float] | None) -> tuple[float, float] | None:
+    if low_high is not None and low_high[0] >= low_high[1]:
+        raise ValueError("the lower end comes first")
+    return low_high
 
 
 class TrainingRecipe(BaseModel):
@@ -95,6 +104,8 @@ class TrainingRecipe(BaseModel):
         The images show the brain alone.
     intensity_range : (float, float) or None
         Normalised intensities are cut to it, in training and ever after (see :class:`msrim.models.registry.Card`).
+    threshold_range : (float, float) or None
+        For the card of a lesion model: each patient's own threshold lies within it.
     lesion_bank : Path or None
         Lesion maps to paint into the images; none are painted without it.
     lesion_masks : Path or None
@@ -132,7 +143,8 @@ class TrainingRecipe(BaseModel):
     workers: int = Field(default=1, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     brain_extracted: bool = False
-    intensity_range: tuple[float, float] | None = None
+    intensity_range: Annotated[tuple[float, float] | None, AfterValidator(_ascending)] = None
+    threshold_range: Annotated[tuple[Probability, Probability] | None, AfterValidator(_ascending)] = None
     lesion_bank: Path | None = None
     lesion_masks: Path | None = None
     head_labels: Path | None = None

@@ -66,6 +66,9 @@ class Card:
     intensity_range : (float, float) or None
         Normalised intensities of a lesion model are cut to it: how dark CSF is tells nothing about lesions, and decides
         the contrast of all else where there is much of it.
+    threshold_range : (float, float) or None
+        Where given, each patient gets the threshold within it that outlines lesions best on the FLAIR, see
+        :func:`msrim.lesions.boundary.sharpest_threshold`; ``threshold`` is for patients with next to no lesions.
     metrics : dict
         Measured figures, each with its command.
     weights : Path
@@ -90,6 +93,7 @@ class Card:
     metrics: dict[str, Any] = field(default_factory=dict)
     sensitive_threshold: float | None = None
     intensity_range: tuple[float, float] | None = None
+    threshold_range: tuple[float, float] | None = None
     weights: Path = Path()
 
     @property
@@ -155,6 +159,6 @@ def _parse(path: Path, weights: Path) -> Card:
         raise ModelError(
             f"{path}: the card lacks {missing or 'nothing'} and has unknown {unknown or 'nothing'}; complete it"
         )
-    for name in {"contrasts", "required", "intensity_range"} & values.keys():
+    for name in {"contrasts", "required", "intensity_range", "threshold_range"} & values.keys():
         values[name] = tuple(values[name])
     return Card(**values, weights=weights)

@@ -33,6 +33,8 @@ class Report:
         When the run ended.
     model : str
         ``name@version``.
+    threshold : float
+        Probability from which on a voxel was called lesion.
     model_limits : str
         What the model's card says of its limits.
     flair : Volume
@@ -67,6 +69,7 @@ class Report:
     session: str | None
     date: datetime
     model: str
+    threshold: float
     model_limits: str
     flair: Volume
     contrasts: dict[str, Volume]

@@ -13,7 +13,17 @@ from msrim.models.registry import LESION_TASKS
 from msrim.recipe import TrainingRecipe
 
 # What models must have in common to vote.
-ALIKE = ("network", "settings", "task", "contrasts", "spacing_mm", "normalisation", "threshold", "intensity_range")
+ALIKE = (
+    "network",
+    "settings",
+    "task",
+    "contrasts",
+    "spacing_mm",
+    "normalisation",
+    "threshold",
+    "intensity_range",
+    "threshold_range",
+)
 
 
 def write_card(
@@ -50,6 +60,7 @@ def write_card(
         "normalisation": recipe.normalisation,
         "threshold": threshold,
         "intensity_range": recipe.intensity_range,
+        "threshold_range": recipe.threshold_range,
         **more,
         "sha256": sha256_of(weights),
         "licence": "Apache-2.0",

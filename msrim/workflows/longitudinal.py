@@ -10,6 +10,7 @@ from typing import Any
 
 import nipype
 import numpy as np
+from scipy.special import expit, logit
 
 from msrim.bids import Subject, write_dataset_description
 from msrim.console import Console
@@ -26,7 +27,7 @@ from msrim.workflows import changes
 from msrim.workflows.graph import run_graph, step
 from msrim.workflows.inputs import check_output_folder
 from msrim.workflows.steps import read_mask, read_own
-from msrim.workflows.subject import check_finds_lesions, is_finished, preprocess_visit, segment_visit
+from msrim.workflows.subject import check_finds_lesions, is_finished, preprocess_visit, segment_visit, visit_threshold
 from msrim.workflows.visits import check_visits
 
 # Which result is which file: of each visit, and of the pair.
@@ -115,7 +116,8 @@ def change_graph(
     by_visit = list(zip(changes.VISITS, visits, found, strict=True))
     meeting = changes.meeting_inputs([(name, given) for name, _, given in by_visit])
     meet = step(changes.meet, outputs=["met", "agreement"], **meeting)
-    threshold = card.threshold if recipe.threshold is None else recipe.threshold
+    # One for both visits, half way in odds, lest lesions change by it.
+    threshold = float(expit(np.mean([logit(visit_threshold(given, recipe, card=card)) for given in found])))
     if card.task != "longitudinal":
         lesions = {f"{name}_lesion": given["find_lesions"]["lesion"] for name, _, given in by_visit}
         spheres = {f"{name}_sphere": given["find_lesions"]["sphere"] for name, _, given in by_visit}

@@ -114,7 +114,7 @@ def write_lesions(
     )
     write_lesions_tsv(lesions, files["table"])
     _write_json(LESION_COLUMNS, files["table_columns"])
-    _write_json({**summarise(lesions), "model": model}, files["summary"])
+    _write_json({**summarise(lesions), "model": model, "threshold": threshold}, files["summary"])
     how = {"Model": model, "Threshold": threshold, "MinimumLesionVolume": f"{min_lesion_mm3:g} mm3"}
     _write_json({"Type": "Lesion", "Manual": False, **how}, files["mask_sidecar"])
     _write_json({"Description": "Probability of lesion", "Model": model}, files["probability_sidecar"])

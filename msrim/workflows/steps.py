@@ -13,6 +13,7 @@ import numpy as np
 
 from msrim.errors import Fallback, InputError
 from msrim.image import Volume, grid_around, read_volume, resample, to_ras, write_volume
+from msrim.lesions.boundary import sharpest_threshold
 from msrim.models.registry import read_card
 from msrim.preprocess import fsl
 from msrim.preprocess.bias import correct_bias
@@ -204,6 +205,14 @@ def find_lesions(
         device=device,
     )
     return write_volume(lesion, Path("lesion.nii")), write_volume(sphere, Path("sphere.nii"))
+
+
+def choose_threshold(
+    images: dict[str, Path], *, brain: Path, lesion: Path, within: tuple[float, float], default: float
+) -> float:
+    """The probability from which on a voxel of this patient is lesion, by the edges of the FLAIR."""
+    flair = read_own(images["FLAIR"])
+    return sharpest_threshold(read_own(lesion), flair, brain=read_mask(brain), within=within, default=default)
 
 
 def read_own(path: Path) -> Volume:

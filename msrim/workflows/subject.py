@@ -217,15 +217,34 @@ def _add_lesions(graph: nipype.Workflow, subject: Subject, recipe: Recipe, out: 
         results.write_lesions,
         outputs=["files", "lesions"],
         flair=subject.contrasts["FLAIR"],
-        threshold=card.threshold if recipe.threshold is None else recipe.threshold,
         min_lesion_mm3=recipe.min_lesion_mm3,
         model=card.label,
         folder=subject.folder(out),
         names={key: _below_folder(subject, suffix) for key, suffix in LESIONS.items()},
     )
     graph.connect(find, "lesion", write, "lesion")
+    if recipe.threshold is None and card.threshold_range is not None:
+        choose = step(
+            steps.choose_threshold,
+            outputs=["threshold"],
+            within=card.threshold_range,
+            default=card.threshold,
+        )
+        for name in ("images", "brain"):
+            graph.connect(working, name, choose, name)
+        graph.connect(find, "lesion", choose, "lesion")
+        graph.connect(choose, "threshold", write, "threshold")
+    else:
+        write.set_input("threshold", card.threshold if recipe.threshold is None else recipe.threshold)
     graph.connect(find, "sphere", write, "sphere")
     graph.connect(graph.get_node("write_anatomy"), "files", write, "anatomy")
+
+
+def visit_threshold(found: dict[str, dict[str, Any]], recipe: Recipe, *, card: Card) -> float:
+    """From which probability on a voxel of a visit is lesion: as the user says, else by its FLAIR, else by the card."""
+    if "choose_threshold" in found:
+        return found["choose_threshold"]["threshold"]
+    return card.threshold if recipe.threshold is None else recipe.threshold
 
 
 def _below_folder(subject: Subject, suffix: str) -> str:
@@ -289,6 +308,7 @@ def _report(
         session=None if subject.session is None else f"ses-{subject.session}",
         date=datetime.now().astimezone(),
         model=card.label,
+        threshold=visit_threshold(found, recipe, card=card),
         model_limits=card.limits,
         flair=steps.read_own(found["correct_FLAIR"]["image"]),
         contrasts=contrasts,

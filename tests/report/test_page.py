@@ -107,6 +107,7 @@ def phantom(axes: np.ndarray = RAS, *, spacing_mm=THIN_SLICES_MM, lesions_mm=(MA
         session="ses-2",
         date=datetime(2026, 3, 4, 15, 6),
         model="ball@3",
+        threshold=0.37,
         model_limits="finds balls alone",
         flair=flair,
         contrasts={"T1w": flair},

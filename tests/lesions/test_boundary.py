@@ -1,0 +1,83 @@
+"""The threshold at which the outline of the lesions follows the image best."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import binary_dilation, gaussian_filter
+from scipy.special import expit, logit
+
+from msrim.image import Volume
+from msrim.lesions.boundary import boundary_step, sharpest_threshold
+
+SHAPE = (40, 44, 36)
+WITHIN = (0.001, 0.999)
+
+
+@pytest.fixture(scope="module")
+def patient():
+    """A FLAIR with two lesions, a network's answer to it, and the brain."""
+    rng = np.random.default_rng(0)
+    points = np.indices(SHAPE)
+    middles = np.array([[12, 14, 18], [27, 29, 16]])
+    balls = zip(middles, (5, 7), strict=True)
+    distance = np.min([np.linalg.norm(points - m[:, None, None, None], axis=0) - r for m, r in balls], 0)
+    brain = Volume(np.ones(SHAPE, bool), np.eye(4))
+    brain.data[:3] = False
+    flair = gaussian_filter((distance < 0).astype(np.float64), 0.6) * 3 + rng.normal(scale=0.2, size=SHAPE)
+    answer = -1.5 * distance + gaussian_filter(rng.normal(size=SHAPE), 1) * 2
+    return brain.like(flair.astype(np.float32)), brain.like(expit(answer) * brain.data), brain, distance < 0
+
+
+def test_step_is_the_mean_over_all_faces_of_an_outline(patient):
+    flair, answer, brain, _ = patient
+    levels = (0.1, 0.5, 0.93)
+    for level, step in zip(levels, boundary_step(answer, flair, brain=brain, levels=levels), strict=True):
+        lesion, rises = answer.data >= level, []
+        for axis in range(3):
+            one, other = np.arange(SHAPE[axis] - 1), np.arange(1, SHAPE[axis])
+            for low, high in ((one, other), (other, one)):
+                taken = [np.take(data, at, axis) for data in (lesion, flair.data, brain.data) for at in (low, high)]
+                crossed = ~taken[0] & taken[1] & taken[4] & taken[5]
+                rises.append((taken[3] - taken[2])[crossed])
+        assert step == pytest.approx(np.concatenate(rises).mean(), rel=1e-5)
+
+
+def test_no_face_gives_nan(patient):
+    flair, answer, brain, _ = patient
+    assert np.isnan(boundary_step(answer, flair, brain=brain, levels=[0.99999999999])).all()
+
+
+@pytest.mark.parametrize("shift", [-4.0, -1.5, 1.5, 4.0])
+def test_bold_and_timid_networks_draw_the_same_outline(patient, shift):
+    """Ranks decide: whoever multiplies all odds by one number gets the same lesions."""
+    flair, answer, brain, truth = patient
+    bolder = answer.like(np.where(brain.data, expit(logit(np.clip(answer.data, 1e-9, 1 - 1e-9)) + shift), 0))
+    found = [
+        image.data >= sharpest_threshold(image, flair, brain=brain, within=(1e-5, 1 - 1e-5), default=0.5)
+        for image in (answer, bolder)
+    ]
+    dice = [2 * np.sum(mask & truth) / (mask.sum() + truth.sum()) for mask in found]
+    assert min(dice) > 0.9
+    # The levels of the shifted answer lie between those of the other.
+    assert np.sum(found[0] ^ found[1]) < 0.12 * truth.sum()
+
+
+def test_scanner_units_do_not_matter(patient):
+    flair, answer, brain, _ = patient
+    given = {"brain": brain, "within": WITHIN, "default": 0.5}
+    scaled = flair.like(300 + 40 * flair.data)
+    assert sharpest_threshold(answer, flair, **given) == sharpest_threshold(answer, scaled, **given)
+
+
+def test_next_to_no_lesion_leaves_the_default(patient):
+    flair, answer, brain, _ = patient
+    point = np.zeros(SHAPE, bool)
+    point[20, 20, 20] = True
+    speck = answer.like(np.where(binary_dilation(point, iterations=2), 0.9, 0.01))
+    for image in (speck, answer.like(np.zeros(SHAPE))):
+        assert sharpest_threshold(image, flair, brain=brain, within=WITHIN, default=0.6) == 0.6
+
+
+def test_range_is_kept(patient):
+    flair, answer, brain, _ = patient
+    for low, high in ((0.9, 0.99), (0.01, 0.2)):
+        assert low <= sharpest_threshold(answer, flair, brain=brain, within=(low, high), default=0.5) <= high
