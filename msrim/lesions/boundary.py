@@ -13,8 +13,9 @@ from msrim.image import Volume
 LOGIT_STEP = 0.5
 # Fewer lesion voxels show no outline that could be measured.
 MIN_LESION_MM3 = 50.0
-# With this share of the sharpest outline's step others count as equally sharp, and the most sensitive one is taken.
-EQUALLY_SHARP = 0.97
+# Lesions are given up only for an outline that is sharper by more than this share, and gained for one as sharp as this.
+SHARP_ENOUGH = 0.85
+AS_SHARP = 0.99
 
 
 def boundary_step(probability: Volume, image: Volume, *, brain: Volume, levels: Sequence[float]) -> np.ndarray:
@@ -69,7 +70,8 @@ def sharpest_threshold(
 
     On a scanner unlike those of its training a network still ranks voxels well when it is much too bold or too timid
     with all of them. Lesions have edges, so the outline that a good threshold draws is crossed by a steep step of the
-    FLAIR; of all outlines nearly as sharp as the sharpest, the most sensitive is taken.
+    FLAIR. From the default the threshold rises until the outline is nearly as sharp as the sharpest; then it falls to
+    the sharpest outline below, and on as long as outlines stay as sharp as that.
 
     Parameters
     ----------
@@ -79,7 +81,7 @@ def sharpest_threshold(
     within : (float, float)
         Lowest and highest threshold that may come out.
     default : float
-        What comes out where too little is lesion to show an outline.
+        In that range: where the search begins, and what comes out where too little is lesion to show an outline.
 
     Examples
     --------
@@ -91,17 +93,20 @@ def sharpest_threshold(
     >>> bool(np.array_equal(timid.data >= threshold, flair.data > 0))
     True
     """
-    low, high = logit(within)
-    levels = np.clip(expit(np.arange(low, high + 1e-6, LOGIT_STEP)), *within)
+    low, high = (logit(end) - logit(default) for end in within)
+    offsets = np.arange(np.ceil(low / LOGIT_STEP), np.floor(high / LOGIT_STEP) + 1)
+    levels = expit(logit(default) + LOGIT_STEP * offsets)
+    chosen = int(np.flatnonzero(offsets == 0)[0])
     least = MIN_LESION_MM3 / probability.voxel_volume_mm3
-    inside = brain.data.astype(bool)
-    values = np.sort(probability.data[inside & (probability.data >= levels[0])])
-    if values.size - np.searchsorted(values, default) < least:
+    values = np.sort(probability.data[brain.data.astype(bool) & (probability.data >= levels[0])])
+    large_enough = values.size - np.searchsorted(values, levels) >= least
+    if not large_enough[chosen]:
         return default
-    levels = levels[values.size - np.searchsorted(values, levels) >= least]
-    step = boundary_step(probability, flair, brain=brain, levels=levels)
-    chosen = int(np.nanargmax(step))
-    enough = EQUALLY_SHARP * step[chosen]
-    while chosen > 0 and step[chosen - 1] >= enough:
+    step = np.fmax(boundary_step(probability, flair, brain=brain, levels=levels[large_enough]), 0)
+    while step[chosen] < SHARP_ENOUGH * step[chosen:].max():
+        chosen += 1
+    below = step[: chosen + 1]
+    chosen = int(below.argmax())
+    while chosen > 0 and step[chosen - 1] >= AS_SHARP * below.max():
         chosen -= 1
     return float(levels[chosen])
