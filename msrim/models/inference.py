@@ -50,7 +50,9 @@ def head_grid(volume: Volume) -> Volume:
     return grid_around(np.ptp(corners, axis=0) + 1, corners.min(axis=0), spacing_mm=1.0, multiple=MULTIPLE)
 
 
-def parse_head(volume: Volume, *, contrast: str, card: Card, device: str = "cpu") -> Volume:
+def parse_head(
+    volume: Volume, *, contrast: str, card: Card, device: str = "cpu", brain_extracted: bool = False
+) -> Volume:
     """Brain and tissue labels of a head or a brain.
 
     Parameters
@@ -61,6 +63,8 @@ def parse_head(volume: Volume, *, contrast: str, card: Card, device: str = "cpu"
         One of the card's.
     card : Card
         Of the head network.
+    brain_extracted : bool
+        Whatever is not zero is brain: there the likeliest label of the brain counts, however background-like it looks.
 
     Returns
     -------
@@ -68,11 +72,15 @@ def parse_head(volume: Volume, *, contrast: str, card: Card, device: str = "cpu"
         HEAD_LABELS on a 1 mm RAS grid around the image.
     """
     grid = head_grid(volume)
-    image = scale_intensities(resample(volume, grid).data)
+    resampled = resample(volume, grid).data
+    image = scale_intensities(resampled)
     channels = np.zeros((1, len(card.contrasts), *grid.shape), np.float32)
     channels[0, card.contrasts.index(contrast)] = image
-    logits = run_network(load_model(card), channels, device=device)
-    return Volume(logits[0].argmax(0).to(torch.uint8).numpy(), grid.affine)
+    logits = run_network(load_model(card), channels, device=device)[0]
+    labels = logits.argmax(0)
+    if brain_extracted:
+        labels = torch.where(torch.from_numpy(resampled > 0), logits[1:].argmax(0) + 1, labels)
+    return Volume(labels.to(torch.uint8).numpy(), grid.affine)
 
 
 def scale_intensities(image: np.ndarray) -> np.ndarray:

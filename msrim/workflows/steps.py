@@ -40,7 +40,7 @@ def reorient(path: Path) -> Path:
     return write_volume(to_ras(read_volume(path)), Path("image.nii"))
 
 
-def label_head(image: Path, *, contrast: str, device: str) -> Path:
+def label_head(image: Path, *, contrast: str, device: str, brain_extracted: bool) -> Path:
     """Head labels on a 1 mm grid around the image.
 
     The head network knows no PDw; taken for a FLAIR it gets a rough brain, by which it is registered.
@@ -49,7 +49,7 @@ def label_head(image: Path, *, contrast: str, device: str) -> Path:
 
     card = read_card(HEAD_MODEL)
     seen_as = contrast if contrast in card.contrasts else "FLAIR"
-    labels = parse_head(read_volume(image), contrast=seen_as, card=card, device=device)
+    labels = parse_head(read_volume(image), contrast=seen_as, card=card, device=device, brain_extracted=brain_extracted)
     return write_volume(labels, Path("labels.nii"))
 
 

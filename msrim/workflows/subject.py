@@ -184,7 +184,12 @@ def anatomy_graph(subject: Subject, recipe: Recipe, out: Path) -> nipype.Workflo
 def _add_contrast(graph: nipype.Workflow, contrast: str, path: Path, *, recipe: Recipe) -> None:
     image = step(steps.reorient, name=f"reorient_{contrast}", outputs=["image"], path=path)
     labels = step(
-        steps.label_head, name=f"label_head_{contrast}", outputs=["labels"], contrast=contrast, device=recipe.device
+        steps.label_head,
+        name=f"label_head_{contrast}",
+        outputs=["labels"],
+        contrast=contrast,
+        device=recipe.device,
+        brain_extracted=recipe.brain_extracted,
     )
     brain = step(
         steps.extract_brain,

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from msrim.image import Volume
+from msrim.image import Volume, resample
 from msrim.models import inference, read_card
+from msrim.models.inference import head_grid, parse_head
+from msrim.preprocess.template import load_template
 
 
 @pytest.mark.parametrize("task", ["lesions", "slices"])
@@ -53,3 +55,17 @@ def test_how_dark_csf_is_does_not_reach_a_network_that_was_trained_without(monke
         )
     assert sorted(np.unique(seen[1])) == [-2.0, 0.0, 0.5]
     assert not seen[1][~brain.data].any()
+
+
+def test_nothing_of_an_extracted_brain_is_background():
+    """Even where a bright vessel, as contrast agent makes it, leaves the tissue so dark that the network doubts it."""
+    brain = load_template()
+    veins = brain.data.copy()
+    veins[45:47, 5:15, 40:60] = 8 * brain.data.max()
+    given = {"contrast": "T1w", "card": read_card("head")}
+    shown = resample(brain.like(veins), head_grid(brain)).data > 0
+    doubted, labels = (
+        parse_head(brain.like(veins), brain_extracted=extracted, **given).data for extracted in (False, True)
+    )
+    assert (labels[shown] > 0).all() and (doubted[shown] == 0).any()
+    assert np.array_equal(labels[doubted > 0], doubted[doubted > 0])
