@@ -5,7 +5,7 @@
 
 For every patient a model is trained on the others (a folder of ``--out`` that holds one is used as it is), and segments
 that patient's visits with FLAIR, T1w and T2w, with FLAIR and T1w, and with FLAIR alone: a table each, of the visits
-that have them. Visits of one patient count as one patient: their mean. No case chooses a checkpoint or a threshold.
+that have them. Visits of one patient count as one patient: their mean. No truth chooses a checkpoint or a threshold.
 """
 
 from __future__ import annotations
