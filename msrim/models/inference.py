@@ -14,7 +14,7 @@ from msrim.models import load_model
 from msrim.models.registry import Card
 from msrim.models.scp import fit_to_plane, z_scored
 from msrim.preprocess.anatomy import anatomical_coordinates
-from msrim.preprocess.masks import without_shallow
+from msrim.preprocess.masks import without_faint, without_shallow
 from msrim.transform import apply_transform
 
 MULTIPLE = 16
@@ -23,6 +23,9 @@ MULTIPLE = 16
 # Of 3,096 lesions that experts marked in 29 patients (Lesjak et al. 2017) only one, of 3 mm3, lies nowhere deeper in
 # the template's brain, where their masks are.
 SURFACE_MM = 5.5
+# Every lesion has a core of ten times the odds of the threshold. Chosen with patients left out of training in view: 3 to
+# 20 times left their Dice as it was within 0.02, and took the more false lesions away the more it was.
+CORE_ODDS = 10.0
 
 
 def choose_device(name: str) -> torch.device:
@@ -104,8 +107,9 @@ def find_lesions(
 ) -> tuple[Volume, Volume]:
     """Probability of lesion, and of lying within 5 mm of a lesion's centre, on the working grid.
 
-    What nowhere reaches deeper than SURFACE_MM below the brain's surface is no lesion, whatever the network says. Slice
-    networks know no centres; for them the second is zero everywhere.
+    What nowhere reaches deeper than SURFACE_MM below the brain's surface is no lesion, whatever the network says, nor
+    is what nowhere has CORE_ODDS times the odds of the threshold. Slice networks know no centres; for them the second
+    is zero everywhere.
 
     Parameters
     ----------
@@ -121,12 +125,16 @@ def find_lesions(
         channels = [np.clip(channel, *card.intensity_range) * brain.data for channel in channels]
     if card.task == "slices":
         lesion = _find_in_slices(np.stack(channels), brain=brain, card=card, device=device)
-        return without_shallow(lesion, brain, deeper_than_mm=SURFACE_MM), brain.like(empty)
+        return _believed(lesion, brain), brain.like(empty)
     coordinates = anatomical_coordinates(brain, mni_from_world=mni_from_world, csf=csf_of(labels), brain=brain)
     stack = np.concatenate([np.stack(channels), coordinates])[None]
     probability = torch.sigmoid(run_network(load_model(card), stack, device=device))[0].numpy()
     lesion, sphere = (brain.like(channel * brain.data) for channel in probability)
-    return without_shallow(lesion, brain, deeper_than_mm=SURFACE_MM), sphere
+    return _believed(lesion, brain), sphere
+
+
+def _believed(lesion: Volume, brain: Volume) -> Volume:
+    return without_faint(without_shallow(lesion, brain, deeper_than_mm=SURFACE_MM), core_odds=CORE_ODDS)
 
 
 def _find_in_slices(images: np.ndarray, *, brain: Volume, card: Card, device: str) -> Volume:

@@ -95,6 +95,36 @@ def without_shallow(probability: Volume, brain: Volume, *, deeper_than_mm: float
     return probability.like(from_sitk(kept).data)
 
 
+def without_faint(probability: Volume, *, core_odds: float) -> Volume:
+    """Take away what nowhere is clearly likelier than it must be: of lesions with a core the faint margin stays.
+
+    As with :func:`without_shallow` no threshold is needed: whichever one cuts the result, its 26-connected components
+    are those that the same threshold cuts out of ``probability``, without those that nowhere have ``core_odds`` times
+    the odds of the threshold (hysteresis).
+
+    Parameters
+    ----------
+    probability : Volume of float32
+    core_odds : float
+        More than 1.
+
+    Returns
+    -------
+    Volume of float32
+        The same at the margin of a lesion; its core is flattened to the highest threshold at which it stays.
+
+    Examples
+    --------
+    >>> line = np.array([0, 0.5, 0.6, 0, 0.5, 0.96, 0], np.float32).reshape(7, 1, 1)
+    >>> without_faint(Volume(line, np.eye(4)), core_odds=9).data.ravel().round(2).astype(str).tolist()
+    ['0.0', '0.14', '0.14', '0.0', '0.5', '0.73', '0.0']
+    """
+    # p / (1 - p) over core_odds, as a probability: without dividing by zero where p is 1.
+    core = probability.data / (probability.data + core_odds * (1 - probability.data))
+    kept = sitk.ReconstructionByDilation(to_sitk(probability.like(core)), to_sitk(probability), fullyConnected=True)
+    return probability.like(from_sitk(kept).data)
+
+
 def _box_around(mask: np.ndarray, *, margin: np.ndarray) -> tuple[slice, ...]:
     occupied = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     return tuple(

@@ -6,9 +6,10 @@ import cc3d
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from scipy.special import expit
 
 from msrim.image import Volume
-from msrim.preprocess.masks import clean_mask, without_shallow
+from msrim.preprocess.masks import clean_mask, without_faint, without_shallow
 
 AFFINE = np.diag([1.0, 1.0, 3.0, 1.0])
 
@@ -77,6 +78,19 @@ def test_what_keeps_to_the_surface_goes_and_what_reaches_deeper_stays_whole():
     assert not kept[vessel].any()
     assert (kept[lesion] == np.float32(0.9)).all()
     assert (kept[slices] == np.float32(0.9)).all()
+
+
+def test_no_threshold_is_needed_to_tell_what_is_faint():
+    """At any threshold the same as dropping the components without a voxel of five times its odds."""
+    rng = np.random.default_rng(4)
+    noise = Volume(expit(3 * gaussian_filter(rng.normal(size=(40, 41, 42)), 1.5) / 0.1).astype(np.float32), np.eye(4))
+    kept = without_faint(noise, core_odds=5).data
+    for threshold in (0.7, 0.9, 0.97):
+        core = 5 * threshold / (1 - threshold + 5 * threshold)
+        found = cc3d.connected_components(noise.data >= threshold, connectivity=26)
+        expected = np.isin(found, np.setdiff1d(found[noise.data >= core], 0))
+        assert 0 < expected.sum() < np.count_nonzero(found)
+        np.testing.assert_array_equal(kept >= threshold, expected)
 
 
 def test_no_threshold_is_needed_to_tell_the_surface():
