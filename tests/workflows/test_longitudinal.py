@@ -103,6 +103,13 @@ def swapped(visits, tmp_path_factory) -> dict:
     return compare(*visits[::-1], tmp_path_factory.mktemp("back"))
 
 
+def test_both_visits_are_cut_at_one_threshold(visits, tmp_path):
+    own = tuple({**found, "choose_threshold": {"threshold": at}} for found, at in zip(visits, (0.2, 0.8), strict=True))
+    subjects = tuple(Subject("egg", name, {"FLAIR": visits[0]["correct_FLAIR"]["image"]}) for name in ("01", "02"))
+    graph = change_graph(subjects, own, Recipe(), card=read_card("allnet"), folder=tmp_path)
+    assert graph.get_node("decide").inputs.threshold == pytest.approx(0.5)
+
+
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8") as stream:
         return list(csv.DictReader(stream, delimiter="\t"))

@@ -20,6 +20,7 @@ from msrim.bids import find_subject
 from msrim.console import Console
 from msrim.evaluation.metrics import segmentation_metrics
 from msrim.image import read_volume
+from msrim.models.registry import read_card
 from msrim.recipe import Recipe
 from msrim.simulation.phantom import simulate_subject
 from msrim.workflows.subject import preprocess_subject, segment_subject
@@ -111,6 +112,27 @@ def test_table_instances_mask_and_summary_agree(results):
     assert sum(volumes) == pytest.approx(summary["volume_mm3"], abs=1e-6)
     assert volumes.min() >= Recipe().min_lesion_mm3
     assert summary["use"] == "research use only"
+
+
+def threshold_of(results: Path) -> float:
+    """As the mask's sidecar tells it; summary, mask and probability agree with it."""
+    threshold = json.loads(anat(results, "space-orig_label-L_mask.json").read_text(encoding="utf-8"))["Threshold"]
+    assert json.loads(anat(results, "desc-summary.json").read_text(encoding="utf-8"))["threshold"] == threshold
+    mask = read_volume(anat(results, "space-orig_label-L_mask.nii.gz"), mask=True).data
+    likely = read_volume(anat(results, "space-orig_label-L_probseg.nii.gz")).data >= threshold
+    assert not (mask & ~likely).any() and mask.sum() > 0.8 * likely.sum()
+    assert f"<dd>{threshold:.2g}</dd>" in (results / "report.html").read_text(encoding="utf-8")
+    return threshold
+
+
+def test_the_threshold_is_the_patients_own_or_the_users(phantom, results):
+    low, high = read_card("allnet").threshold_range
+    assert low <= threshold_of(results) <= high
+    try:
+        segment_subject(find_subject(phantom), Recipe(threshold=0.77), results.parent, console=QUIET)
+        assert threshold_of(results) == 0.77
+    finally:
+        segment_subject(find_subject(phantom), Recipe(), results.parent, console=QUIET)
 
 
 def test_a_second_run_repeats_nothing(phantom, results):
