@@ -60,11 +60,13 @@ def test_bold_and_timid_networks_are_put_right(patient, shift):
     assert own - fixed > (0.15 if shift else -0.05)
 
 
-def test_scanner_units_do_not_matter(patient):
+def test_the_threshold_does_not_fall_for_edges_fainter_than_those_of_lesions(patient):
+    """In a brain without lesions lower thresholds would find more and more of the cortex's edges."""
     flair, answer, brain, _ = patient
+    timid = answer.like(np.where(brain.data, expit(logit(np.clip(answer.data, 1e-9, 1 - 1e-9)) - 4), 0))
     given = {"brain": brain, "within": WITHIN, "default": 0.5}
-    scaled = flair.like(300 + 40 * flair.data)
-    assert sharpest_threshold(answer, flair, **given) == sharpest_threshold(answer, scaled, **given)
+    assert sharpest_threshold(timid, flair, **given) < 0.1
+    assert sharpest_threshold(timid, flair.like(0.3 * flair.data), **given) >= 0.5
 
 
 def test_next_to_no_lesion_leaves_the_default(patient):
