@@ -113,4 +113,4 @@ def sharpest_threshold(
         chosen = int(below.argmax())
         while chosen > 0 and step[chosen - 1] >= max(AS_SHARP * below.max(), LESION_STEP):
             chosen -= 1
-    return float(levels[chosen])
+    return round(float(levels[chosen]), 4)
