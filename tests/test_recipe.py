@@ -90,3 +90,17 @@ def test_missing_and_binary_files(tmp_path):
 def test_recipes_do_not_change():
     with pytest.raises(ValidationError):
         Recipe().model = "other"
+
+
+@pytest.mark.parametrize(
+    ("ends", "message"),
+    [
+        ("intensity_range = [5.0, -2.0]", "intensity_range: Value error, the lower end comes first"),
+        ("threshold_range = [0.9, 0.1]", "threshold_range: Value error, the lower end comes first"),
+        ("threshold_range = [0.1, 1.0]", "threshold_range.1: Input should be less than 1"),
+    ],
+)
+def test_ranges_ascend(tmp_path, ends, message):
+    with pytest.raises(InputError) as caught:
+        read_training_recipe(write(tmp_path, TRAINING + ends))
+    assert message in str(caught.value)

@@ -121,7 +121,7 @@ def threshold_of(results: Path) -> float:
     mask = read_volume(anat(results, "space-orig_label-L_mask.nii.gz"), mask=True).data
     likely = read_volume(anat(results, "space-orig_label-L_probseg.nii.gz")).data >= threshold
     assert not (mask & ~likely).any() and mask.sum() > 0.8 * likely.sum()
-    assert f"<dd>{threshold:.2g}</dd>" in (results / "report.html").read_text(encoding="utf-8")
+    assert f"<dd>{threshold:.3g}</dd>" in (results / "report.html").read_text(encoding="utf-8")
     return threshold
 
 
