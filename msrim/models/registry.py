@@ -68,7 +68,7 @@ class Card:
         the contrast of all else where there is much of it.
     threshold_range : (float, float) or None
         Where given, each patient gets the threshold within it that outlines lesions best on the FLAIR, see
-        :func:`msrim.lesions.boundary.sharpest_threshold`; ``threshold`` is for patients with next to no lesions.
+        :func:`msrim.lesions.boundary.sharpest_threshold`; the search begins at ``threshold``.
     metrics : dict
         Measured figures, each with its command.
     weights : Path

@@ -240,7 +240,7 @@ def _add_lesions(graph: nipype.Workflow, subject: Subject, recipe: Recipe, out: 
         graph.connect(find, "lesion", choose, "lesion")
         graph.connect(choose, "threshold", write, "threshold")
     else:
-        write.set_input("threshold", card.threshold if recipe.threshold is None else recipe.threshold)
+        write.set_input("threshold", visit_threshold({}, recipe, card=card))
     graph.connect(find, "sphere", write, "sphere")
     graph.connect(graph.get_node("write_anatomy"), "files", write, "anatomy")
 
