@@ -36,12 +36,12 @@ class Recipe(BaseModel):
     Examples
     --------
     >>> Recipe(device="cpu").model
-    'allnet'
+    'allnet+scp'
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field(default="allnet", min_length=1)
+    model: str = Field(default="allnet+scp", min_length=1)
     backend: Literal["auto", "embedded", "fsl"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     brain_extracted: bool = False
@@ -54,7 +54,7 @@ class Recipe(BaseModel):
         Examples
         --------
         >>> Recipe().as_toml().splitlines()[0]
-        'model = "allnet"'
+        'model = "allnet+scp"'
         """
         # Every value is text, a number or a truth value, and JSON writes those as TOML does.
         fields = self.model_dump(exclude_none=True)

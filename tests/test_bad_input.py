@@ -141,6 +141,11 @@ def test_model_for_something_else(patient, tmp_path, model):
     refused("segment", patient, "--model", model, out=tmp_path / "out", naming="finds no lesions")
 
 
+def test_models_that_cannot_decide_together(patient, tmp_path):
+    refused("segment", patient, "--model", "allnet+head", out=tmp_path / "out", naming="head@")
+    refused("segment", patient, "--model", "allnet+skynet", out=tmp_path / "out", naming="skynet: no such model")
+
+
 def test_model_that_needs_more_than_is_there(patient, tmp_path):
     model = tmp_path / "model"
     model.mkdir()

@@ -24,7 +24,8 @@ Flair = Annotated[Path | None, typer.Option("--flair", help="FLAIR image, instea
 T1 = Annotated[Path | None, typer.Option("--t1", help="T1w image, with --flair.")]
 T2 = Annotated[Path | None, typer.Option("--t2", help="T2w image, with --flair.")]
 Model = Annotated[
-    str | None, typer.Option("--model", help="Name from `msrim models`, or folder of a model of your own.")
+    str | None,
+    typer.Option("--model", help="Names from `msrim models` or folders of your own; + lets several decide together."),
 ]
 Backend = Annotated[
     Literal["auto", "embedded", "fsl"] | None, typer.Option("--backend", help="Who prepares the images.")

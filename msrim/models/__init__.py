@@ -41,7 +41,8 @@ def load_model(card: Card) -> nn.Module:
     Raises
     ------
     ModelError
-        The weights are missing, are not the ones that the card describes, or do not fit the network.
+        The weights are missing, are not the ones that the card describes, or do not fit the network; or the card joins
+        several models.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -49,6 +50,8 @@ def load_model(card: Card) -> nn.Module:
     from msrim.errors import ModelError
     from msrim.files import sha256_of
 
+    if card.members:
+        raise ModelError(f"{card.label}: several models where one is needed; name one")
     if not card.weights.is_file():
         raise ModelError(f"{card.weights}: the weights of {card.label} are missing; install msrim again")
     if sha256_of(card.weights) != card.sha256:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from math import exp, log
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ class Card:
         Measured figures, each with its command.
     weights : Path
         The safetensors file beside the card, or in the package.
+    members : tuple of Card
+        Of several models that decide together; the joined card has no weights of its own.
     """
 
     name: str
@@ -95,27 +98,37 @@ class Card:
     intensity_range: tuple[float, float] | None = None
     threshold_range: tuple[float, float] | None = None
     weights: Path = Path()
+    members: tuple[Card, ...] = ()
 
     @property
     def label(self) -> str:
-        """``name@version``."""
-        return f"{self.name}@{self.version}"
+        """``name@version``, of several models joined by ``+``."""
+        return "+".join(f"{card.name}@{card.version}" for card in self.single)
+
+    @property
+    def single(self) -> tuple[Card, ...]:
+        """The models that decide: the card itself, or those that it joins."""
+        return self.members or (self,)
 
 
 def read_card(name: str | Path) -> Card:
     """The card of a packaged model by name, or that of a folder holding ``card.toml`` and ``weights.safetensors``.
 
-    A folder that happens to be called like a packaged model is meant by ``./name`` alone.
+    Models that mark lesions in one visit decide together when ``+`` joins them, as in ``allnet+scp``: by the mean of
+    their log odds, of the probabilities and of the thresholds alike. A folder that happens to be called like a packaged
+    model is meant by ``./name`` alone.
 
     Raises
     ------
     ModelError
-        No such model, or its card is not complete.
+        No such model, its card is not complete, or the models cannot decide together.
     """
+    if len(names := _names(str(name))) > 1:
+        return _joined([read_card(part) for part in names])
     if _is_packaged(name):
         return _parse(CARDS / f"{name}.toml", WEIGHTS / f"{name}.safetensors")
     folder = Path(name)
-    if not folder.is_dir():
+    if not (str(name) and folder.is_dir()):
         known = ", ".join(card.name for card in packaged_cards())
         raise ModelError(
             f"{name}: no such model; choose one of {known}, or a folder with card.toml and weights.safetensors"
@@ -128,16 +141,59 @@ def located(name: str) -> str:
 
     Examples
     --------
-    >>> located("allnet")
-    'allnet'
+    >>> located("allnet+scp")
+    'allnet+scp'
     """
-    return name if _is_packaged(name) or not Path(name).is_dir() else str(Path(name).absolute())
+    parts = [
+        part if _is_packaged(part) or not Path(part).is_dir() else str(Path(part).absolute()) for part in _names(name)
+    ]
+    return "+".join(parts)
 
 
 def packaged_cards() -> Iterator[Card]:
     """The cards of the package, by name."""
     for path in sorted(CARDS.glob("*.toml")):
         yield _parse(path, WEIGHTS / f"{path.stem}.safetensors")
+
+
+def _names(name: str) -> list[str]:
+    """Of the models that ``+`` joins; a folder may have one in its name."""
+    return [name] if Path(name).is_dir() else name.split("+")
+
+
+def _joined(cards: list[Card]) -> Card:
+    for card in cards:
+        if card.task not in LESION_TASKS:
+            raise ModelError(
+                f"{card.label}: its task is {card.task}; only models for lesions of one visit decide together"
+            )
+    if len({card.sha256 for card in cards}) < len(cards):
+        raise ModelError(f"{'+'.join(card.label for card in cards)}: one model twice; name each once")
+    ranges = [card.threshold_range for card in cards]
+    return replace(
+        cards[0],
+        name="+".join(card.name for card in cards),
+        contrasts=tuple(dict.fromkeys(name for card in cards for name in card.contrasts)),
+        required=tuple(dict.fromkeys(name for card in cards for name in card.required)),
+        threshold=_mean_in_odds([card.threshold for card in cards]),
+        threshold_range=None if None in ranges else tuple(_mean_in_odds(ends) for ends in zip(*ranges, strict=True)),
+        sha256="+".join(card.sha256 for card in cards),
+        limits="\n".join(f"{card.label}: {card.limits.strip()}" for card in cards),
+        metrics={},
+        members=tuple(cards),
+    )
+
+
+def _mean_in_odds(probabilities: Sequence[float]) -> float:
+    """The probability whose log odds are the mean of these probabilities'.
+
+    Examples
+    --------
+    >>> _mean_in_odds([0.5, 0.9])
+    0.75
+    """
+    mean = sum(log(p / (1 - p)) for p in probabilities) / len(probabilities)
+    return round(1 / (1 + exp(-mean)), 6)
 
 
 def _is_packaged(name: str | Path) -> bool:
@@ -154,7 +210,7 @@ def _parse(path: Path, weights: Path) -> Card:
         ) from error
     needed = {f.name for f in fields(Card) if f.default is MISSING and f.default_factory is MISSING}
     missing = sorted(needed - values.keys())
-    unknown = sorted(values.keys() - {f.name for f in fields(Card)})
+    unknown = sorted(values.keys() - ({f.name for f in fields(Card)} - {"weights", "members"}))
     if missing or unknown:
         raise ModelError(
             f"{path}: the card lacks {missing or 'nothing'} and has unknown {unknown or 'nothing'}; complete it"

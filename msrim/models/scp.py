@@ -165,13 +165,15 @@ def _two_convolutions(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def fit_to_plane(data: np.ndarray, plane: Sequence[int]) -> np.ndarray:
-    """Cut or pad with zeros around the middle so that the axes before the last are of a size.
+def fit_to_plane(data: np.ndarray, plane: Sequence[int], *, fill: float = 0) -> np.ndarray:
+    """Cut or pad around the middle so that the axes before the last are of a size.
 
     Parameters
     ----------
     data : (..., X, Y, Z) array
     plane : (2,) int
+    fill : float
+        What is padded with.
 
     Examples
     --------
@@ -186,7 +188,7 @@ def fit_to_plane(data: np.ndarray, plane: Sequence[int]) -> np.ndarray:
             missing = size - data.shape[axis]
             widths = [(0, 0)] * data.ndim
             widths[axis] = (missing // 2, missing - missing // 2)
-            data = np.pad(data, widths)
+            data = np.pad(data, widths, constant_values=fill)
     return data
 
 

@@ -270,8 +270,8 @@ def _checked(subject: Subject, recipe: Recipe, out: Path, *, card: Card) -> None
     choose_device(recipe.device)
     if recipe.backend == "fsl":
         fsl.fsl_version()
-    load_model(card)
-    load_model(read_card(steps.HEAD_MODEL))
+    for each in (*card.single, read_card(steps.HEAD_MODEL)):
+        load_model(each)
     read_subject(subject)
 
 

@@ -2,15 +2,18 @@
 
     python -m tests.benchmarks.leave_one_out --data DIR --lesion-bank FILE --lesion-masks DIR --head-labels DIR
         --out DIR [--recipe pipelines/scp.toml] [--contrasts FLAIR T2w]
+    python -m tests.benchmarks.leave_one_out --data DIR --out DIR --models DIR [DIR ...]
 
 For every patient a model is trained on the others (a folder of ``--out`` that holds one is used as it is), and segments
 that patient's visits with FLAIR, T1w and T2w, with FLAIR and T1w, and with FLAIR alone: a table each, of the visits
-that have them. Visits of one patient count as one patient: their mean. No truth chooses a checkpoint or a threshold.
+that have them. With ``--models``, what earlier runs trained decides together, and nothing is trained. Visits of one
+patient count as one patient: their mean. No truth chooses a checkpoint or a threshold.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,22 +46,33 @@ def main() -> None:
     parser.add_argument("--head-labels", type=Path, help="head label maps to synthesise brains from")
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="of the task lesions or slices")
     parser.add_argument("--contrasts", nargs="+", choices=CONTRASTS, help="one table of these instead of three")
+    parser.add_argument(
+        "--models", type=Path, nargs="+", help="the --out of earlier runs, whose models decide together"
+    )
     parser.add_argument("--out", type=Path, required=True, help="gets the models and results; one folder a recipe")
     given = parser.parse_args()
     visits = marked_visits(given.data)
-    patients = sorted({subject.label for subject, _ in visits})
+    if given.models is None:
+        _train_missing(visits, given)
+    models = given.models or [given.out]
+    for contrasts in [tuple(given.contrasts)] if given.contrasts else TABLES:
+        Page(width=120).print(table_of(visits, contrasts, models=models, out=given.out))
+
+
+def _train_missing(visits: list[tuple[Subject, Path]], given: argparse.Namespace) -> None:
+    """A model for each patient that has none, on the others."""
     painted = {name: getattr(given, name) for name in ("lesion_bank", "lesion_masks", "head_labels")}
     recipe = read_training_recipe(given.recipe, **painted)
     train = train_slices if recipe.task == "slices" else train_lesions
-    for patient in patients:
+    for patient in sorted({subject.label for subject, _ in visits}):
         if not (given.out / patient / "card.toml").is_file():
             train(recipe, given.data, given.out / patient, leave_out=[patient], console=Console())
-    for contrasts in [tuple(given.contrasts)] if given.contrasts else TABLES:
-        Page(width=120).print(table_of(visits, contrasts, out=given.out))
 
 
-def table_of(marked: list[tuple[Subject, Path]], contrasts: tuple[str, ...], *, out: Path) -> Table:
-    """Accuracy on the visits of each patient by the model that has not seen them, and the means."""
+def table_of(
+    marked: list[tuple[Subject, Path]], contrasts: tuple[str, ...], *, models: Sequence[Path], out: Path
+) -> Table:
+    """Accuracy on the visits of each patient by the models that have not seen them, and the means."""
     visits = [(subject, mask) for subject, mask in marked if set(contrasts) <= set(subject.contrasts)]
     patients = sorted({subject.label for subject, _ in visits})
     counted = f"{len(patients)} patients, {len(visits)} visits"
@@ -71,7 +85,7 @@ def table_of(marked: list[tuple[Subject, Path]], contrasts: tuple[str, ...], *, 
     means = []
     for patient in patients:
         rows = [
-            measured(subject, mask, contrasts=contrasts, out=out)
+            measured(subject, mask, contrasts=contrasts, models=models, out=out)
             for subject, mask in visits
             if subject.label == patient
         ]
@@ -85,9 +99,10 @@ def table_of(marked: list[tuple[Subject, Path]], contrasts: tuple[str, ...], *, 
     return table
 
 
-def measured(subject: Subject, mask: Path, *, contrasts: tuple[str, ...], out: Path) -> dict:
+def measured(subject: Subject, mask: Path, *, contrasts: tuple[str, ...], models: Sequence[Path], out: Path) -> dict:
     """Segment one visit and compare it with its raters' mask."""
-    recipe = Recipe(model=str((out / subject.label).absolute()), brain_extracted=True)
+    model = "+".join(str((folder / subject.label).absolute()) for folder in models)
+    recipe = Recipe(model=model, brain_extracted=True)
     subject = replace(subject, contrasts={name: subject.contrasts[name] for name in contrasts})
     found = segment_subject(subject, recipe, out / "results" / "-".join(contrasts), console=QUIET)
     return segmentation_metrics(read_volume(mask, mask=True), read_volume(found, mask=True))

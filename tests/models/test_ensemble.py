@@ -1,12 +1,15 @@
-"""Models that vote."""
+"""Models that decide together: trained alike, by majority; of any kind, by their mean log odds."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from scipy.special import logit
 
 from msrim.errors import ModelError
-from msrim.models import build, load_model, read_card
+from msrim.image import Volume
+from msrim.models import build, inference, load_model, read_card
 from msrim.recipe import TrainingRecipe
 from msrim.training.loop import write_weights
 from msrim.workflows.cards import join_models, write_card
@@ -57,3 +60,48 @@ def test_what_cannot_vote(five, tmp_path):
         with pytest.raises(ModelError, match=reason):
             join_models(models, tmp_path / "vote", name="vote")
     assert not (tmp_path / "vote").exists()
+
+
+def test_models_joined_by_a_plus_decide_by_their_mean_log_odds(five, monkeypatch):
+    # Of networks that were never trained nothing has a core.
+    monkeypatch.setattr(inference, "CORE_ODDS", 1.0)
+    flair = Volume(np.random.default_rng(0).normal(size=(16, 16, 16)).astype(np.float32), np.eye(4))
+    brain = flair.like(np.ones(flair.shape, bool))
+
+    def answer(model):
+        card = read_card(model)
+        return inference.find_lesions(
+            {"FLAIR": flair}, labels=brain, brain=brain, mni_from_world=np.eye(4), card=card, device="cpu"
+        )
+
+    one, other, both = (answer(model) for model in (five[0], five[1], f"{five[0]}+{five[1]}"))
+    for a, b, mean in zip(one, other, both, strict=True):
+        assert logit(mean.data) == pytest.approx((logit(a.data) + logit(b.data)) / 2, abs=1e-4)
+    assert abs(one[0].data - other[0].data).max() > 0.01
+
+
+def test_card_of_models_joined_by_a_plus():
+    card, parts = read_card("allnet+scp"), (read_card("allnet"), read_card("scp"))
+    assert card.label == f"{parts[0].label}+{parts[1].label}"
+    assert logit(card.threshold) == pytest.approx(np.mean([logit(part.threshold) for part in parts]), abs=1e-3)
+    assert (card.contrasts, card.required) == (("FLAIR", "T1w", "T2w"), ("FLAIR",))
+    assert all(part.limits.strip() in card.limits for part in parts)
+
+
+def test_what_cannot_decide_together(five):
+    for models, reason in (
+        ("allnet+datrnet", "datrnet@.*only models for lesions"),
+        ("allnet+coactseg", "only models for lesions"),
+        ("allnet+scp+allnet", "one model twice"),
+        ("allnet+skynet", "skynet: no such model"),
+        ("allnet+", ": no such model"),
+    ):
+        with pytest.raises(ModelError, match=reason):
+            read_card(models)
+    with pytest.raises(ModelError, match="name one"):
+        load_model(read_card(f"{five[0]}+{five[1]}"))
+
+
+def test_a_folder_with_a_plus_in_its_name_is_one_model(tmp_path):
+    folder = model(tmp_path / "a+b", seed=3)
+    assert read_card(folder).members == ()
