@@ -152,7 +152,7 @@ def test_model_that_needs_more_than_is_there(patient, tmp_path):
     card = (CARDS / "allnet.toml").read_text(encoding="utf-8")
     (model / "card.toml").write_text(card.replace('required = ["FLAIR"]', 'required = ["FLAIR", "T2w"]'), "utf-8")
     shutil.copy(WEIGHTS / "allnet.safetensors", model / "weights.safetensors")
-    refused("segment", patient, "--model", model, out=tmp_path / "out", naming="no T2w beside it, which allnet@4 needs")
+    refused("segment", patient, "--model", model, out=tmp_path / "out", naming="no T2w beside it, which allnet@")
 
 
 def test_bad_recipe(patient, tmp_path):

@@ -69,6 +69,14 @@ def test_the_threshold_does_not_fall_for_edges_fainter_than_those_of_lesions(pat
     assert sharpest_threshold(timid, flair.like(0.3 * flair.data), **given) >= 0.5
 
 
+def test_what_has_no_edges_as_lesions_have_is_no_lesion(patient):
+    """Bright cortex that a network takes for lesions: no threshold outlines anything, so the highest is taken."""
+    flair, answer, brain, _ = patient
+    given = {"brain": brain, "within": WITHIN, "default": 0.5}
+    assert sharpest_threshold(answer, flair.like(0.1 * flair.data), **given) > 0.995
+    assert sharpest_threshold(answer, flair, **given) < 0.9
+
+
 def test_next_to_no_lesion_leaves_the_default(patient):
     flair, answer, brain, _ = patient
     point = np.zeros(SHAPE, bool)
