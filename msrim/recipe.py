@@ -20,7 +20,7 @@ class Recipe(BaseModel):
     Attributes
     ----------
     model : str
-        Name in the table of ``msrim models``, or folder of a card and its weights.
+        Name in the table of ``msrim models``, or folder of a card and its weights; ``+`` joins several.
     backend : str
         Who registers, extracts the brain and finds the tissues: msrim itself ("embedded") or FSL; "auto" takes the
         embedded one.

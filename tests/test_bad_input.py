@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from msrim.cli.main import app
-from msrim.models.registry import CARDS, WEIGHTS
+from msrim.models.registry import CARDS, WEIGHTS, read_card
 
 SHAPE = (32, 32, 24)
 AFFINE = np.diag([6.0, 6.0, 6.0, 1.0])
@@ -152,7 +152,8 @@ def test_model_that_needs_more_than_is_there(patient, tmp_path):
     card = (CARDS / "allnet.toml").read_text(encoding="utf-8")
     (model / "card.toml").write_text(card.replace('required = ["FLAIR"]', 'required = ["FLAIR", "T2w"]'), "utf-8")
     shutil.copy(WEIGHTS / "allnet.safetensors", model / "weights.safetensors")
-    refused("segment", patient, "--model", model, out=tmp_path / "out", naming="no T2w beside it, which allnet@")
+    needs = f"no T2w beside it, which {read_card('allnet').label} needs"
+    refused("segment", patient, "--model", model, out=tmp_path / "out", naming=needs)
 
 
 def test_bad_recipe(patient, tmp_path):

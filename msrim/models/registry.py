@@ -157,8 +157,9 @@ def packaged_cards() -> Iterator[Card]:
 
 
 def _names(name: str) -> list[str]:
-    """Of the models that ``+`` joins; a folder may have one in its name."""
-    return [name] if Path(name).is_dir() else name.split("+")
+    """Of the models that ``+`` joins; a folder may have one in its name, if it is not called like packaged models."""
+    parts = name.split("+")
+    return [name] if Path(name).is_dir() and not all(map(_is_packaged, parts)) else parts
 
 
 def _joined(cards: list[Card]) -> Card:

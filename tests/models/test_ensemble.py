@@ -105,3 +105,9 @@ def test_what_cannot_decide_together(five):
 def test_a_folder_with_a_plus_in_its_name_is_one_model(tmp_path):
     folder = model(tmp_path / "a+b", seed=3)
     assert read_card(folder).members == ()
+
+
+def test_a_folder_called_like_packaged_models_does_not_take_their_place(tmp_path, monkeypatch):
+    (tmp_path / "allnet+scp").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert [card.name for card in read_card("allnet+scp").members] == ["allnet", "scp"]
