@@ -20,6 +20,7 @@ def subject(
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder for the patient; made if missing.")],
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed gives another patient.")] = 0,
+    lesion_free: Annotated[bool, typer.Option("--lesion-free", help="A head without any lesion.")] = False,
 ) -> None:
     """Make a whole-head patient with lesions, as a scanner would give it. Prints the path of its folder."""
     from msrim.workflows.inputs import check_output_folder
@@ -27,7 +28,7 @@ def subject(
     check_output_folder(out)
     from msrim.simulation.phantom import simulate_subject
 
-    typer.echo(simulate_subject(out, seed=seed))
+    typer.echo(simulate_subject(out, seed=seed, lesion_free=lesion_free))
 
 
 @app.command()

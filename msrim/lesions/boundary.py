@@ -19,9 +19,10 @@ AS_SHARP = 0.99
 # Standard deviations of the tissue. The threshold falls for such a step alone: false lesions in simulated heads without
 # any have 0.4 to 0.6 at every threshold, lesions of five patients, 3 mm slices among them, 0.7 to 1.8 at a good one.
 LESION_STEP = 0.75
-# A fainter outline is none of lesions: where the search begins, visits of three patients have 0.65 to 1.5, heads
-# simulated without lesions 0.44 to 0.54.
-FAINT_STEP = 0.6
+# False lesions are faint and, unlike true ones as faint, gone at odds little higher: of their volume less than half is
+# left at odds e^2 = 7.4 times as high.
+DOUBT_STEPS = 4
+DOUBT_SHARE = 0.5
 
 
 def boundary_step(probability: Volume, image: Volume, *, brain: Volume, levels: Sequence[float]) -> np.ndarray:
@@ -78,7 +79,8 @@ def sharpest_threshold(
     with all of them. Lesions have edges, so the outline that a good threshold draws is crossed by a steep step of the
     FLAIR. From the default the threshold rises until the outline is nearly as sharp as the sharpest; then it falls to
     the sharpest outline below, and on as long as outlines stay as sharp as that, if they are as sharp as lesions are.
-    Where it is fainter than any of lesions, the threshold rises until it is not, to the end if it always is.
+    Where it is fainter than lesions are and most of the volume is gone at odds little higher, the network is in doubt
+    whether there are any: the threshold rises until the outline is as sharp as lesions are, to the end if it never is.
 
     Parameters
     ----------
@@ -106,7 +108,8 @@ def sharpest_threshold(
     chosen = int(np.flatnonzero(offsets == 0)[0])
     least = MIN_LESION_MM3 / probability.voxel_volume_mm3
     values = np.sort(probability.data[brain.data.astype(bool) & (probability.data >= levels[0])])
-    large_enough = values.size - np.searchsorted(values, levels) >= least
+    volume = values.size - np.searchsorted(values, levels)
+    large_enough = volume >= least
     if not large_enough[chosen]:
         return default
     step = np.fmax(boundary_step(probability, flair, brain=brain, levels=levels[large_enough]), 0)
@@ -117,6 +120,8 @@ def sharpest_threshold(
         chosen = int(below.argmax())
         while chosen > 0 and step[chosen - 1] >= max(AS_SHARP * below.max(), LESION_STEP):
             chosen -= 1
-    clear = chosen + np.flatnonzero(step[chosen:] >= FAINT_STEP)
-    chosen = clear[0] if clear.size else len(levels) - 1
+    left = volume[min(chosen + DOUBT_STEPS, len(levels) - 1)]
+    if step[chosen] < LESION_STEP and left < DOUBT_SHARE * volume[chosen]:
+        clear = chosen + np.flatnonzero(step[chosen:] >= LESION_STEP)
+        chosen = clear[0] if clear.size else len(levels) - 1
     return round(float(levels[chosen]), 4)
