@@ -9,16 +9,19 @@ Tissue is *new* when all of this holds in a connected piece of MIN_PIECE_MM3 or 
    lesions of both visits are brighter at follow-up as a whole, in the median of their voxels, so much of the difference
    is taken off in lesions: blurring and contrast do that, and growth, which is at a lesion's rim, does not;
 2. at follow-up it is as bright as lesions are: BRIGHT deviations above the brain's mean in every voxel;
-3. the lesion network gives the piece a mean probability of LIKELY or more at follow-up and more than at baseline, and
-   finds no lesion there at baseline: tissue that was lesion and got brighter is not new.
+3. the lesion network does not exclude it: somewhere in the piece the odds at follow-up are ODDS_SHARE of those of the
+   threshold or more, the mean probability is higher than at baseline, and no lesion is found there at baseline: tissue
+   that was lesion and got brighter is not new;
+4. it was tissue at baseline, on average no darker than DARK deviations below the brain's mean. Where a dark sulcus or
+   ventricle gives way to tissue, the brain has moved or changed its shape.
 
 *Gone* tissue is the same with the visits exchanged. All other tissue is lesion at both visits or at neither: where the
 mean of both probabilities says so. A lesion therefore only changes where the images show that it did, and swapping the
 visits swaps new and gone exactly.
 
 The numbers were chosen on a pair synthesised from one marked visit in 3 mm slices, with lesions of other people painted
-in, PEAK_SHARE on one real pair as well, both ways round; tests/benchmarks/no_change.py counts what they take for new
-where nothing is.
+in; PEAK_SHARE, SEED_Z, ODDS_SHARE and DARK on real pairs as well (two patients, both ways round).
+tests/benchmarks/no_change.py counts what they take for new where nothing is.
 """
 
 from __future__ import annotations
@@ -28,14 +31,16 @@ from dataclasses import dataclass
 import cc3d
 import numpy as np
 from scipy import ndimage
+from scipy.special import expit, logit
 
 from msrim.image import Volume
 
-SEED_Z = 4.5
+SEED_Z = 5.0
 GROW_Z = 2.5
 PEAK_SHARE = 0.3
 BRIGHT = 0.5
-LIKELY = 0.1
+DARK = 0.5
+ODDS_SHARE = 1 / 30
 MIN_PIECE_MM3 = 10.0
 # Half of a small lesion's radius: averages the noise of neighbouring voxels and keeps the lesion.
 SMOOTHING_MM = 0.8
@@ -44,9 +49,9 @@ EDGE_LEVELS = 24
 MIN_COMMON_MM3 = 500.0
 RULE = (
     f"z of the matched FLAIR difference, less what all lesions became brighter, over {GROW_Z:g} everywhere and "
-    f"{SEED_Z:g} somewhere, cut off at "
-    f"{PEAK_SHARE:g} of the peak, intensity over {BRIGHT:g} deviations, mean lesion probability over {LIKELY:g} "
-    f"and higher than at the other visit, no lesion there at the other visit, {MIN_PIECE_MM3:g} mm3 or more"
+    f"{SEED_Z:g} somewhere, cut off at {PEAK_SHARE:g} of the peak; intensity over {BRIGHT:g} deviations, at the other "
+    f"visit over {-DARK:g} on average; odds of lesion over {ODDS_SHARE:.3f} of the threshold's somewhere, mean "
+    f"probability higher than at the other visit and no lesion there; {MIN_PIECE_MM3:g} mm3 or more"
 )
 
 
@@ -78,13 +83,15 @@ def decide_change(
     """
     before, after = (volume.data for volume in probabilities)
     inside = brain.data.astype(bool)
-    piece_voxels = MIN_PIECE_MM3 / brain.voxel_volume_mm3
     common = inside & (np.minimum(before, after) >= threshold)
     lesion_share = np.minimum((before + after) / (2 * threshold), 1)
     z_new = difference_z(baseline, _dimmed(followup, baseline, common, lesion_share), brain=brain).data
     z_gone = difference_z(followup, _dimmed(baseline, followup, common, lesion_share), brain=brain).data
-    new = _appeared(z_new, followup.data, after, before, inside & (before < threshold), piece_voxels=piece_voxels)
-    gone = _appeared(z_gone, baseline.data, before, after, inside & (after < threshold), piece_voxels=piece_voxels)
+    likely = expit(logit(threshold) + np.log(ODDS_SHARE))
+    limits = {"likely": likely, "piece_voxels": MIN_PIECE_MM3 / brain.voxel_volume_mm3}
+    images = followup.data, baseline.data
+    new = _appeared(z_new, images, (after, before), inside & (before < threshold), **limits)
+    gone = _appeared(z_gone, images[::-1], (before, after), inside & (after < threshold), **limits)
     lesion = inside & ((before + after) / 2 >= threshold)
     return changed_tissue(brain.like(lesion), new=brain.like(new), gone=brain.like(gone))
 
@@ -147,23 +154,26 @@ def _dimmed(image: Volume, other: Volume, common: np.ndarray, lesion_share: np.n
 
 def _appeared(
     z: np.ndarray,
-    image: np.ndarray,
-    probability: np.ndarray,
-    other: np.ndarray,
+    images: tuple[np.ndarray, np.ndarray],
+    probabilities: tuple[np.ndarray, np.ndarray],
     inside: np.ndarray,
     *,
+    likely: float,
     piece_voxels: float,
 ) -> np.ndarray:
-    """Pieces that are brighter than at the other visit, as bright as lesions, and likely lesions."""
-    pieces = cc3d.connected_components(inside & (z >= GROW_Z) & (image >= BRIGHT), connectivity=26)
+    """Pieces that are brighter than at the other visit, as bright as lesions, and perhaps lesions: this visit first."""
+    pieces = cc3d.connected_components(inside & (z >= GROW_Z) & (images[0] >= BRIGHT), connectivity=26)
     peaks = ndimage.maximum(z, pieces, np.arange(int(pieces.max(initial=0)) + 1))
     pieces = cc3d.connected_components((pieces > 0) & (z >= PEAK_SHARE * peaks[pieces]), connectivity=26)
     count = int(pieces.max(initial=0))
     if not count:
         return np.zeros(inside.shape, bool)
     numbers = np.arange(1, count + 1)
-    size = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
-    strongest = ndimage.maximum(z, pieces, numbers)
-    here, there = (ndimage.mean(p.astype(np.float64), pieces, numbers) for p in (probability, other))
-    kept = (size >= piece_voxels) & (strongest >= SEED_Z) & (here >= LIKELY) & (here > there)
+    kept = np.bincount(pieces.ravel(), minlength=count + 1)[1:] >= piece_voxels
+    kept &= np.asarray(ndimage.maximum(z, pieces, numbers)) >= SEED_Z
+    kept &= np.asarray(ndimage.maximum(probabilities[0], pieces, numbers)) >= likely
+    here, there, before = (
+        np.asarray(ndimage.mean(values.astype(np.float64), pieces, numbers)) for values in (*probabilities, images[1])
+    )
+    kept &= (here > there) & (before >= -DARK)
     return np.concatenate([[False], kept])[pieces]

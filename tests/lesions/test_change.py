@@ -83,6 +83,23 @@ def test_what_only_the_images_show_is_no_lesion():
     assert not decide(before, (bright, before[1])).new.data.any()
 
 
+def test_half_a_suspicion_of_the_network_is_enough_for_a_clear_difference():
+    """Small new lesions often stay below the threshold of a single visit."""
+    before, after = visit(0, OLD), visit(1, OLD, NEW)
+    for most, seen in ((0.1, True), (0.01, False)):
+        suspected = after[1].like(np.where(OLD, after[1].data, most * NEW).astype(np.float32))
+        assert decide(before, (after[0], suspected)).new.data.any() == seen
+
+
+def test_tissue_where_csf_was_is_no_lesion():
+    """A ventricle or a sulcus that moved."""
+    before, after = visit(0, OLD), visit(1, OLD, NEW)
+    assert decide(before, after).new.data.any()
+    before[0].data[NEW] -= 2.0
+    assert not decide(before, after).new.data.any()
+    assert not decide(after, before).gone.data.any()
+
+
 def test_darker_csf_and_brighter_grey_are_not_lesions():
     """A change below the brightness of lesions is left alone, whatever its size."""
     before, after = visit(0, OLD), visit(1, OLD)
