@@ -9,7 +9,7 @@ Tissue is *new* when all of this holds in a connected piece of MIN_PIECE_MM3 or 
    lesions of both visits are brighter at follow-up as a whole, in the median of their voxels, so much of the difference
    is taken off in lesions: blurring and contrast do that, and growth, which is at a lesion's rim, does not;
 2. at follow-up it is as bright as lesions are: BRIGHT deviations above the brain's mean in every voxel;
-3. the lesion network does not exclude it: somewhere in the piece the odds at follow-up are ODDS_SHARE of those of the
+3. the lesion network does not exclude it: in half of the piece the odds at follow-up are ODDS_SHARE of those of the
    threshold or more, the mean probability is higher than at baseline, and no lesion is found there at baseline: tissue
    that was lesion and got brighter is not new;
 4. it was tissue at baseline, on average no darker than DARK deviations below the brain's mean. Where a dark sulcus or
@@ -40,7 +40,7 @@ GROW_Z = 2.5
 PEAK_SHARE = 0.3
 BRIGHT = 0.5
 DARK = 0.5
-ODDS_SHARE = 1 / 30
+ODDS_SHARE = 0.01
 MIN_PIECE_MM3 = 10.0
 # Half of a small lesion's radius: averages the noise of neighbouring voxels and keeps the lesion.
 SMOOTHING_MM = 0.8
@@ -50,7 +50,7 @@ MIN_COMMON_MM3 = 500.0
 RULE = (
     f"z of the matched FLAIR difference, less what all lesions became brighter, over {GROW_Z:g} everywhere and "
     f"{SEED_Z:g} somewhere, cut off at {PEAK_SHARE:g} of the peak; intensity over {BRIGHT:g} deviations, at the other "
-    f"visit over {-DARK:g} on average; odds of lesion over {ODDS_SHARE:.3f} of the threshold's somewhere, mean "
+    f"visit over {-DARK:g} on average; odds of lesion over {ODDS_SHARE:g} of the threshold's in half of it, mean "
     f"probability higher than at the other visit and no lesion there; {MIN_PIECE_MM3:g} mm3 or more"
 )
 
@@ -171,7 +171,7 @@ def _appeared(
     numbers = np.arange(1, count + 1)
     kept = np.bincount(pieces.ravel(), minlength=count + 1)[1:] >= piece_voxels
     kept &= np.asarray(ndimage.maximum(z, pieces, numbers)) >= SEED_Z
-    kept &= np.asarray(ndimage.maximum(probabilities[0], pieces, numbers)) >= likely
+    kept &= np.asarray(ndimage.median(probabilities[0], pieces, numbers)) >= likely
     here, there, before = (
         np.asarray(ndimage.mean(values.astype(np.float64), pieces, numbers)) for values in (*probabilities, images[1])
     )

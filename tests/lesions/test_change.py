@@ -86,8 +86,8 @@ def test_what_only_the_images_show_is_no_lesion():
 def test_half_a_suspicion_of_the_network_is_enough_for_a_clear_difference():
     """Small new lesions often stay below the threshold of a single visit."""
     before, after = visit(0, OLD), visit(1, OLD, NEW)
-    for most, seen in ((0.1, True), (0.01, False)):
-        suspected = after[1].like(np.where(OLD, after[1].data, most * NEW).astype(np.float32))
+    for place, most, seen in ((NEW, 0.1, True), (NEW, 0.001, False), (ball((34, 24, 24), 1.1), 0.1, False)):
+        suspected = after[1].like(np.where(OLD, after[1].data, most * place).astype(np.float32))
         assert decide(before, (after[0], suspected)).new.data.any() == seen
 
 
