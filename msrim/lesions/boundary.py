@@ -21,7 +21,7 @@ AS_SHARP = 0.99
 LESION_STEP = 0.75
 # False lesions are faint and, unlike true ones as faint, gone at odds little higher: of their volume less than half is
 # left at odds e^2 = 7.4 times as high.
-DOUBT_STEPS = 4
+DOUBT_STEPS = round(2 / LOGIT_STEP)
 DOUBT_SHARE = 0.5
 
 

@@ -170,10 +170,10 @@ def _appeared(
         return np.zeros(inside.shape, bool)
     numbers = np.arange(1, count + 1)
     kept = np.bincount(pieces.ravel(), minlength=count + 1)[1:] >= piece_voxels
-    kept &= np.asarray(ndimage.maximum(z, pieces, numbers)) >= SEED_Z
-    kept &= np.asarray(ndimage.median(probabilities[0], pieces, numbers)) >= likely
-    here, there, before = (
-        np.asarray(ndimage.mean(values.astype(np.float64), pieces, numbers)) for values in (*probabilities, images[1])
+    kept &= ndimage.maximum(z, pieces, numbers) >= SEED_Z
+    kept &= ndimage.median(probabilities[0], pieces, numbers) >= likely
+    here, there, brightness_there = (
+        ndimage.mean(values.astype(np.float64), pieces, numbers) for values in (*probabilities, images[1])
     )
-    kept &= (here > there) & (before >= -DARK)
+    kept &= (here > there) & (brightness_there >= -DARK)
     return np.concatenate([[False], kept])[pieces]
