@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +44,15 @@ def main() -> None:
         row = [_found(anat, names, model=given.model, out=given.out / f"{seed}-{'-'.join(names)}") for names in SETS]
         found_ml.append([ml for ml, _ in row])
         table.add_row(str(seed), *(text for ml, threshold in row for text in (f"{ml:.2f}", f"{threshold:g}")))
-    ends = [bootstrap_interval(column) for column in zip(*found_ml, strict=True)]
-    means = zip(np.mean(found_ml, axis=0), ends, strict=True)
-    table.add_row("mean", *(text for mean, (low, high) in means for text in (f"{mean:.2f} ({low:.2f}-{high:.2f})", "")))
+    means = (_mean(column) for column in zip(*found_ml, strict=True))
+    table.add_row("mean", *(text for mean in means for text in (mean, "")))
     Page(width=110).print(table)
+
+
+def _mean(found_ml: Sequence[float]) -> str:
+    """With its interval, which one head alone does not have."""
+    interval = bootstrap_interval(found_ml)
+    return f"{np.mean(found_ml):.2f}" + (" ({:.2f}-{:.2f})".format(*interval) if interval else "")
 
 
 def _found(anat: Path, contrasts: tuple[str, ...], *, model: str, out: Path) -> tuple[float, float]:
