@@ -17,9 +17,9 @@ from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summa
 from msrim.lesions.regions import INFRATENTORIAL
 from msrim.lesions.split import split_confluent
 from msrim.transform import read_transform, write_transform
-from msrim.workflows.steps import TISSUE_OF_LABEL, labels_on, read_mask, read_own
+from msrim.workflows.steps import TISSUE_OF_LABEL, read_mask, read_own
 
-# Cerebellum and brainstem of an adult make up 150 ml and more; with less than half, lesions there cannot be told.
+# Cerebellum and brainstem of an adult make up 150 ml and more; with less than half, lesions there are missed.
 MIN_INFRATENTORIAL_ML = 75.0
 TISSUES = {1: "CSF", 2: "GM", 3: "WM"}
 
@@ -44,7 +44,7 @@ def write_anatomy(
     flair : Path
         The user's own file, whose affine is copied.
     labels : Path
-        Of the T1w where there is one, else of the FLAIR.
+        On a grid in the FLAIR's world, none missing inside the brain.
     folder : Path
     names : dict of str to str
         What the results are called, below ``folder``: a path that exists would be taken for an input.
@@ -54,13 +54,12 @@ def write_anatomy(
     files = {key: folder / name for key, name in names.items()}
     target = read_volume(flair)
     inside = _on(target, read_mask(brain))
-    parsed = labels_on(target, read_own(labels), t1w_to_flair=t1w_to_flair)
+    parsed = resample(read_own(labels), target, nearest=True)
     parsed = target.like(np.where(inside.data, parsed.data, 0).astype(np.uint8))
     below_ml = np.isin(parsed.data, INFRATENTORIAL).sum() * target.voxel_volume_mm3 / 1000
     if below_ml < MIN_INFRATENTORIAL_ML:
         warnings.warn(
-            f"only {below_ml:.0f} ml of cerebellum and brainstem were recognised: "
-            "infratentorial lesions are counted as other regions",
+            f"only {below_ml:.0f} ml of cerebellum and brainstem lie in the brain mask: lesions there may be missed",
             Fallback,
             stacklevel=2,
         )
@@ -69,7 +68,8 @@ def write_anatomy(
     if tissue is None:
         classes = TISSUE_OF_LABEL[parsed.data]
     else:
-        classes = np.where(inside.data, labels_on(target, read_own(tissue), t1w_to_flair=t1w_to_flair).data, 0)
+        of_t1w = resample(read_own(tissue), target, target_from_source=read_transform(t1w_to_flair), nearest=True)
+        classes = np.where(inside.data, of_t1w.data, 0)
     write_volume(target.like(classes.astype(np.uint8)), files["tissue"])
     write_text(
         "\n".join(["index\tname", *(f"{index}\t{name}" for index, name in TISSUES.items())]) + "\n",

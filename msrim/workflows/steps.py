@@ -17,6 +17,7 @@ from msrim.lesions.boundary import sharpest_threshold
 from msrim.models.registry import read_card
 from msrim.preprocess import fsl
 from msrim.preprocess.bias import correct_bias
+from msrim.preprocess.labels import settle_labels
 from msrim.preprocess.masks import clean_mask, grown_mask
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.preprocess.register import align_by_volume, is_believable, register_affine, register_rigid
@@ -138,6 +139,7 @@ def make_working_images(
     brain: Path,
     labels: Path,
     to_mni: Path,
+    t1w_labels: Path | None = None,
     t1w: Path | None = None,
     t2w: Path | None = None,
     pdw: Path | None = None,
@@ -146,9 +148,14 @@ def make_working_images(
     pdw_to_flair: Path | None = None,
 ) -> tuple[dict[str, Path], Path, Path]:
     """Every contrast, the brain mask and the head labels on one upright grid, intensities normalised."""
-    grid = working_grid(read_mask(brain), mni_from_flair=read_transform(to_mni))
+    mni_from_flair = read_transform(to_mni)
+    grid = working_grid(read_mask(brain), mni_from_flair=mni_from_flair)
     mask = _smooth_mask(read_mask(brain), grid)
-    parsed = labels_on(grid, read_own(labels), t1w_to_flair=t1w_to_flair)
+    of_t1w = None
+    if t1w_labels is not None:
+        of_t1w = resample(read_own(t1w_labels), grid, target_from_source=read_transform(t1w_to_flair), nearest=True)
+    of_flair = resample(read_own(labels), grid, nearest=True)
+    parsed = settle_labels(of_flair, of_t1w, brain=mask, mni_from_world=mni_from_flair)
     tissue = parsed.like(TISSUE_OF_LABEL[parsed.data] > CSF)
     images = {}
     others = (("T1w", t1w, t1w_to_flair), ("T2w", t2w, t2w_to_flair), ("PDw", pdw, pdw_to_flair))
@@ -159,12 +166,6 @@ def make_working_images(
             image = normalise_intensity(image, mask, tissue=tissue)
             images[name] = write_volume(image, Path(f"{name}.nii"))
     return images, write_volume(mask, Path("brain.nii")), write_volume(parsed, Path("labels.nii"))
-
-
-def labels_on(target: Volume, labels: Volume, *, t1w_to_flair: Path | None) -> Volume:
-    """Head labels, of the T1w if its transform is given and else of the FLAIR, on a grid in the FLAIR's world."""
-    matrix = None if t1w_to_flair is None else read_transform(t1w_to_flair)
-    return resample(labels, target, target_from_source=matrix, nearest=True)
 
 
 def working_grid(brain: Volume, *, mni_from_flair: np.ndarray) -> Volume:

@@ -132,8 +132,7 @@ def anatomy_graph(subject: Subject, recipe: Recipe, out: Path) -> nipype.Workflo
     """Every step before the lesions.
 
     Each contrast by itself: reorient, label the head, extract the brain, correct the bias. Then together: rigid to the
-    FLAIR, affine to MNI152, and onto one working grid. The T1w tells tissues apart best, so it gives the labels and the
-    affine where there is one.
+    FLAIR, affine to MNI152 (of the T1w where there is one: it looks most like the template), and onto one working grid.
     """
     graph = nipype.Workflow("subject")
     for contrast, path in subject.contrasts.items():
@@ -165,10 +164,11 @@ def anatomy_graph(subject: Subject, recipe: Recipe, out: Path) -> nipype.Workflo
     graph.connect(_node(graph, "correct", "FLAIR"), "image", working, "corrected")
     for target in (working, written):
         graph.connect(_node(graph, "extract_brain", "FLAIR"), "brain", target, "brain")
-        graph.connect(_node(graph, "label_head", best), "labels", target, "labels")
         graph.connect(to_mni, "transform", target, "to_mni")
         for contrast in others:
             graph.connect(_node(graph, "align", contrast), "transform", target, f"{contrast.lower()}_to_flair")
+    graph.connect(_node(graph, "label_head", "FLAIR"), "labels", working, "labels")
+    graph.connect(working, "labels", written, "labels")
     for contrast in others:
         graph.connect(_node(graph, "correct", contrast), "image", working, contrast.lower())
     if recipe.backend == "fsl" and best == "T1w":
@@ -177,6 +177,7 @@ def anatomy_graph(subject: Subject, recipe: Recipe, out: Path) -> nipype.Workflo
         graph.connect(_node(graph, "extract_brain", best), "brain", tissue, "brain")
         graph.connect(tissue, "tissue", written, "tissue")
     if best == "T1w":
+        graph.connect(_node(graph, "label_head", best), "labels", working, "t1w_labels")
         graph.connect(_node(graph, "align", best), "transform", to_mni, "to_flair")
     return graph
 
