@@ -179,7 +179,7 @@ def _joined(cards: list[Card]) -> Card:
         threshold=_mean_in_odds([card.threshold for card in cards]),
         threshold_range=None if None in ranges else tuple(_mean_in_odds(ends) for ends in zip(*ranges, strict=True)),
         sha256="+".join(card.sha256 for card in cards),
-        limits="\n".join(f"{card.label}: {card.limits.strip()}" for card in cards),
+        limits="\n\n".join(f"{card.label}: {card.limits.strip()}" for card in cards),
         metrics={},
         members=tuple(cards),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,11 @@ def write_page(path: Path, template: str, *, filters: dict[str, Callable] | None
         The file can't be written.
     """
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("msrim", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= filters or {}
-    source = (files("msrim.report") / template).read_text(encoding="utf-8")
-    return write_text(environment.from_string(source).render(**values), path)
+    return write_text(environment.get_template(template).render(**values), path)
