@@ -20,8 +20,8 @@ from msrim.preprocess.masks import grown_mask
 from msrim.transform import apply_transform
 
 # The T1w tells tissues apart best, unless the network does not see the brain in it: of five raw visits with 3 mm slices
-# (sub-03, sub-04, sub-12, sub-20) it left 4 to 14 % of the brain without a label in the T1w of four, and 0.3 to 1.2 % in
-# the FLAIR of all.
+# (sub-03, sub-04, sub-12, sub-20) it left 4 to 14 % of the brain without a label in the T1w of four, but 0.3 to 1.2 %
+# in the FLAIR of all.
 MAX_UNLABELLED = 0.03
 # Labels reach so far beyond the brain mask: whichever grid they are sampled on, no voxel of its mask is without one.
 BEYOND_MM = 2.0

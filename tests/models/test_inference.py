@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from msrim.image import Volume, resample
-from msrim.models import inference, read_card
-from msrim.models.inference import head_grid, parse_head
+from msrim.models import build, inference, load_model, read_card
+from msrim.models.inference import head_grid, parse_head, without_batch_norm
 from msrim.preprocess.template import load_template
 
 
@@ -69,3 +69,20 @@ def test_nothing_of_an_extracted_brain_is_background():
     )
     assert (labels[shown] > 0).all() and (doubted[shown] == 0).any()
     assert np.array_equal(labels[doubted > 0], doubted[doubted > 0])
+
+
+@pytest.mark.parametrize("name, channels", [("allnet", 9), ("scp", 3), ("head", 3)])
+def test_a_network_without_batch_norm_answers_the_same(name, channels):
+    network = load_model(read_card(name))
+    folded = without_batch_norm(network)
+    image = torch.from_numpy(np.random.default_rng(0).normal(size=(1, channels, 32, 32, 16)).astype(np.float32))
+    with torch.inference_mode():
+        expected, found = network(image), folded(image)
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
+    kept = [sum(isinstance(m, torch.nn.BatchNorm3d) for m in each.modules()) for each in (network, folded)]
+    assert kept[1] == 0 and kept[0] == {"allnet": 18, "scp": 18, "head": 0}[name]
+
+
+def test_a_network_in_training_is_not_taken_for_one_that_has_learnt():
+    with pytest.raises(AssertionError):
+        without_batch_norm(build("allnet", widths=[2, 4], head_width=2))
