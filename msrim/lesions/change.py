@@ -47,6 +47,7 @@ SMOOTHING_MM = 0.8
 EDGE_LEVELS = 24
 # Less tissue that is lesion at both visits than this tells nothing about how bright lesions came out.
 MIN_COMMON_MM3 = 500.0
+CLEAR = f"z of the matched FLAIR difference over {SEED_Z:g} somewhere in it, {MIN_PIECE_MM3:g} mm3 or more"
 RULE = (
     f"z of the matched FLAIR difference, less what all lesions became brighter, over {GROW_Z:g} everywhere and "
     f"{SEED_Z:g} somewhere, cut off at {PEAK_SHARE:g} of the peak; intensity over {BRIGHT:g} deviations, at the other "
@@ -94,6 +95,24 @@ def decide_change(
     gone = _appeared(z_gone, images[::-1], (before, after), inside & (after < threshold), **limits)
     lesion = inside & ((before + after) / 2 >= threshold)
     return changed_tissue(brain.like(lesion), new=brain.like(new), gone=brain.like(gone))
+
+
+def clear_change(change: Volume, z: Volume) -> Volume:
+    """Pieces of a network's change that the images show as clearly as the rule asks: SEED_Z somewhere, MIN_PIECE_MM3.
+
+    Examples
+    --------
+    >>> line = lambda *values: Volume(np.array([values, np.zeros(7)])[..., None], np.diag([1.0, 5.0, 1.0, 1.0]))
+    >>> change, z = line(1, 1, 0, 1, 1, 0, 1), line(2, 6, 9, 4, 4, 0, 9)
+    >>> clear_change(change.like(change.data > 0), z).data[0, :, 0].astype(int).tolist()
+    [1, 1, 0, 0, 0, 0, 0]
+    """
+    pieces = cc3d.connected_components(change.data.astype(bool), connectivity=26)
+    count = int(pieces.max(initial=0))
+    clear = np.zeros(count + 1, bool)
+    clear[1:] = ndimage.maximum(z.data, pieces, np.arange(1, count + 1)) >= SEED_Z
+    clear &= np.bincount(pieces.ravel(), minlength=count + 1) * change.voxel_volume_mm3 >= MIN_PIECE_MM3
+    return change.like(clear[pieces])
 
 
 def changed_tissue(lesion: Volume, *, new: Volume, gone: Volume) -> ChangedTissue:

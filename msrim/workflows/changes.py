@@ -16,7 +16,7 @@ import numpy as np
 from msrim.errors import Fallback
 from msrim.files import write_text
 from msrim.image import Volume, read_volume, resample, write_volume
-from msrim.lesions.change import changed_tissue, decide_change, difference_z
+from msrim.lesions.change import changed_tissue, clear_change, decide_change, difference_z
 from msrim.lesions.measure import LESION_COLUMNS, measure_lesions, write_lesions_tsv
 from msrim.lesions.split import split_confluent
 from msrim.lesions.track import (
@@ -135,14 +135,17 @@ def decide_by_network(
 ) -> dict[str, Path]:
     """The same from CoactSeg, run both ways round; the sum makes other weights another step.
 
-    What keeps to the brain's surface is neither lesion nor change, as in :func:`msrim.models.inference.find_lesions`.
+    What keeps to the brain's surface is neither lesion nor change, as in :func:`msrim.models.inference.find_lesions`;
+    what the images do not show clearly is no change.
     """
     from msrim.models.coactseg import find_changes
     from msrim.models.inference import SURFACE_MM
 
     brain = read_mask(met["brain"])
-    images = (read_own(matched[name]).data.astype(np.float32) for name in VISITS)
-    lesions, changes = find_changes(*images, card=read_card(model), device=device)
+    images = [read_own(matched[name]) for name in VISITS]
+    lesions, changes = find_changes(
+        *(image.data.astype(np.float32) for image in images), card=read_card(model), device=device
+    )
     # Lesions and changes together: the grown part of a lesion may lie at the surface, if the lesion reaches deeper.
     anything = np.maximum(lesions.max(axis=0), changes.max(axis=0)) * brain.data
     kept = without_shallow(brain.like(anything), brain, deeper_than_mm=SURFACE_MM).data
@@ -151,7 +154,10 @@ def decide_by_network(
     lesion = brain.like(lesions.mean(axis=0) >= threshold)
     # Where both ways claim a change the two claims contradict each other, and nothing is said.
     both = new.data & gone.data
-    tissue = changed_tissue(lesion, new=new.like(new.data & ~both), gone=gone.like(gone.data & ~both))
+    z = difference_z(*images, brain=brain)
+    new = clear_change(new.like(new.data & ~both), z)
+    gone = clear_change(gone.like(gone.data & ~both), z.like(-z.data))
+    tissue = changed_tissue(lesion, new=new, gone=gone)
     files = {name: write_volume(getattr(tissue, name), Path(f"{name}.nii")) for name in ("new", "gone", *VISITS)}
     for name, probability in zip(VISITS, lesions, strict=True):
         files[f"{name}_probability"] = write_volume(brain.like(probability), Path(f"{name}_probability.nii"))

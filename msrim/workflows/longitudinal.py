@@ -16,7 +16,7 @@ from msrim.bids import Subject, write_dataset_description
 from msrim.console import Console
 from msrim.image import read_volume
 from msrim.lesions.chain import chain_lesions, write_chain_tsv
-from msrim.lesions.change import RULE
+from msrim.lesions.change import CLEAR, RULE
 from msrim.lesions.track import TrackedLesion
 from msrim.manifest import Manifest, package_versions
 from msrim.models.registry import LESION_TASKS, Card, located, read_card
@@ -157,7 +157,9 @@ def change_graph(
 
 def change_method(card: Card) -> str:
     """How changes are decided, as run.json, summary and report say it."""
-    return card.label if card.task == "longitudinal" else f"rule on the difference image with {card.label}: {RULE}"
+    if card.task == "longitudinal":
+        return f"{card.label}; {CLEAR}"
+    return f"rule on the difference image with {card.label}: {RULE}"
 
 
 def _compare(

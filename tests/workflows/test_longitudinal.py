@@ -202,11 +202,16 @@ def test_visits_chain_into_one_table(written, swapped, tmp_path):
 
 
 def test_a_network_decides_where_there_is_one(tmp_path, monkeypatch):
-    """Weights that were never trained: answers mean nothing, but masks must fit together and swap with the visits."""
+    """Weights that were never trained: answers mean nothing, but masks must fit together and swap with the visits.
+
+    Whatever they say, only what lies where the images differ can have changed: a block of either visit.
+    """
     torch.manual_seed(0)
     network = build("coactseg", width=4)
     rng = np.random.default_rng(0)
     images = {name: rng.normal(size=(48, 40, 44)).astype(np.float32) for name in ("baseline", "followup")}
+    images["followup"][8:24, 8:32, 8:36] += 9
+    images["baseline"][28:40, 8:32, 8:36] += 9
     with torch.no_grad():
         network(torch.from_numpy(rng.normal(size=(2, 3, 32, 32, 32)).astype(np.float32)))
     save_file(network.state_dict(), tmp_path / "weights.safetensors")
@@ -240,6 +245,12 @@ def test_a_network_decides_where_there_is_one(tmp_path, monkeypatch):
         np.testing.assert_array_equal(forth[name], back[other])
     assert forth["new"].any() and not (forth["new"] & forth["baseline"]).any() and not (forth["new"] & ~brain).any()
     assert not (forth["gone"] & forth["followup"]).any()
+    quiet = {
+        name: write_volume(Volume(data - 9 * (data > 5), affine), tmp_path / f"quiet_{name}.nii")
+        for name, data in images.items()
+    }
+    nothing = decide_by_network(met, matched=quiet, **settings)
+    assert not any(read_volume(nothing[name], mask=True).data.any() for name in ("new", "gone"))
     # A layer of brain in which nothing lies deep: the same answers are none of a lesion.
     brain[:, :, 12:] = False
     write_volume(Volume(brain, affine), tmp_path / "in_brain.nii")
