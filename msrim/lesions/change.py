@@ -102,7 +102,7 @@ def clear_change(change: Volume, z: Volume) -> Volume:
 
     Examples
     --------
-    >>> line = lambda *values: Volume(np.array([values, np.zeros(7)])[..., None], np.diag([1.0, 5.0, 1.0, 1.0]))
+    >>> line = lambda *values: Volume(np.array([values, np.zeros(7)])[..., None], np.diag([1.0, 6.0, 1.0, 1.0]))
     >>> change, z = line(1, 1, 0, 1, 1, 0, 1), line(2, 6, 9, 4, 4, 0, 9)
     >>> clear_change(change.like(change.data > 0), z).data[0, :, 0].astype(int).tolist()
     [1, 1, 0, 0, 0, 0, 0]
