@@ -12,9 +12,12 @@ tests.benchmarks.hindbrain` prints these and the coefficients.
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from scipy import ndimage
 
+from msrim.errors import Fallback
 from msrim.image import Volume
 from msrim.preprocess.masks import grown_mask
 from msrim.transform import apply_transform
@@ -49,13 +52,21 @@ def settle_labels(flair: Volume, t1w: Volume | None, *, brain: Volume, mni_from_
     Returns
     -------
     Volume of uint8
-        The T1w's unless they leave more than MAX_UNLABELLED of the brain without, and more than the FLAIR's. What is
-        left has the nearest voxel's label; cerebellum and brainstem lie below the tentorium.
+        The T1w's unless they leave more than MAX_UNLABELLED of the brain without, and more than the FLAIR's; a
+        :class:`Fallback` warning tells. What is left has the nearest voxel's label; cerebellum and brainstem lie below the tentorium.
     """
     labels = flair
     if t1w is not None:
-        missing = [np.mean(each.data[brain.data] == 0) for each in (flair, t1w)]
-        labels = t1w if missing[1] <= max(MAX_UNLABELLED, missing[0]) else flair
+        in_flair, in_t1w = (np.mean(each.data[brain.data] == 0) for each in (flair, t1w))
+        if in_t1w <= max(MAX_UNLABELLED, in_flair):
+            labels = t1w
+        else:
+            warnings.warn(
+                f"the head model does not see {100 * in_t1w:.0f} % of the brain in the T1w: tissue classes and regions "
+                "are those of the FLAIR",
+                Fallback,
+                stacklevel=2,
+            )
     return place_hindbrain(without_gaps(labels, brain), mni_from_world=mni_from_world)
 
 

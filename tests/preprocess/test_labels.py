@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from msrim.errors import Fallback
 from msrim.image import Volume
 from msrim.preprocess.labels import place_hindbrain, settle_labels, without_gaps
 from msrim.transform import apply_transform
@@ -56,13 +57,15 @@ def test_grey_matter_stays_grey_and_what_is_no_tissue_stays():
 
 
 @pytest.mark.parametrize("gap, chosen", [(0, WHITE), (50, WHITE), (200, CORTEX)])
-def test_a_t1w_in_which_the_brain_is_not_seen_gives_no_labels(gap, chosen):
+def test_a_t1w_in_which_the_brain_is_not_seen_gives_no_labels(gap, chosen, recwarn):
     """Of 1,000 voxels of brain; the FLAIR says cortex all over, the T1w white matter."""
     flair, t1w = np.full((10, 10, 10), CORTEX, np.uint8), np.full((10, 10, 10), WHITE, np.uint8)
     flair.ravel()[:100], t1w.ravel()[:gap] = 0, 0
     brain = Volume(np.ones((10, 10, 10), bool), np.eye(4))
     labels = settle_labels(brain.like(flair), brain.like(t1w), brain=brain, mni_from_world=np.eye(4))
     assert np.unique(labels.data).tolist() == [chosen]
+    told = [str(warning.message) for warning in recwarn if warning.category is Fallback]
+    assert bool(told) == (chosen == CORTEX) and all("20 % of the brain in the T1w" in line for line in told)
 
 
 def test_no_voxel_of_the_brain_is_without_a_label_and_none_far_outside_has_a_new_one():
