@@ -53,7 +53,8 @@ def settle_labels(flair: Volume, t1w: Volume | None, *, brain: Volume, mni_from_
     -------
     Volume of uint8
         The T1w's unless they leave more than MAX_UNLABELLED of the brain without, and more than the FLAIR's; a
-        :class:`Fallback` warning tells. What is left has the nearest voxel's label; cerebellum and brainstem lie below the tentorium.
+        :class:`Fallback` warning tells. What is left has the nearest voxel's label; cerebellum and brainstem lie below
+        the tentorium.
     """
     labels = flair
     if t1w is not None:
