@@ -17,7 +17,8 @@ from msrim.image import Volume
 from msrim.lesions.spheres import lesion_spheres
 from msrim.training import synthesis
 
-CSF, GREY_MATTER, WHITE_MATTER = (1, 2), (3, 4, 6), 5
+# White matter is that of cerebrum, cerebellum and brainstem: lesions lie in all three.
+CSF, GREY_MATTER, WHITE_MATTER = (1, 2), (3, 4, 6), (5, 7, 8)
 # How lesions differ from the tissue around them, in robust standard deviations of the brain's tissue: darker in T1w,
 # brighter in T2w. The ranges hold the 5th to 95th percentile of what raters marked, with room on both sides. PDw takes
 # T2w's, seen in no patient: by the signal of a spin echo (TR 4.2 s; TE 12 and 80 ms, as in ISBI-2015) a lesion differs
@@ -73,8 +74,8 @@ class Patient:
     @cached_property
     def masks(self) -> Tensor:
         """Lesions, brain, and white matter; grey matter and CSF outside the lesions: (5, X, Y, Z) bool."""
-        grey, csf = (np.isin(self.labels, labels) & ~self.lesions for labels in (GREY_MATTER, CSF))
-        return torch.from_numpy(np.stack([self.lesions, self.brain, self.labels == WHITE_MATTER, grey, csf]))
+        white, grey, csf = (np.isin(self.labels, labels) for labels in (WHITE_MATTER, GREY_MATTER, CSF))
+        return torch.from_numpy(np.stack([self.lesions, self.brain, white, grey & ~self.lesions, csf & ~self.lesions]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -146,7 +146,7 @@ class PaintedMaps:
 
     def place(self, patient: Patient, mask: np.ndarray, rng: np.random.Generator) -> tuple[slice, ...]:
         """Of twenty random boxes the one in which most of the lesion lies in healthy white matter."""
-        white = (patient.labels == WHITE_MATTER) & ~ndimage.binary_dilation(patient.lesions, iterations=2)
+        white = np.isin(patient.labels, WHITE_MATTER) & ~ndimage.binary_dilation(patient.lesions, iterations=2)
         inside = np.argwhere(white)
         boxes = []
         for _ in range(20):
