@@ -108,11 +108,8 @@ def clear_change(change: Volume, z: Volume) -> Volume:
     [1, 1, 0, 0, 0, 0, 0]
     """
     pieces = cc3d.connected_components(change.data.astype(bool), connectivity=26)
-    count = int(pieces.max(initial=0))
-    clear = np.zeros(count + 1, bool)
-    clear[1:] = ndimage.maximum(z.data, pieces, np.arange(1, count + 1)) >= SEED_Z
-    clear &= np.bincount(pieces.ravel(), minlength=count + 1) * change.voxel_volume_mm3 >= MIN_PIECE_MM3
-    return change.like(clear[pieces])
+    kept = _are_clear(pieces, z.data, MIN_PIECE_MM3 / change.voxel_volume_mm3)
+    return change.like(np.concatenate([[False], kept])[pieces])
 
 
 def changed_tissue(lesion: Volume, *, new: Volume, gone: Volume) -> ChangedTissue:
@@ -171,6 +168,13 @@ def _dimmed(image: Volume, other: Volume, common: np.ndarray, lesion_share: np.n
     return image.like(image.data - max(brighter, 0) * lesion_share)
 
 
+def _are_clear(pieces: np.ndarray, z: np.ndarray, piece_voxels: float) -> np.ndarray:
+    """Which of the pieces 1..n are large enough and reach SEED_Z somewhere: (n,) bool."""
+    count = int(pieces.max(initial=0))
+    large = np.bincount(pieces.ravel(), minlength=count + 1)[1:] >= piece_voxels
+    return large & (ndimage.maximum(z, pieces, np.arange(1, count + 1)) >= SEED_Z)
+
+
 def _appeared(
     z: np.ndarray,
     images: tuple[np.ndarray, np.ndarray],
@@ -188,8 +192,7 @@ def _appeared(
     if not count:
         return np.zeros(inside.shape, bool)
     numbers = np.arange(1, count + 1)
-    kept = np.bincount(pieces.ravel(), minlength=count + 1)[1:] >= piece_voxels
-    kept &= ndimage.maximum(z, pieces, numbers) >= SEED_Z
+    kept = _are_clear(pieces, z, piece_voxels)
     kept &= ndimage.median(probabilities[0], pieces, numbers) >= likely
     here, there, brightness_there = (
         ndimage.mean(values.astype(np.float64), pieces, numbers) for values in (*probabilities, images[1])

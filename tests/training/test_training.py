@@ -87,9 +87,15 @@ def crops(patient, bank, *, samples=24, shape=(32, 32, 32)):
     return LesionCrops([patient], bank, contrasts=CONTRASTS, shape=shape, samples=samples)
 
 
+def test_lesion_crops_teach_real_and_painted_lesions(patient, bank):
+    real = [truth.sum() for _, truth, _ in (crops(patient, None)[i] for i in range(24))]
+    both = [truth.sum() for _, truth, _ in (crops(patient, bank)[i] for i in range(24))]
+    assert sum(both) > sum(real) > 0
+
+
 @pytest.mark.parametrize("white", [5, 7, 8])
-def test_lesion_crops_teach_real_and_painted_lesions(patient, bank, white):
-    """Painted into the white matter of cerebrum, cerebellum and brainstem alike, and into nothing else."""
+def test_lesions_are_painted_into_white_matter(patient, bank, white):
+    """Into the white matter of cerebrum, cerebellum and brainstem alike, and into nothing else."""
     painted = {}
     for label in (white, 3):
         sets = crops(replace(patient, labels=np.full_like(patient.labels, label)), bank)
