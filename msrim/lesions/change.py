@@ -1,4 +1,4 @@
-"""What has changed between two visits: a decision by rule, voxel by voxel, for when no network was trained to take it.
+"""What has changed between two visits: a rule finds the changes, a network draws their outlines.
 
 Tissue is *new* when all of this holds in a connected piece of MIN_PIECE_MM3 or more:
 
@@ -7,7 +7,9 @@ Tissue is *new* when all of this holds in a connected piece of MIN_PIECE_MM3 or 
    edge. The noise is that of this pair of scans, measured apart for voxels on flat ground and on
    edges of each steepness, because an edge that is resampled or half a voxel off differs without any change. If the
    lesions of both visits are brighter at follow-up as a whole, in the median of their voxels, so much of the difference
-   is taken off in lesions: blurring and contrast do that, and growth, which is at a lesion's rim, does not;
+   is taken off in lesions: blurring and contrast do that, and growth, which is at a lesion's rim, does not. Where both
+   visits have a T2w, its difference, in its own noise levels, joins with the weight T2W_WEIGHT: lesions are bright on
+   it too, and what flow and noise do to a FLAIR is not seen there;
 2. at follow-up it is as bright as lesions are: BRIGHT deviations above the brain's mean in every voxel;
 3. the lesion network does not exclude it: in half of the piece the odds at follow-up are ODDS_SHARE of those of the
    threshold or more, the mean probability is higher than at baseline, and no lesion is found there at baseline: tissue
@@ -15,12 +17,16 @@ Tissue is *new* when all of this holds in a connected piece of MIN_PIECE_MM3 or 
 4. it was tissue at baseline, on average no darker than DARK deviations below the brain's mean. Where a dark sulcus or
    ventricle gives way to tissue, the brain has moved or changed its shape.
 
+Such a piece is the sure part of a change: 2 to 4 leave out what a rater's outline holds, such as the faint edge, or
+tissue that a network had already taken for lesion. What a network trained on changes (:mod:`msrim.models.coactseg`)
+calls new and is connected to the piece is therefore new as well where 1 holds; what it calls new elsewhere is not.
+
 *Gone* tissue is the same with the visits exchanged. All other tissue is lesion at both visits or at neither: where the
 mean of both probabilities says so. A lesion therefore only changes where the images show that it did, and swapping the
 visits swaps new and gone exactly.
 
 The numbers were chosen on a pair synthesised from one marked visit in 3 mm slices, with lesions of other people painted
-in; PEAK_SHARE, SEED_Z, ODDS_SHARE and DARK on real pairs as well (two patients, both ways round).
+in; PEAK_SHARE, SEED_Z, ODDS_SHARE, DARK and T2W_WEIGHT on real pairs as well (two patients, both ways round).
 tests/benchmarks/no_change.py counts what they take for new where nothing is.
 """
 
@@ -41,6 +47,7 @@ PEAK_SHARE = 0.3
 BRIGHT = 0.5
 DARK = 0.5
 ODDS_SHARE = 0.01
+T2W_WEIGHT = 0.3
 MIN_PIECE_MM3 = 10.0
 # Half of a small lesion's radius: averages the noise of neighbouring voxels and keeps the lesion.
 SMOOTHING_MM = 0.8
@@ -49,7 +56,7 @@ EDGE_LEVELS = 24
 MIN_COMMON_MM3 = 500.0
 CLEAR = f"z of the matched FLAIR difference over {SEED_Z:g} somewhere in it, {MIN_PIECE_MM3:g} mm3 or more"
 RULE = (
-    f"z of the matched FLAIR difference, less what all lesions became brighter, over {GROW_Z:g} everywhere and "
+    f"z of the matched difference, less what all lesions became brighter, over {GROW_Z:g} everywhere and "
     f"{SEED_Z:g} somewhere, cut off at {PEAK_SHARE:g} of the peak; intensity over {BRIGHT:g} deviations, at the other "
     f"visit over {-DARK:g} on average; odds of lesion over {ODDS_SHARE:g} of the threshold's in half of it, mean "
     f"probability higher than at the other visit and no lesion there; {MIN_PIECE_MM3:g} mm3 or more"
@@ -67,32 +74,53 @@ class ChangedTissue:
 
 
 def decide_change(
-    baseline: Volume, followup: Volume, *, brain: Volume, probabilities: tuple[Volume, Volume], threshold: float
+    baseline: Volume,
+    followup: Volume,
+    *,
+    brain: Volume,
+    probabilities: tuple[Volume, Volume],
+    threshold: float,
+    claims: tuple[Volume, Volume],
+    t2w: tuple[Volume, Volume] | None = None,
 ) -> ChangedTissue:
     """Decide by the rule of this module.
 
     Parameters
     ----------
     baseline, followup : Volume of float
-        Of :func:`msrim.preprocess.match.match_intensities`.
+        FLAIRs, of :func:`msrim.preprocess.match.match_intensities`.
     brain : Volume of bool
         The brain at both visits.
     probabilities : (Volume, Volume)
         Probability of lesion at baseline and at follow-up.
     threshold : float
         Of the mean probability, from which on tissue that has not changed is lesion.
+    claims : (Volume, Volume) of bool
+        What a network calls gone and new; no voxel is both.
+    t2w : (Volume, Volume) of float, optional
+        The same of the T2w; 0 where either visit does not show it.
     """
     before, after = (volume.data for volume in probabilities)
     inside = brain.data.astype(bool)
     common = inside & (np.minimum(before, after) >= threshold)
     lesion_share = np.minimum((before + after) / (2 * threshold), 1)
-    z_new = difference_z(baseline, _dimmed(followup, baseline, common, lesion_share), brain=brain).data
-    z_gone = difference_z(followup, _dimmed(baseline, followup, common, lesion_share), brain=brain).data
+
+    def brighter(one: Volume, other: Volume, *, seen: np.ndarray) -> np.ndarray:
+        dimmed = _dimmed(other, one, common & seen, lesion_share)
+        return difference_z(one, dimmed, brain=brain.like(seen)).data
+
+    z_new, z_gone = brighter(baseline, followup, seen=inside), brighter(followup, baseline, seen=inside)
+    if t2w is not None:
+        seen = inside & (t2w[0].data != 0) & (t2w[1].data != 0)
+        z_new = _joined(z_new, brighter(*t2w, seen=seen), seen)
+        z_gone = _joined(z_gone, brighter(*t2w[::-1], seen=seen), seen)
     likely = expit(logit(threshold) + np.log(ODDS_SHARE))
     limits = {"likely": likely, "piece_voxels": MIN_PIECE_MM3 / brain.voxel_volume_mm3}
     images = followup.data, baseline.data
     new = _appeared(z_new, images, (after, before), inside & (before < threshold), **limits)
     gone = _appeared(z_gone, images[::-1], (before, after), inside & (after < threshold), **limits)
+    claimed_gone, claimed_new = (claim.data.astype(bool) & inside for claim in claims)
+    new, gone = _completed(new, claimed_new & ~gone, z_new), _completed(gone, claimed_gone & ~new, z_gone)
     lesion = inside & ((before + after) / 2 >= threshold)
     return changed_tissue(brain.like(lesion), new=brain.like(new), gone=brain.like(gone))
 
@@ -166,6 +194,20 @@ def _dimmed(image: Volume, other: Volume, common: np.ndarray, lesion_share: np.n
         return image
     brighter = float(np.median(image.data[common] - other.data[common]))
     return image.like(image.data - max(brighter, 0) * lesion_share)
+
+
+def _joined(flair: np.ndarray, t2w: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """One z from that of the FLAIR and, where it is seen, of the T2w; as if their noise were independent."""
+    return np.where(seen, (flair + T2W_WEIGHT * t2w) / np.hypot(1, T2W_WEIGHT), flair)
+
+
+def _completed(sure: np.ndarray, claimed: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """What is sure, and what is claimed in connection with it where the images show it as clearly."""
+    parts = cc3d.connected_components(sure | (claimed & (z >= GROW_Z)), connectivity=26)
+    peaks = ndimage.maximum(np.where(sure, z, 0), parts, np.arange(int(parts.max()) + 1))
+    peaks[0] = 0
+    # A part without anything sure has a peak of 0.
+    return (peaks[parts] > 0) & (sure | (z >= PEAK_SHARE * peaks[parts]))
 
 
 def _are_clear(pieces: np.ndarray, z: np.ndarray, piece_voxels: float) -> np.ndarray:

@@ -109,27 +109,30 @@ def half_way(forth: np.ndarray, back: np.ndarray) -> np.ndarray:
     return expm((np.real(logm(forth)) - np.real(logm(back))) / 4)
 
 
-def to_midway(image: Volume, midway: Midway, *, transform: np.ndarray, other_affine: np.ndarray) -> Volume:
-    """An image of one visit on the midway grid, as sharp along each axis as the blunter of the two visits.
+def to_midway(
+    images: tuple[Volume, Volume], grid: Volume, *, transforms: tuple[np.ndarray, np.ndarray]
+) -> tuple[Volume, Volume]:
+    """An image of either visit on the midway grid, each as sharp along each axis as the blunter of the two.
 
     A visit with 1 mm slices beside one of 5 mm would show an edge at every gyrus; the sharper one is blurred by what
     the other one's voxels are wider.
 
     Parameters
     ----------
-    image : Volume
-    midway : Midway
-    transform : (4, 4) float
-        ``midway.from_baseline`` or ``midway.from_followup``.
-    other_affine : (4, 4) float
-        Voxel index to midway mm of the other visit.
+    images : (Volume, Volume)
+        Of baseline and follow-up, of one contrast.
+    grid : Volume
+        Of :class:`Midway`.
+    transforms : two (4, 4) float
+        From each image's world to the midway space.
     """
-    sampled = resample(image, midway.grid, target_from_source=transform)
-    axes = midway.grid.affine[:3, :3] / SPACING_MM
-    own, other = (_extent_mm(axes, affine) for affine in (transform @ image.affine, other_affine))
-    # A voxel averages over its width like a box, whose variance is a twelfth of the width's square.
-    sigma = np.sqrt(np.maximum(other**2 - own**2, 0) / 12) / SPACING_MM
-    return sampled.like(ndimage.gaussian_filter(sampled.data, sigma, truncate=3.0)) if sigma.max() > 0.2 else sampled
+    axes = grid.affine[:3, :3] / SPACING_MM
+    extents = [_extent_mm(axes, matrix @ image.affine) for image, matrix in zip(images, transforms, strict=True)]
+    one, other = (
+        _blurred(resample(image, grid, target_from_source=matrix), own, blunter)
+        for image, matrix, own, blunter in zip(images, transforms, extents, extents[::-1], strict=True)
+    )
+    return one, other
 
 
 def brain_overlap(baseline: Volume, followup: Volume) -> float:
@@ -157,3 +160,10 @@ def _gap_mm(one: np.ndarray, other: np.ndarray, points: np.ndarray) -> float:
 def _extent_mm(axes: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """How far a voxel's width reaches along each of three directions (columns): (3,) float, mm."""
     return np.linalg.norm(axes.T @ affine[:3, :3], axis=1)
+
+
+def _blurred(image: Volume, own: np.ndarray, other: np.ndarray) -> Volume:
+    """As by voxels of another width, (3,) mm each, where that is wider."""
+    # A voxel averages over its width like a box, whose variance is a twelfth of the width's square.
+    sigma = np.sqrt(np.maximum(other**2 - own**2, 0) / 12) / SPACING_MM
+    return image.like(ndimage.gaussian_filter(image.data, sigma, truncate=3.0)) if sigma.max() > 0.2 else image

@@ -16,7 +16,7 @@ import numpy as np
 from msrim.errors import Fallback
 from msrim.files import write_text
 from msrim.image import Volume, read_volume, resample, write_volume
-from msrim.lesions.change import changed_tissue, clear_change, decide_change, difference_z
+from msrim.lesions.change import ChangedTissue, changed_tissue, clear_change, decide_change, difference_z
 from msrim.lesions.measure import LESION_COLUMNS, measure_lesions, write_lesions_tsv
 from msrim.lesions.split import split_confluent
 from msrim.lesions.track import (
@@ -37,6 +37,8 @@ from msrim.workflows.steps import read_mask, read_own
 VISITS = ("baseline", "followup")
 # Two visits of one patient overlap at 0.97 and more, the brains of two patients at 0.92 and less.
 MIN_OVERLAP = 0.95
+# A T2w that covers less of the brain tells too little of its own noise.
+MIN_T2W_SHARE = 0.5
 # What counts as the grown part of a lesion: new tissue of lesions that are called new, or larger than they were.
 GROWING = ("new", "enlarging", "merged", "split")
 
@@ -67,10 +69,7 @@ def meet(
             stacklevel=2,
         )
     both = inside[0].data & inside[1].data
-    sampled = [
-        to_midway(image, midway, transform=matrix, other_affine=other @ neighbour.affine)
-        for image, matrix, other, neighbour in zip(images, transforms, transforms[::-1], images[::-1], strict=True)
-    ]
+    sampled = to_midway(tuple(images), midway.grid, transforms=transforms)
     files = {"brain": write_volume(midway.grid.like(both), Path("brain.nii"))}
     for name, image, matrix in zip(VISITS, sampled, transforms, strict=True):
         files[name] = write_volume(image, Path(f"{name}.nii"))
@@ -91,8 +90,21 @@ def meeting_inputs(visits: list[tuple[str, dict[str, dict[str, Any]]]]) -> dict[
     }
 
 
-def match(met: dict[str, Path], *, baseline_lesion: Path | None = None, followup_lesion: Path | None = None) -> dict:
-    """Both FLAIRs with matched intensities; the lesions of the visits, where they are known, have no say in it."""
+def match(
+    met: dict[str, Path],
+    *,
+    baseline_lesion: Path | None = None,
+    followup_lesion: Path | None = None,
+    baseline_t2w: Path | None = None,
+    followup_t2w: Path | None = None,
+    baseline_t2w_to_flair: Path | None = None,
+    followup_t2w_to_flair: Path | None = None,
+) -> dict[str, Path]:
+    """Both FLAIRs with matched intensities, and both T2w where both are given.
+
+    The lesions of the visits, where they are known, have no say in it. A T2w is 0 where either visit does not show it;
+    it is left out, with a warning, if that is half of the brain.
+    """
     brain = read_mask(met["brain"])
     lesions = np.zeros(brain.shape, bool)
     for name, lesion in zip(VISITS, (baseline_lesion, followup_lesion), strict=True):
@@ -100,13 +112,64 @@ def match(met: dict[str, Path], *, baseline_lesion: Path | None = None, followup
             lesions |= _on_midway(lesion, met, name).data > 0.2
     images = (read_own(met[name]) for name in VISITS)
     matched = match_intensities(*images, brain=brain, lesions=brain.like(lesions))
-    return {name: write_volume(image, Path(f"{name}.nii")) for name, image in zip(VISITS, matched, strict=True)}
+    files = {name: write_volume(image, Path(f"{name}.nii")) for name, image in zip(VISITS, matched, strict=True)}
+    if baseline_t2w is not None and followup_t2w is not None:
+        to_flair = (baseline_t2w_to_flair, followup_t2w_to_flair)
+        sampled = to_midway(
+            (read_own(baseline_t2w), read_own(followup_t2w)),
+            brain,
+            transforms=tuple(
+                read_transform(met[f"from_{name}"]) @ read_transform(path)
+                for name, path in zip(VISITS, to_flair, strict=True)
+            ),
+        )
+        seen = brain.data & (sampled[0].data > 0) & (sampled[1].data > 0)
+        if np.count_nonzero(seen) < MIN_T2W_SHARE * np.count_nonzero(brain.data):
+            warnings.warn(
+                "the T2w of both visits show less than half of the brain together; changes were decided without them",
+                Fallback,
+                stacklevel=2,
+            )
+            return files
+        matched = match_intensities(*sampled, brain=brain.like(seen), lesions=brain.like(lesions))
+        for name, image in zip(VISITS, matched, strict=True):
+            files[f"{name}_t2w"] = write_volume(image, Path(f"{name}_t2w.nii"))
+    return files
+
+
+def compare(
+    met: dict[str, Path], *, matched: dict[str, Path], model: str, sha256: str, device: str, threshold: float
+) -> dict[str, Path]:
+    """What CoactSeg, run both ways round, says: lesions at either visit (probabilities), new and gone tissue (masks).
+
+    The sum makes other weights another step. What keeps to the brain's surface is neither lesion nor change, as in
+    :func:`msrim.models.inference.find_lesions`.
+    """
+    from msrim.models.coactseg import find_changes
+    from msrim.models.inference import SURFACE_MM
+
+    brain = read_mask(met["brain"])
+    images = (read_own(matched[name]).data.astype(np.float32) for name in VISITS)
+    lesions, changes = find_changes(*images, card=read_card(model), device=device)
+    # Lesions and changes together: the grown part of a lesion may lie at the surface, if the lesion reaches deeper.
+    anything = np.maximum(lesions.max(axis=0), changes.max(axis=0)) * brain.data
+    kept = without_shallow(brain.like(anything), brain, deeper_than_mm=SURFACE_MM).data
+    gone, new = (np.minimum(change, kept) >= threshold for change in changes)
+    # Where both ways claim a change the two claims contradict each other, and nothing is said.
+    files = {
+        name: write_volume(brain.like(claim & ~(gone & new)), Path(f"{name}.nii"))
+        for name, claim in (("new", new), ("gone", gone))
+    }
+    for name, probability in zip(VISITS, lesions, strict=True):
+        files[name] = write_volume(brain.like(np.minimum(probability, kept)), Path(f"{name}.nii"))
+    return files
 
 
 def decide_by_rule(
     met: dict[str, Path],
     *,
     matched: dict[str, Path],
+    compared: dict[str, Path],
     baseline_lesion: Path,
     followup_lesion: Path,
     baseline_sphere: Path,
@@ -121,46 +184,37 @@ def decide_by_rule(
     spheres = [
         _on_midway(path, met, name) for name, path in zip(VISITS, (baseline_sphere, followup_sphere), strict=True)
     ]
-    images = [read_own(matched[name]) for name in VISITS]
-    tissue = decide_change(*images, brain=brain, probabilities=tuple(lesions), threshold=threshold)
-    files = {name: write_volume(getattr(tissue, name), Path(f"{name}.nii")) for name in ("new", "gone", *VISITS)}
+    t2w = [read_own(matched[f"{name}_t2w"]) for name in VISITS if f"{name}_t2w" in matched]
+    tissue = decide_change(
+        *(read_own(matched[name]) for name in VISITS),
+        brain=brain,
+        probabilities=tuple(lesions),
+        threshold=threshold,
+        claims=(read_mask(compared["gone"]), read_mask(compared["new"])),
+        t2w=tuple(t2w) or None,
+    )
+    files = _write_tissue(tissue, dict(zip(VISITS, lesions, strict=True)))
     files["sphere"] = write_volume(spheres[0].like((spheres[0].data + spheres[1].data) / 2), Path("sphere.nii"))
-    for name, lesion in zip(VISITS, lesions, strict=True):
-        files[f"{name}_probability"] = write_volume(lesion, Path(f"{name}_probability.nii"))
     return files
 
 
 def decide_by_network(
-    met: dict[str, Path], *, matched: dict[str, Path], model: str, sha256: str, device: str, threshold: float
+    met: dict[str, Path], *, matched: dict[str, Path], compared: dict[str, Path], threshold: float
 ) -> dict[str, Path]:
-    """The same from CoactSeg, run both ways round; the sum makes other weights another step.
-
-    What keeps to the brain's surface is neither lesion nor change, as in :func:`msrim.models.inference.find_lesions`;
-    what the images do not show clearly is no change.
-    """
-    from msrim.models.coactseg import find_changes
-    from msrim.models.inference import SURFACE_MM
-
+    """The same from what CoactSeg says alone; what the images do not show clearly is no change."""
     brain = read_mask(met["brain"])
-    images = [read_own(matched[name]) for name in VISITS]
-    lesions, changes = find_changes(
-        *(image.data.astype(np.float32) for image in images), card=read_card(model), device=device
-    )
-    # Lesions and changes together: the grown part of a lesion may lie at the surface, if the lesion reaches deeper.
-    anything = np.maximum(lesions.max(axis=0), changes.max(axis=0)) * brain.data
-    kept = without_shallow(brain.like(anything), brain, deeper_than_mm=SURFACE_MM).data
-    gone, new = (brain.like(np.minimum(change, kept) >= threshold) for change in changes)
-    lesions = np.minimum(lesions, kept)
-    lesion = brain.like(lesions.mean(axis=0) >= threshold)
-    # Where both ways claim a change the two claims contradict each other, and nothing is said.
-    both = new.data & gone.data
-    z = difference_z(*images, brain=brain)
-    new = clear_change(new.like(new.data & ~both), z)
-    gone = clear_change(gone.like(gone.data & ~both), z.like(-z.data))
-    tissue = changed_tissue(lesion, new=new, gone=gone)
+    z = difference_z(*(read_own(matched[name]) for name in VISITS), brain=brain)
+    lesions = {name: read_own(compared[name]) for name in VISITS}
+    lesion = brain.like((lesions["baseline"].data + lesions["followup"].data) / 2 >= threshold)
+    new = clear_change(read_mask(compared["new"]), z)
+    gone = clear_change(read_mask(compared["gone"]), z.like(-z.data))
+    return _write_tissue(changed_tissue(lesion, new=new, gone=gone), lesions)
+
+
+def _write_tissue(tissue: ChangedTissue, probabilities: dict[str, Volume]) -> dict[str, Path]:
     files = {name: write_volume(getattr(tissue, name), Path(f"{name}.nii")) for name in ("new", "gone", *VISITS)}
-    for name, probability in zip(VISITS, lesions, strict=True):
-        files[f"{name}_probability"] = write_volume(brain.like(probability), Path(f"{name}_probability.nii"))
+    for name, probability in probabilities.items():
+        files[f"{name}_probability"] = write_volume(probability, Path(f"{name}_probability.nii"))
     return files
 
 

@@ -16,7 +16,7 @@ from msrim.bids import Subject, write_dataset_description
 from msrim.console import Console
 from msrim.image import read_volume
 from msrim.lesions.chain import chain_lesions, write_chain_tsv
-from msrim.lesions.change import CLEAR, RULE
+from msrim.lesions.change import CLEAR, RULE, T2W_WEIGHT
 from msrim.lesions.track import TrackedLesion
 from msrim.manifest import Manifest, package_versions
 from msrim.models.registry import LESION_TASKS, Card, located, read_card
@@ -30,6 +30,10 @@ from msrim.workflows.steps import read_mask, read_own
 from msrim.workflows.subject import check_finds_lesions, is_finished, preprocess_visit, segment_visit, visit_threshold
 from msrim.workflows.visits import check_visits
 
+# What draws the outlines of changes that the rule found.
+OUTLINE_MODEL = "coactseg"
+# What the steps of baseline and follow-up gave, see msrim.workflows.graph.run_graph.
+Found = tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]
 # Which result is which file: of each visit, and of the pair.
 OF_VISIT = {
     "instances": "space-orig_seg-lesions_dseg.nii.gz",
@@ -56,8 +60,8 @@ def follow_visits(visits: Sequence[Subject], recipe: Recipe, out: Path, *, conso
     visits : sequence of Subject
         Of :func:`msrim.workflows.visits.find_visits`, in the order of time.
     recipe : Recipe
-        With a lesion model, changes are decided by rule (:mod:`msrim.lesions.change`); with a model for the task
-        "longitudinal", by that.
+        With a lesion model, changes are found by rule and OUTLINE_MODEL draws them (:mod:`msrim.lesions.change`); with
+        a model for the task "longitudinal", that does both.
     out : Path
         Folder of the derivative dataset.
     console : Console
@@ -94,7 +98,7 @@ def follow_visits(visits: Sequence[Subject], recipe: Recipe, out: Path, *, conso
 
 def change_graph(
     visits: tuple[Subject, Subject],
-    found: tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]],
+    found: Found,
     recipe: Recipe,
     *,
     card: Card,
@@ -118,48 +122,67 @@ def change_graph(
     meet = step(changes.meet, outputs=["met", "agreement"], **meeting)
     # One for both visits, half way in odds, lest lesions change by it.
     threshold = float(expit(np.mean([logit(visit_threshold(given, recipe, card=card)) for given in found])))
-    if card.task != "longitudinal":
+    # A lesion model leaves CoactSeg the outlines of what changed; CoactSeg itself decides what did.
+    by_rule = card.task != "longitudinal"
+    comparing = read_card(OUTLINE_MODEL) if by_rule else card
+    compare = step(
+        changes.compare,
+        outputs=["compared"],
+        model=OUTLINE_MODEL if by_rule else located(recipe.model),
+        sha256=comparing.sha256,
+        device=recipe.device,
+        threshold=comparing.threshold if by_rule else threshold,
+    )
+    if by_rule:
         lesions = {f"{name}_lesion": given["find_lesions"]["lesion"] for name, _, given in by_visit}
         spheres = {f"{name}_sphere": given["find_lesions"]["sphere"] for name, _, given in by_visit}
-        match = step(changes.match, outputs=["matched"], **lesions)
+        match = step(changes.match, outputs=["matched"], **lesions, **_t2w_inputs(found))
         decide = step(
             changes.decide_by_rule, name="decide", outputs=["tissue"], threshold=threshold, **lesions, **spheres
         )
     else:
         match = step(changes.match, outputs=["matched"])
-        decide = step(
-            changes.decide_by_network,
-            name="decide",
-            outputs=["tissue"],
-            model=located(recipe.model),
-            sha256=card.sha256,
-            device=recipe.device,
-            threshold=threshold,
-        )
+        decide = step(changes.decide_by_network, name="decide", outputs=["tissue"], threshold=threshold)
     write = step(
         changes.write_changes,
         outputs=["files", "rows", "summary"],
         **{f"{name}_flair": visit.contrasts["FLAIR"] for name, visit, _ in by_visit},
         **{f"{name}_anatomy": given["write_anatomy"]["files"] for name, _, given in by_visit},
         min_lesion_mm3=recipe.min_lesion_mm3,
-        method=change_method(card),
+        method=change_method(card, found),
         folder=folder,
         names=_names(*visits),
     )
-    for target in (match, decide, write):
+    for target in (match, compare, decide, write):
         graph.connect(meet, "met", target, "met")
-    for target in (decide, write):
+    for target in (compare, decide, write):
         graph.connect(match, "matched", target, "matched")
+    graph.connect(compare, "compared", decide, "compared")
     graph.connect(meet, "agreement", write, "agreement")
     graph.connect(decide, "tissue", write, "tissue")
     return graph
 
 
-def change_method(card: Card) -> str:
-    """How changes are decided, as run.json, summary and report say it."""
+def change_method(card: Card, found: Found) -> str:
+    """How changes are decided, as run.json, summary and report say it; from what the steps of both visits gave."""
     if card.task == "longitudinal":
         return f"{card.label}; {CLEAR}"
-    return f"rule on the difference image with {card.label}: {RULE}"
+    images = (
+        f"FLAIR, and of the T2w with a weight of {T2W_WEIGHT:g} where both visits show it,"
+        if _t2w_inputs(found)
+        else "FLAIR"
+    )
+    outlines = read_card(OUTLINE_MODEL).label
+    return f"rule on the difference of the {images} with {card.label}: {RULE}; outlines completed by {outlines}"
+
+
+def _t2w_inputs(found: Found) -> dict[str, Path]:
+    """Arguments of :func:`msrim.workflows.changes.match` where both visits have a T2w."""
+    if not all("correct_T2w" in given for given in found):
+        return {}
+    by_visit = list(zip(changes.VISITS, found, strict=True))
+    images = {f"{name}_t2w": given["correct_T2w"]["image"] for name, given in by_visit}
+    return images | {f"{name}_t2w_to_flair": given["align_T2w"]["transform"] for name, given in by_visit}
 
 
 def _compare(
@@ -182,12 +205,13 @@ def _compare(
         for name, visit in zip(changes.VISITS, (baseline, followup), strict=True)
         for contrast, path in visit.contrasts.items()
     }
-    settings = recipe.model_dump() | {"change_method": change_method(card)}
+    method = change_method(card, (before, after))
+    settings = recipe.model_dump() | {"change_method": method}
     manifest = Manifest(recipe=settings, inputs=inputs, fallbacks=list(notes))
     found = run_graph(graph, folder=folder, console=console, manifest=manifest)
     written = found["write_changes"]
     if not is_finished(folder, manifest):
-        report = _report(baseline, followup, found, after, recipe, card=card, manifest=manifest)
+        report = _report(baseline, followup, found, after, recipe, card=card, method=method, manifest=manifest)
         page = write_change_report(report, folder / "report.html")
         write_dataset_description(out)
         manifest.write(folder / "run.json", outputs=[*written["files"].values(), page])
@@ -202,6 +226,7 @@ def _report(
     recipe: Recipe,
     *,
     card: Card,
+    method: str,
     manifest: Manifest,
 ) -> ChangeReport:
     met, tissue, written = found["meet"]["met"], found["decide"]["tissue"], found["write_changes"]
@@ -210,7 +235,7 @@ def _report(
         subject=f"sub-{baseline.label}",
         sessions=(f"ses-{baseline.session}", f"ses-{followup.session}"),
         date=datetime.now().astimezone(),
-        method=change_method(card),
+        method=method,
         model_limits=card.limits,
         images=tuple(read_own(written["files"][f"{name}_midway"]) for name in changes.VISITS),
         difference=read_own(written["files"]["difference"]),

@@ -12,6 +12,7 @@ from msrim.lesions.change import decide_change, difference_z
 SHAPE = (48, 48, 48)
 BRAIN = np.linalg.norm(np.indices(SHAPE) - 23.5, axis=0) < 22
 AFFINE = np.eye(4)
+NOTHING = np.zeros(SHAPE, bool)
 
 
 def ball(centre, radius) -> np.ndarray:
@@ -35,9 +36,18 @@ def visit(seed: int, *lesions: np.ndarray, bright: float = 2.0, shift=0.0) -> tu
     )
 
 
-def decide(before, after):
+def decide(before, after, *, gone=NOTHING, new=NOTHING, t2w=None):
+    """``gone`` and ``new`` are what a network claims."""
     brain = Volume(BRAIN, AFFINE)
-    return decide_change(before[0], after[0], brain=brain, probabilities=(before[1], after[1]), threshold=0.5)
+    return decide_change(
+        before[0],
+        after[0],
+        brain=brain,
+        probabilities=(before[1], after[1]),
+        threshold=0.5,
+        claims=(brain.like(gone), brain.like(new)),
+        t2w=t2w,
+    )
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -65,6 +75,48 @@ def test_swapped_visits_swap_new_and_gone_exactly():
     forth, back = decide(one, other), decide(other, one)
     for ours, theirs in (("new", "gone"), ("gone", "new"), ("baseline", "followup"), ("followup", "baseline")):
         assert np.array_equal(getattr(forth, ours).data, getattr(back, theirs).data)
+
+
+def test_a_network_completes_what_the_rule_found_and_adds_nothing_elsewhere():
+    """Half of a new lesion was suspected at baseline; one claim is right, one too wide, and one lies far off."""
+    before, after = visit(0, OLD), visit(1, OLD, NEW)
+    before[1].data[34:] = after[1].data[34:]
+    sure, elsewhere = decide(before, after), ball((24, 36, 24), 3)
+    assert 0.3 < dice(sure.new.data, NEW) < 0.7
+    for claim in (NEW, ball((34, 24, 24), 9)):
+        tissue = decide(before, after, new=claim | elsewhere, gone=elsewhere)
+        assert dice(tissue.new.data, NEW) > 0.7
+        assert not (sure.new.data & ~tissue.new.data).any()
+        assert np.array_equal(tissue.gone.data, sure.gone.data) and not (tissue.baseline.data & tissue.new.data).any()
+        back = decide(after, before, gone=claim | elsewhere, new=elsewhere)
+        assert np.array_equal(back.gone.data, tissue.new.data) and np.array_equal(back.new.data, tissue.gone.data)
+
+
+def test_a_claim_does_not_reach_over_what_the_rule_says_of_the_other_visit():
+    """A network that takes what is gone for new, connected to a lesion that is new."""
+    before, after = visit(0, OLD, GONE), visit(1, OLD, NEW)
+    sure = decide(before, after)
+    bridge = np.zeros(SHAPE, bool)
+    bridge[20:38, 9:28, 22:27] = True
+    tissue = decide(before, after, new=bridge)
+    assert not (tissue.new.data & sure.gone.data).any()
+    assert np.array_equal(tissue.gone.data, sure.gone.data)
+
+
+@pytest.mark.parametrize(("bright", "alone"), [(0.6, False), (0.8, True)])
+def test_a_t2w_decides_about_a_faint_lesion_where_both_visits_show_it(bright, alone):
+    small = ball((34, 24, 24), 2)
+    before, after = visit(0, OLD), visit(1, OLD, small, bright=bright)
+    after[0].data[OLD] = before[0].data[OLD]
+    alike, shown = ((visit(2, OLD)[0], visit(3, OLD, *more, bright=4.0)[0]) for more in ((), (small,)))
+    assert decide(before, after).new.data.any() == alone
+    assert not decide(before, after, t2w=alike).new.data.any()
+    forth, back = decide(before, after, t2w=shown), decide(after, before, t2w=shown[::-1])
+    assert (forth.new.data & small).any() and not (forth.new.data & ~ball((34, 24, 24), 4)).any()
+    assert np.array_equal(forth.new.data, back.gone.data) and np.array_equal(forth.gone.data, back.new.data)
+    # The part of the brain with the lesion was not scanned.
+    part = tuple(image.like(np.where(np.indices(SHAPE)[0] < 24, image.data, 0)) for image in shown)
+    assert decide(before, after, t2w=part).new.data.any() == alone
 
 
 def test_what_only_the_network_sees_is_no_change():

@@ -95,9 +95,8 @@ def test_the_sharper_visit_is_blurred_along_the_other_one_s_slices():
     point = np.zeros((21, 21, 21), np.float32)
     point[10, 10, 10] = 1
     image = Volume(point, np.eye(4))
-    midway = Midway(image, np.eye(4), np.eye(4), 0.0)
-    same = to_midway(image, midway, transform=np.eye(4), other_affine=np.diag([1.0, 1.0, 1.0, 1.0]))
-    thick = to_midway(image, midway, transform=np.eye(4), other_affine=np.diag([1.0, 1.0, 5.0, 1.0]))
+    blunt = Volume(point, np.diag([1.0, 1.0, 5.0, 1.0]))
+    same, thick = (to_midway((image, other), image, transforms=(np.eye(4), np.eye(4)))[0] for other in (image, blunt))
     assert np.array_equal(same.data, point)
     assert thick.data[:, 10, 10].nonzero()[0].tolist() == [10]  # sharp as before across the slices
     along = thick.data[10, 10]

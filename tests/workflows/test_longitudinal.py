@@ -23,7 +23,7 @@ from msrim.models.coactseg import find_changes
 from msrim.models.registry import read_card
 from msrim.recipe import Recipe
 from msrim.transform import write_transform
-from msrim.workflows.changes import decide_by_network
+from msrim.workflows.changes import compare, decide_by_network
 from msrim.workflows.graph import run_graph
 from msrim.workflows.longitudinal import change_graph, write_chain
 
@@ -71,7 +71,7 @@ def visit(folder: Path, *lesions, moved: np.ndarray, seed: int) -> dict:
     }
 
 
-def compare(one: dict, other: dict, folder: Path) -> dict:
+def changes_of(one: dict, other: dict, folder: Path) -> dict:
     visits = tuple(
         Subject("egg", session, {"FLAIR": found["correct_FLAIR"]["image"]})
         for session, found in (("01", one), ("02", other))
@@ -95,12 +95,12 @@ def visits(tmp_path_factory) -> tuple[dict, dict]:
 
 @pytest.fixture(scope="module")
 def written(visits, tmp_path_factory) -> dict:
-    return compare(*visits, tmp_path_factory.mktemp("forth"))
+    return changes_of(*visits, tmp_path_factory.mktemp("forth"))
 
 
 @pytest.fixture(scope="module")
 def swapped(visits, tmp_path_factory) -> dict:
-    return compare(*visits[::-1], tmp_path_factory.mktemp("back"))
+    return changes_of(*visits[::-1], tmp_path_factory.mktemp("back"))
 
 
 def test_both_visits_are_cut_at_one_threshold(visits, tmp_path):
@@ -157,7 +157,7 @@ def test_summary_adds_up_and_tells_the_method(written):
     assert summary["lesions"] | {"new": 1, "vanished": 1, "enlarging": 1, "stable": 1} == summary["lesions"]
     assert summary["change_mm3"] == sum(row["change_mm3"] for row in written["rows"])
     assert summary["brain_overlap"] > 0.97 and summary["flair_correlation"] > 0.6
-    assert "rule on the difference image with allnet@" in summary["method"]
+    assert "rule on the difference of the FLAIR with allnet@" in summary["method"]
 
 
 def test_swapped_visits_swap_lesion_by_lesion_and_voxel_by_voxel(written, swapped):
@@ -229,6 +229,11 @@ def test_a_network_decides_where_there_is_one(tmp_path, monkeypatch):
     _, claims = find_changes(images["baseline"], images["followup"], card=read_card(tmp_path))
     threshold = float(np.quantile(claims, 0.8))
     settings = {"model": str(tmp_path), "sha256": digest, "device": "cpu", "threshold": threshold}
+
+    def answer(images: dict[str, Path]) -> dict[str, Path]:
+        compared = compare(met, matched=images, **settings)
+        return decide_by_network(met, matched=images, compared=compared, threshold=threshold)
+
     masks = []
     for folder, given in (
         ("forth", matched),
@@ -236,7 +241,7 @@ def test_a_network_decides_where_there_is_one(tmp_path, monkeypatch):
     ):
         (tmp_path / folder).mkdir()
         monkeypatch.chdir(tmp_path / folder)
-        files = decide_by_network(met, matched=given, **settings)
+        files = answer(given)
         masks.append(
             {name: read_volume(files[name], mask=True).data for name in ("new", "gone", "baseline", "followup")}
         )
@@ -249,10 +254,10 @@ def test_a_network_decides_where_there_is_one(tmp_path, monkeypatch):
         name: write_volume(Volume(data - 9 * (data > 5), affine), tmp_path / f"quiet_{name}.nii")
         for name, data in images.items()
     }
-    nothing = decide_by_network(met, matched=quiet, **settings)
+    nothing = answer(quiet)
     assert not any(read_volume(nothing[name], mask=True).data.any() for name in ("new", "gone"))
     # A layer of brain in which nothing lies deep: the same answers are none of a lesion.
     brain[:, :, 12:] = False
     write_volume(Volume(brain, affine), tmp_path / "in_brain.nii")
-    shallow = decide_by_network(met, matched=matched, **settings)
+    shallow = answer(matched)
     assert not any(read_volume(shallow[name], mask=True).data.any() for name in forth)
