@@ -39,6 +39,7 @@ VISITS = ("baseline", "followup")
 MIN_OVERLAP = 0.95
 # A T2w that covers less of the brain tells too little of its own noise.
 MIN_T2W_SHARE = 0.5
+FULLY_SHOWN = 0.99
 # What counts as the grown part of a lesion: new tissue of lesions that are called new, or larger than they were.
 GROWING = ("new", "enlarging", "merged", "split")
 
@@ -114,16 +115,17 @@ def match(
     matched = match_intensities(*images, brain=brain, lesions=brain.like(lesions))
     files = {name: write_volume(image, Path(f"{name}.nii")) for name, image in zip(VISITS, matched, strict=True)}
     if baseline_t2w is not None and followup_t2w is not None:
+        t2w = read_own(baseline_t2w), read_own(followup_t2w)
         to_flair = (baseline_t2w_to_flair, followup_t2w_to_flair)
-        sampled = to_midway(
-            (read_own(baseline_t2w), read_own(followup_t2w)),
-            brain,
-            transforms=tuple(
-                read_transform(met[f"from_{name}"]) @ read_transform(path)
-                for name, path in zip(VISITS, to_flair, strict=True)
-            ),
+        transforms = tuple(
+            read_transform(met[f"from_{name}"]) @ read_transform(path)
+            for name, path in zip(VISITS, to_flair, strict=True)
         )
-        seen = brain.data & (sampled[0].data > 0) & (sampled[1].data > 0)
+        sampled = to_midway(t2w, brain, transforms=transforms)
+        # Where its field of view or its brain ends, an image fades, and would look changed.
+        shown = [image.like((image.data > 0).astype(np.float32)) for image in t2w]
+        shares = [share.data for share in to_midway(tuple(shown), brain, transforms=transforms)]
+        seen = brain.data & (np.minimum(*shares) > FULLY_SHOWN)
         if np.count_nonzero(seen) < MIN_T2W_SHARE * np.count_nonzero(brain.data):
             warnings.warn(
                 "the T2w of both visits show less than half of the brain together; changes were decided without them",

@@ -1,10 +1,12 @@
 """A scan against itself, moved, re-noised and re-sampled: how much is called new, which must be nothing.
 
-    python -m tests.benchmarks.no_change --flair FILE --out DIR [--repeats 20] [--model NAME] [--brain-extracted]
+    python -m tests.benchmarks.no_change --flair FILE [--t2w FILE] --out DIR [--repeats 20] [--model NAME]
+        [--brain-extracted]
 
 The follow-up of each repeat is the same scan in another pose (up to 8 degrees and 10 mm), on other slices (1 to 4 mm
-thick, averaged over their thickness), with noise, a bias field and a contrast of its own. Both go through the whole of
-`msrim longitudinal`. New lesions over 10 mm3 are counted, on either side: what vanished is as wrong as what is new.
+thick, averaged over their thickness), with noise, a bias field and a contrast of its own; a T2w likewise, and in a pose
+of its own. Both visits go through the whole of `msrim longitudinal`. New lesions over 10 mm3 are counted, on either
+side: what vanished is as wrong as what is new.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,25 +36,30 @@ def main() -> None:
     """Run the repeats and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--flair", type=Path, required=True)
+    parser.add_argument("--t2w", type=Path, help="of the same visit")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--model", default=Recipe().model)
     parser.add_argument("--brain-extracted", action="store_true")
     given = parser.parse_args()
-    scan = to_ras(read_volume(given.flair))
+    scans = {"FLAIR": given.flair} if given.t2w is None else {"FLAIR": given.flair, "T2w": given.t2w}
+    images = {contrast: to_ras(read_volume(path)) for contrast, path in scans.items()}
     recipe = Recipe(model=given.model, brain_extracted=given.brain_extracted)
-    table = Table(title=f"{given.flair.name} against itself, {given.model}")
+    table = Table(title=f"{' + '.join(path.name for path in scans.values())} against itself, {given.model}")
     for column in ("repeat", "slices mm", "new > 10 mm3", "vanished > 10 mm3", "new mm3", "gone mm3", "seconds"):
         table.add_column(column, justify="right")
     large = 0
     for repeat in range(given.repeats):
         start = time.perf_counter()
         rng = np.random.default_rng(repeat)
-        again, slice_mm = rescanned(scan, rng)
+        again = {contrast: rescanned(image, rng) for contrast, image in images.items()}
+        slice_mm = again["FLAIR"][1]
         # The baseline stays where it is, so that its steps are kept from one repeat to the next.
-        copy = write_volume(again, given.out / "copies" / f"repeat-{repeat:02d}" / "FLAIR.nii.gz")
+        folder = given.out / "copies" / f"repeat-{repeat:02d}"
+        copies = {name: write_volume(image, folder / f"{name}.nii.gz") for name, (image, _) in again.items()}
+        visits = find_visits([scans["FLAIR"], copies["FLAIR"]])
         mask = follow_visits(
-            find_visits([given.flair, copy]),
+            [replace(visit, contrasts=paths) for visit, paths in zip(visits, (scans, copies), strict=True)],
             recipe,
             given.out / f"results-{given.flair.stem}",
             console=Console(quiet=True),

@@ -71,13 +71,13 @@ def visit(folder: Path, *lesions, moved: np.ndarray, seed: int) -> dict:
     }
 
 
-def changes_of(one: dict, other: dict, folder: Path) -> dict:
+def changes_of(one: dict, other: dict, folder: Path, *, manifest: Manifest | None = None) -> dict:
     visits = tuple(
         Subject("egg", session, {"FLAIR": found["correct_FLAIR"]["image"]})
         for session, found in (("01", one), ("02", other))
     )
     graph = change_graph(visits, (one, other), Recipe(threshold=0.5), card=read_card("allnet"), folder=folder)
-    manifest = Manifest(recipe={}, inputs={})
+    manifest = manifest or Manifest(recipe={}, inputs={})
     return run_graph(graph, folder=folder, console=Console(quiet=True), manifest=manifest)["write_changes"]
 
 
@@ -101,6 +101,51 @@ def written(visits, tmp_path_factory) -> dict:
 @pytest.fixture(scope="module")
 def swapped(visits, tmp_path_factory) -> dict:
     return changes_of(*visits[::-1], tmp_path_factory.mktemp("back"))
+
+
+def with_t2w(found: dict, folder: Path, *, slices: slice = slice(None)) -> dict:
+    """The visit with a T2w that lies elsewhere and shows some of the slices."""
+    folder.mkdir()
+    flair = read_volume(found["correct_FLAIR"]["image"])
+    image = np.zeros(flair.shape, np.float32)
+    image[:, :, slices] = np.sqrt(flair.data)[:, :, slices]
+    moved = np.eye(4)
+    moved[:3, 3] = (2, 0, -3)
+    t2w = Volume(image, np.linalg.inv(moved) @ flair.affine)
+    return found | {
+        "correct_T2w": {"image": write_volume(t2w, folder / "t2w.nii")},
+        "align_T2w": {"transform": write_transform(moved, folder / "to_flair.txt")},
+    }
+
+
+@pytest.mark.parametrize("thin", [False, True])
+def test_a_t2w_of_both_visits_joins_in(visits, tmp_path, thin):
+    """Where both show the brain; if that is little of it, the user is told that they do not."""
+    one = with_t2w(visits[0], tmp_path / "t2w-1", slices=slice(0, 26))
+    other = with_t2w(visits[1], tmp_path / "t2w-2", slices=slice(0, 16) if thin else slice(14, 40))
+    warned = Manifest(recipe={}, inputs={})
+    forth, back = (
+        changes_of(*pair, tmp_path / name, manifest=manifest)
+        for pair, name, manifest in (
+            ((one, other), "forth", warned),
+            ((other, one), "back", Manifest(recipe={}, inputs={})),
+        )
+    )
+    matched = tmp_path / "forth" / "work" / "changes" / "match"
+    assert (matched / "baseline_t2w.nii").is_file() != thin
+    assert any("less than half of the brain" in note for note in warned.fallbacks) == thin
+    assert sorted(row["change"] for row in forth["rows"]) == ["enlarging", "new", "stable", "vanished"]
+    assert [SWAPPED[row["change"]] for row in forth["rows"]] == [row["change"] for row in back["rows"]]
+    np.testing.assert_array_equal(read_volume_of(forth, "followup_changed"), read_volume_of(back, "baseline_changed"))
+    assert "and of the T2w with a weight of 0.3" in json.loads(forth["files"]["summary"].read_text())["method"]
+    if not thin:
+        images = [read_volume(matched / f"{name}_t2w.nii").data for name in ("baseline", "followup")]
+        brain = read_volume(tmp_path / "forth" / "work" / "changes" / "meet" / "brain.nii", mask=True).data
+        seen = images[0] != 0
+        np.testing.assert_array_equal(seen, images[1] != 0)
+        assert 0.3 < seen[brain].mean() < 0.9 and not seen[~brain].any()
+        # In place: the same brain, told apart from its folds.
+        assert np.corrcoef(images[0][seen], images[1][seen])[0, 1] > 0.6
 
 
 def test_both_visits_are_cut_at_one_threshold(visits, tmp_path):
