@@ -27,6 +27,7 @@ from msrim.report.pictures import (
 )
 from msrim.report.template import write_page
 
+VISITS = ("Baseline", "Follow-up")
 LEAST_SLICES, MOST_SLICES = 8, 24
 # The difference image is black and white at this many noise levels: what is called a change is well off grey.
 DIFFERENCE_RANGE_Z = 8.0
@@ -58,8 +59,8 @@ class ChangeReport:
     model_limits : str
     images : (Volume, Volume)
         Matched FLAIRs of baseline and follow-up.
-    difference : Volume
-        In noise levels, positive where follow-up is brighter.
+    differences : dict of str to Volume
+        Of the contrasts that decided, FLAIR first: in noise levels, positive where follow-up is brighter.
     brain : Volume of bool
     tracked : Volume of int
         Number of the lesion in ``rows``, at either visit.
@@ -84,7 +85,7 @@ class ChangeReport:
     method: str
     model_limits: str
     images: tuple[Volume, Volume]
-    difference: Volume
+    differences: dict[str, Volume]
     brain: Volume
     tracked: Volume
     lesions: tuple[Volume, Volume]
@@ -109,23 +110,25 @@ def write_change_report(report: ChangeReport, path: Path) -> Path:
         The file can't be written.
     """
     frame = upright_frame(report.brain, mni_from_flair=report.mni_from_midway)
-    triplets = _triplets(report, frame)
+    differences = [f"Difference of {contrast}" for contrast in report.differences]
+    rows_of_pictures = _rows_of_pictures(report, frame)
     return write_page(
         path,
         "longitudinal.html.jinja",
         report=report,
-        triplets=triplets,
+        rows_of_pictures=rows_of_pictures,
+        columns=[*(f"{visit} {session}" for visit, session in zip(VISITS, report.sessions, strict=True)), *differences],
         headings=HEADINGS,
         described=CHANGE_COLUMNS,
         changes=CHANGES,
         rows=sorted(report.rows, key=lambda row: (row.change == "stable", row.id)),
-        shown_on=_best_slices(triplets),
+        shown_on=_best_slices(rows_of_pictures),
         cell=_cell,
     )
 
 
-def _triplets(report: ChangeReport, frame: Frame) -> list[tuple[Picture, Picture, Picture]]:
-    """Slices of baseline, follow-up and difference, chosen to show as many changed lesions as possible."""
+def _rows_of_pictures(report: ChangeReport, frame: Frame) -> list[list[Picture]]:
+    """Slices of baseline, follow-up and differences, chosen to show as many changed lesions as possible."""
 
     def on_grid(volume: Volume) -> np.ndarray:
         nearest = not np.issubdtype(volume.data.dtype, np.floating)
@@ -136,11 +139,13 @@ def _triplets(report: ChangeReport, frame: Frame) -> list[tuple[Picture, Picture
     # One window for both: what differs on the page differs in the images. Around the brain it is dark.
     inside = np.stack([brain, brain])
     images = np.where(inside, window(np.stack([on_grid(image) for image in report.images]), inside), 0).astype(np.uint8)
-    z = on_grid(report.difference)
-    difference = np.clip(127.5 * (1 + z / DIFFERENCE_RANGE_Z), 0, 255).astype(np.uint8)
+    differences = [
+        np.clip(127.5 * (1 + on_grid(z) / DIFFERENCE_RANGE_Z), 0, 255).astype(np.uint8)
+        for z in report.differences.values()
+    ]
     changed = [row.id for row in report.rows if row.change != "stable"]
     wanted = np.where(np.isin(tracked, changed), tracked, 0)
-    triplets = []
+    pictures = []
     for index in choose_slices(wanted, AXIAL, extent=mask_extent(brain, AXIAL), least=LEAST_SLICES, most=MOST_SLICES):
         cut = {
             name: picture_slice(data, AXIAL, index)
@@ -155,8 +160,8 @@ def _triplets(report: ChangeReport, frame: Frame) -> list[tuple[Picture, Picture
         masks = {int(number): cut["all"] == number for number in np.unique(cut["all"][cut["all"] > 0])}
         numbers = place_numbers({n: mask for n, mask in masks.items() if n in changed}, cut["all"] > 0)
         paths = {"new": outline(cut["new"]), "gone": outline(cut["gone"])}
-        triplets.append(
-            tuple(
+        pictures.append(
+            [
                 Picture(
                     AXIAL,
                     frame.position_mm(AXIAL, index),
@@ -169,17 +174,17 @@ def _triplets(report: ChangeReport, frame: Frame) -> list[tuple[Picture, Picture
                 for image, outlines in (
                     (images[0], {"lesion": outline(cut["before"]), **paths}),
                     (images[1], {"lesion": outline(cut["after"]), **paths}),
-                    (difference, paths),
+                    *((difference, paths) for difference in differences),
                 )
-            )
+            ]
         )
-    return triplets
+    return pictures
 
 
-def _best_slices(triplets: Sequence[tuple[Picture, ...]]) -> dict[int, float]:
+def _best_slices(rows_of_pictures: Sequence[Sequence[Picture]]) -> dict[int, float]:
     """For each lesion shown, the position of the slice where it is largest."""
     best: dict[int, Picture] = {}
-    for picture, *_ in triplets:
+    for picture, *_ in rows_of_pictures:
         for lesion, pixels in picture.lesions.items():
             if lesion not in best or pixels > best[lesion].lesions[lesion]:
                 best[lesion] = picture

@@ -186,14 +186,13 @@ def decide_by_rule(
     spheres = [
         _on_midway(path, met, name) for name, path in zip(VISITS, (baseline_sphere, followup_sphere), strict=True)
     ]
-    t2w = [read_own(matched[f"{name}_t2w"]) for name in VISITS if f"{name}_t2w" in matched]
     tissue = decide_change(
         *(read_own(matched[name]) for name in VISITS),
         brain=brain,
         probabilities=tuple(lesions),
         threshold=threshold,
         claims=(read_mask(compared["gone"]), read_mask(compared["new"])),
-        t2w=tuple(t2w) or None,
+        t2w=_t2w(matched),
     )
     files = _write_tissue(tissue, dict(zip(VISITS, lesions, strict=True)))
     files["sphere"] = write_volume(spheres[0].like((spheres[0].data + spheres[1].data) / 2), Path("sphere.nii"))
@@ -211,6 +210,12 @@ def decide_by_network(
     new = clear_change(read_mask(compared["new"]), z)
     gone = clear_change(read_mask(compared["gone"]), z.like(-z.data))
     return _write_tissue(changed_tissue(lesion, new=new, gone=gone), lesions)
+
+
+def _t2w(matched: dict[str, Path]) -> tuple[Volume, Volume] | None:
+    """What :func:`match` wrote of the T2w, if it did."""
+    names = [f"{name}_t2w" for name in VISITS]
+    return tuple(read_own(matched[name]) for name in names) if names[0] in matched else None
 
 
 def _write_tissue(tissue: ChangedTissue, probabilities: dict[str, Volume]) -> dict[str, Path]:
@@ -268,6 +273,11 @@ def write_changes(
     write_volume(_tracked(rows, instances), files["tracked"])
     images = [read_own(matched[name]) for name in VISITS]
     write_volume(difference_z(*images, brain=brain), files["difference"])
+    if t2w := _t2w(matched):
+        seen = brain.like((t2w[0].data != 0) & (t2w[1].data != 0))
+        write_volume(difference_z(*t2w, brain=seen), files["difference_t2w"])
+    else:
+        del files["difference_t2w"]
     write_changes_tsv(rows, files["changes"])
     summary = {**summarise_changes(rows), **agreement, "method": method}
     for key, content in (

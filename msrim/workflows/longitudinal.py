@@ -49,6 +49,7 @@ OF_PAIR = {
     "summary": "desc-summary.json",
     "tracked": "space-midway_seg-lesions_dseg.nii.gz",
     "difference": "space-midway_stat-z_desc-difference_statmap.nii.gz",
+    "difference_t2w": "space-midway_stat-z_desc-differenceT2w_statmap.nii.gz",
 }
 
 
@@ -238,7 +239,11 @@ def _report(
         method=method,
         model_limits=card.limits,
         images=tuple(read_own(written["files"][f"{name}_midway"]) for name in changes.VISITS),
-        difference=read_own(written["files"]["difference"]),
+        differences={
+            name: read_own(written["files"][key])
+            for name, key in (("FLAIR", "difference"), ("T2w", "difference_t2w"))
+            if key in written["files"]
+        },
         brain=read_mask(met["brain"]),
         tracked=read_own(written["files"]["tracked"]),
         lesions=tuple(read_mask(tissue[name]) for name in changes.VISITS),

@@ -47,7 +47,7 @@ def two_visits(*, changed: bool = True) -> ChangeReport:
         method="rule of thumb",
         model_limits="finds balls alone",
         images=tuple(volume(image.astype(np.float32)) for image in images),
-        difference=volume((5.0 * new - 5.0 * gone).astype(np.float32)),
+        differences={"FLAIR": volume((5.0 * new - 5.0 * gone).astype(np.float32))},
         brain=volume(brain),
         tracked=volume(tracked),
         lesions=(volume(stays | gone), volume(stays | new)),
@@ -103,6 +103,17 @@ def test_changed_lesions_come_first_in_the_table_and_lead_to_their_picture(page)
     assert {target for _, row in rows for target in re.findall(r'href="#([^"]+)"', row)} <= set(
         re.findall(r'id="([^"]+)"', page)
     )
+
+
+def test_the_difference_of_every_contrast_that_decided_has_its_column(page, tmp_path):
+    report = two_visits()
+    both = dataclasses.replace(report, differences=report.differences | {"T2w": report.differences["FLAIR"]})
+    with_t2w = write_change_report(both, tmp_path / "report.html").read_text("utf-8")
+    heading = re.compile(r'<div class="columns">(.*?)</div>')
+    flair = ["Baseline ses-a", "Follow-up ses-b", "Difference of FLAIR"]
+    for html, columns in ((page, flair), (with_t2w, [*flair, "Difference of T2w"])):
+        assert re.findall("<span>(.*?)</span>", heading.search(html)[1]) == columns
+        assert html.count("<svg") == len(columns) * html.count('<div class="visits"') > 0
 
 
 def test_new_tissue_is_outlined_where_it_lies_in_all_three_pictures(page):

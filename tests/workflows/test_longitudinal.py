@@ -138,7 +138,10 @@ def test_a_t2w_of_both_visits_joins_in(visits, tmp_path, thin):
     assert [SWAPPED[row["change"]] for row in forth["rows"]] == [row["change"] for row in back["rows"]]
     np.testing.assert_array_equal(read_volume_of(forth, "followup_changed"), read_volume_of(back, "baseline_changed"))
     assert "and of the T2w with a weight of 0.3" in json.loads(forth["files"]["summary"].read_text())["method"]
+    assert forth["files"].get("difference_t2w", Path("none")).is_file() != thin
     if not thin:
+        z, turned = (read_volume_of(found, "difference_t2w") for found in (forth, back))
+        np.testing.assert_array_equal(z, -turned)
         images = [read_volume(matched / f"{name}_t2w.nii").data for name in ("baseline", "followup")]
         brain = read_volume(tmp_path / "forth" / "work" / "changes" / "meet" / "brain.nii", mask=True).data
         seen = images[0] != 0
