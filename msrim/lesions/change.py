@@ -17,9 +17,9 @@ Tissue is *new* when all of this holds in a connected piece of MIN_PIECE_MM3 or 
 4. it was tissue at baseline, on average no darker than DARK deviations below the brain's mean. Where a dark sulcus or
    ventricle gives way to tissue, the brain has moved or changed its shape.
 
-Such a piece is the sure part of a change: 2 to 4 leave out what a rater's outline holds, such as the faint edge, or
-tissue that a network had already taken for lesion. What a network trained on changes (:mod:`msrim.models.coactseg`)
-calls new and is connected to the piece is therefore new as well where 1 holds; what it calls new elsewhere is not.
+Such a piece is the sure part of a change: 2 and 3 leave out what a rater's outline holds, tissue that is not yet bright
+or that was already taken for lesion. What a network trained on changes (:mod:`msrim.models.coactseg`) calls new and is
+connected to the piece is therefore new as well where 1 holds; what it calls new elsewhere is not.
 
 *Gone* tissue is the same with the visits exchanged. All other tissue is lesion at both visits or at neither: where the
 mean of both probabilities says so. A lesion therefore only changes where the images show that it did, and swapping the

@@ -77,8 +77,11 @@ def follow_visits(visits: Sequence[Subject], recipe: Recipe, out: Path, *, conso
     MsrimError
         An input cannot be used; nothing has been written then.
     """
+    from msrim.models import load_model
+
     card = read_card(recipe.model)
     check_finds_lesions(card, (*LESION_TASKS, "longitudinal"))
+    load_model(read_card(OUTLINE_MODEL))
     check_output_folder(out)
     notes = check_visits(visits)
     for note in notes:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console as Page
+from rich.progress import track
 from rich.table import Table
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
@@ -49,7 +50,7 @@ def main() -> None:
     for column in ("repeat", "slices mm", "new > 10 mm3", "vanished > 10 mm3", "new mm3", "gone mm3", "seconds"):
         table.add_column(column, justify="right")
     large = 0
-    for repeat in range(given.repeats):
+    for repeat in track(range(given.repeats), description="repeats", console=Page(stderr=True)):
         start = time.perf_counter()
         rng = np.random.default_rng(repeat)
         again = {contrast: rescanned(image, rng) for contrast, image in images.items()}
