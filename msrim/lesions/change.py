@@ -19,7 +19,7 @@ Tissue is *new* when all of this holds in a connected piece of MIN_PIECE_MM3 or 
 
 Such a piece is the sure part of a change: 2 and 3 leave out what a rater's outline holds, tissue that is not yet bright
 or that was already taken for lesion. What a network trained on changes (:mod:`msrim.models.coactseg`) calls new and is
-connected to the piece is therefore new as well where 1 holds; what it calls new elsewhere is not.
+connected to the piece is therefore new as well where 1 and, in every voxel, 4 hold; what it calls new elsewhere is not.
 
 *Gone* tissue is the same with the visits exchanged. All other tissue is lesion at both visits or at neither: where the
 mean of both probabilities says so. A lesion therefore only changes where the images show that it did, and swapping the
@@ -119,7 +119,10 @@ def decide_change(
     images = followup.data, baseline.data
     new = _appeared(z_new, images, (after, before), inside & (before < threshold), **limits)
     gone = _appeared(z_gone, images[::-1], (before, after), inside & (after < threshold), **limits)
-    claimed_gone, claimed_new = (claim.data.astype(bool) & inside for claim in claims)
+    claimed_gone, claimed_new = (
+        claim.data.astype(bool) & inside & (image.data >= -DARK)
+        for claim, image in zip(claims, (followup, baseline), strict=True)
+    )
     new, gone = _completed(new, claimed_new & ~gone, z_new), _completed(gone, claimed_gone & ~new, z_gone)
     lesion = inside & ((before + after) / 2 >= threshold)
     return changed_tissue(brain.like(lesion), new=brain.like(new), gone=brain.like(gone))

@@ -85,7 +85,7 @@ def test_a_network_completes_what_the_rule_found_and_adds_nothing_elsewhere():
     assert 0.3 < dice(sure.new.data, NEW) < 0.7
     for claim in (NEW, ball((34, 24, 24), 9)):
         tissue = decide(before, after, new=claim | elsewhere, gone=elsewhere)
-        assert dice(tissue.new.data, NEW) > 0.7
+        assert dice(tissue.new.data, NEW) > 0.65
         assert not (sure.new.data & ~tissue.new.data).any()
         assert np.array_equal(tissue.gone.data, sure.gone.data) and not (tissue.baseline.data & tissue.new.data).any()
         back = decide(after, before, gone=claim | elsewhere, new=elsewhere)
@@ -147,9 +147,15 @@ def test_tissue_where_csf_was_is_no_lesion():
     """A ventricle or a sulcus that moved."""
     before, after = visit(0, OLD), visit(1, OLD, NEW)
     assert decide(before, after).new.data.any()
+    sure = decide(before, after).new.data
     before[0].data[NEW] -= 2.0
     assert not decide(before, after).new.data.any()
     assert not decide(after, before).gone.data.any()
+    # Nor is it the outline of one beside it, whatever a network claims.
+    before, beside = visit(0, OLD), ball((40, 24, 24), 3)
+    before[0].data[beside] -= 4.0
+    tissue = decide(before, after, new=ball((37, 24, 24), 6))
+    assert (tissue.new.data & sure).any() and not (tissue.new.data & beside).any()
 
 
 def test_darker_csf_and_brighter_grey_are_not_lesions():
