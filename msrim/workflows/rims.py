@@ -81,6 +81,7 @@ def classify_rims(
     """
     card = _checked(subject, qsm, out, model=model, lesions=lesions, magnitude=magnitude)
     limit = _threshold(card, threshold)
+    console.say(f"{card.label}: {' '.join(card.limits.split())}")
     prepare = segment_visit if lesions is None else preprocess_visit
     before = prepare(subject, recipe, out, console=console)
     graph = rim_graph(
