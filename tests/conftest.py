@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import fsl_programs
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -38,3 +39,16 @@ def bids_errors() -> Callable[[Path], str]:
         return found
 
     return errors
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch) -> Callable[..., Path]:
+    """Set FSLDIR to a folder of stand-ins, see :func:`fsl_programs.install`."""
+
+    def install(**scripts: str) -> Path:
+        home = fsl_programs.install(tmp_path / "fsl", **scripts)
+        monkeypatch.setenv("FSLDIR", str(home))
+        monkeypatch.delenv("FSLOUTPUTTYPE", raising=False)
+        return home
+
+    return install

@@ -16,6 +16,7 @@ import numpy as np
 
 from msrim.errors import BackendError
 from msrim.image import Volume, read_volume, write_volume
+from msrim.preprocess.masks import blanked
 
 CSF, GREY_MATTER, WHITE_MATTER = 1, 2, 3
 
@@ -74,13 +75,19 @@ def register_rigid(
 ) -> np.ndarray:
     """``fixed_from_moving`` by FLIRT with 6 degrees of freedom; parameters as of the embedded twin.
 
-    Masks weight the cost. Raises BackendError if FSL is missing or FLIRT failed.
+    What lies outside the masks is blanked. Given as weights (``-inweight``, ``-refweight``) they make FLIRT end
+    where the brains do not meet: with FSL 5.0.9 in 5 of 9 pairs, 120 to 170 mm away.
+
+    Raises
+    ------
+    BackendError
+        FSL is missing or FLIRT failed.
 
     Notes
     -----
     Jenkinson et al., NeuroImage 17(2), 2002, doi:10.1006/nimg.2002.1132.
     """
-    return _flirt(moving, fixed, degrees_of_freedom=6, in_weight=moving_mask, ref_weight=fixed_mask)
+    return _flirt(blanked(moving, moving_mask), blanked(fixed, fixed_mask), degrees_of_freedom=6)
 
 
 def register_affine(
@@ -90,15 +97,8 @@ def register_affine(
     moving_mask: Volume | None = None,
     fixed_mask: Volume | None = None,
 ) -> np.ndarray:
-    """``fixed_from_moving`` by FLIRT with 12 degrees of freedom; parameters as of the embedded twin.
-
-    What lies outside the masks is blanked. Raises BackendError if FSL is missing or FLIRT failed.
-    """
-    moving, fixed = (
-        image if mask is None else image.like(np.where(mask.data, image.data, 0))
-        for image, mask in ((moving, moving_mask), (fixed, fixed_mask))
-    )
-    return _flirt(moving, fixed, degrees_of_freedom=12)
+    """``fixed_from_moving`` by FLIRT with 12 degrees of freedom; all else as :func:`register_rigid`."""
+    return _flirt(blanked(moving, moving_mask), blanked(fixed, fixed_mask), degrees_of_freedom=12)
 
 
 def classify_tissue(t1w: Volume, brain: Volume) -> Volume:
@@ -124,7 +124,7 @@ def classify_tissue(t1w: Volume, brain: Volume) -> Volume:
     -----
     Zhang et al., IEEE TMI 20(1), 2001, doi:10.1109/42.906424.
     """
-    with _folder_with(brain=t1w.like(np.where(brain.data, t1w.data, 0))) as folder:
+    with _folder_with(brain=blanked(t1w, brain)) as folder:
         image = folder / "brain.nii.gz"
         _run("FAST", folder, in_files=[image], out_basename="tissue", img_type=1, number_classes=3)
         # FAST numbers its classes from dark to bright: CSF, grey, white on T1w. Nipype lists a mixel-type file that
@@ -169,9 +169,8 @@ def fixed_from_flirt(matrix: np.ndarray, *, moving: Volume, fixed: Volume) -> np
     return fromFlirt(matrix, header_of(moving), header_of(fixed), "world", "world")
 
 
-def _flirt(moving: Volume, fixed: Volume, *, degrees_of_freedom: int, **weights: Volume | None) -> np.ndarray:
-    weights = {name: mask for name, mask in weights.items() if mask is not None}
-    with _folder_with(moving=moving, fixed=fixed, **weights) as folder:
+def _flirt(moving: Volume, fixed: Volume, *, degrees_of_freedom: int) -> np.ndarray:
+    with _folder_with(moving=moving, fixed=fixed) as folder:
         _run(
             "FLIRT",
             folder,
@@ -182,7 +181,6 @@ def _flirt(moving: Volume, fixed: Volume, *, degrees_of_freedom: int, **weights:
             dof=degrees_of_freedom,
             cost="normmi",
             cost_func="normmi",
-            **{name: folder / f"{name}.nii.gz" for name in weights},
         )
         try:
             matrix = np.loadtxt(folder / "matrix.txt")

@@ -62,6 +62,18 @@ def grown_mask(mask: Volume, *, by_mm: float) -> Volume:
     return mask.like(_dilated(mask.data.astype(bool), mask.spacing, by_mm))
 
 
+def blanked(volume: Volume, mask: Volume | None) -> Volume:
+    """An image that is zero outside a mask on its grid; the image itself where there is no mask.
+
+    Examples
+    --------
+    >>> line = Volume(np.array([3.0, 4.0]).reshape(2, 1, 1), np.eye(4))
+    >>> blanked(line, line.like(line.data > 3)).data.ravel().tolist()
+    [0.0, 4.0]
+    """
+    return volume if mask is None else volume.like(np.where(mask.data, volume.data, 0))
+
+
 def without_shallow(probability: Volume, brain: Volume, *, deeper_than_mm: float) -> Volume:
     """Take away what keeps to the surface of the brain; of what reaches deeper the part at the surface stays too.
 

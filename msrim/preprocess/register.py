@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from msrim.image import Volume, to_sitk
+from msrim.preprocess.masks import blanked
 from msrim.preprocess.threads import one_itk_thread
 from msrim.transform import LPS_FROM_RAS, apply_transform, ras_from_itk
 
@@ -98,7 +99,7 @@ def register_affine(
     (4, 4) float
         ``fixed_from_moving``, RAS mm.
     """
-    moving, fixed = _blanked(moving, moving_mask), _blanked(fixed, fixed_mask)
+    moving, fixed = blanked(moving, moving_mask), blanked(fixed, fixed_mask)
     with one_itk_thread():
         matrix = _start(moving, fixed, moving_mask, fixed_mask)
         matrix = _refine(matrix, moving, fixed, fixed_mask, RIGID_STEPS[:1], sitk.VersorRigid3DTransform())
@@ -125,7 +126,7 @@ def align_by_volume(moving: Volume, fixed: Volume, *, moving_mask: Volume, fixed
     Parameters and result as those of :func:`register_affine`.
     """
     masks = {"moving_mask": moving_mask, "fixed_mask": fixed_mask}
-    rigid = register_rigid(_blanked(moving, moving_mask), _blanked(fixed, fixed_mask), **masks)
+    rigid = register_rigid(blanked(moving, moving_mask), blanked(fixed, fixed_mask), **masks)
     volumes = [np.count_nonzero(mask.data) * mask.voxel_volume_mm3 for mask in (fixed_mask, moving_mask)]
     centre = _centre(fixed, fixed_mask)
     scale = np.eye(4)
@@ -242,7 +243,3 @@ def _centre(volume: Volume, mask: Volume | None) -> np.ndarray:
     """Centre of the brain where it is known, of brightness otherwise: (3,) float, RAS mm."""
     weights = mask.data if mask is not None else np.maximum(volume.data - volume.data.mean(), 0)
     return apply_transform(volume.affine, np.array(ndimage.center_of_mass(weights)))
-
-
-def _blanked(volume: Volume, mask: Volume | None) -> Volume:
-    return volume if mask is None else volume.like(np.where(mask.data, volume.data, 0))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pytest
+from fsl_programs import BET, answer, arguments_of_flirt
 
 from msrim.errors import BackendError
 from msrim.image import Volume
@@ -37,24 +39,6 @@ def test_matrix_from_a_neurologically_stored_image():
 
 
 @pytest.fixture
-def stand_in(tmp_path, monkeypatch):
-    """An FSLDIR whose programs are shell scripts given by the test."""
-
-    def install(**scripts: str) -> None:
-        for tool in ("bet", "flirt", "fast"):
-            program = tmp_path / "fsl" / "bin" / tool
-            program.parent.mkdir(parents=True, exist_ok=True)
-            program.write_text(f"#!/bin/sh\n{scripts.get(tool, 'exit 0')}\n")
-            program.chmod(0o755)
-        (tmp_path / "fsl" / "etc").mkdir(exist_ok=True)
-        (tmp_path / "fsl" / "etc" / "fslversion").write_text("6.0.7.4\n")
-        monkeypatch.setenv("FSLDIR", str(tmp_path / "fsl"))
-        monkeypatch.delenv("FSLOUTPUTTYPE", raising=False)
-
-    return install
-
-
-@pytest.fixture
 def image() -> Volume:
     data = np.random.default_rng(2).random((12, 12, 12)).astype(np.float32) + 1
     return Volume(data, np.diag([-1.0, 1, 1, 1]))
@@ -83,38 +67,38 @@ def test_bet_that_fails_says_why(stand_in, image):
 
 
 def test_bet_mask_comes_back_on_the_same_grid(stand_in, image):
-    stand_in(bet='[ "$FSLOUTPUTTYPE" = NIFTI_GZ ] && cp "$1" "$2" && cp "$1" "${2%.nii.gz}_mask.nii.gz"')
+    stand_in(bet=f'[ "$FSLOUTPUTTYPE" = NIFTI_GZ ] && {BET}')
     mask = fsl.extract_brain(image)
     assert mask.data.dtype == bool
     assert mask.data.all()
     np.testing.assert_array_equal(mask.affine, image.affine)
 
 
-WRITE_MATRIX = """
-while [ $# -gt 0 ]; do
-  case "$1" in
-    -omat) matrix="$2" ;;
-    -out) cp fixed.nii.gz "$2" ;;
-    -dof) dof="$2" ;;
-  esac
-  shift
-done
-echo "1 0 0 $dof
-0 1 0 0
-0 0 1 0
-0 0 0 1" > "$matrix"
-"""
-
-
-def test_flirt_matrix_is_brought_to_world(stand_in, image):
-    stand_in(flirt=WRITE_MATRIX)
-    mask = image.like(image.data > 1.5)
-    np.testing.assert_allclose(fsl.register_rigid(image, image, moving_mask=mask, fixed_mask=mask), shifted(-6, 0, 0))
-    np.testing.assert_allclose(fsl.register_affine(image, image, fixed_mask=mask), shifted(-12, 0, 0))
+@pytest.mark.parametrize("masked", [False, True], ids=["whole heads", "brains"])
+@pytest.mark.parametrize(("register", "dof"), [(fsl.register_rigid, 6), (fsl.register_affine, 12)])
+def test_flirt_is_asked_for_images_without_weights(stand_in, image, register, dof, masked):
+    """Masks as weights make FLIRT's search end where the brains do not meet: it gets blanked images instead."""
+    home = stand_in()
+    fixed = Volume(image.data + 5, image.affine)
+    masks = {"moving_mask": image.like(image.data > 1.5), "fixed_mask": image.like(image.data > 1.2)} if masked else {}
+    answer(home, shifted(3, -2, 1), moving=image, fixed=fixed)
+    np.testing.assert_allclose(register(image, fixed, **masks), shifted(3, -2, 1), atol=1e-6)
+    assert arguments_of_flirt(home) == {
+        "-in": "moving.nii.gz",
+        "-ref": "fixed.nii.gz",
+        "-out": "moved.nii.gz",
+        "-omat": "matrix.txt",
+        "-cost": "normmi",
+        "-searchcost": "normmi",
+        "-dof": str(dof),
+    }
+    for name, given in (("moving", image), ("fixed", fixed)):
+        expected = np.where(masks[f"{name}_mask"].data, given.data, 0) if masked else given.data
+        np.testing.assert_array_equal(nib.load(home / f"{name}.nii.gz").get_fdata(dtype=np.float32), expected)
 
 
 def test_fast_labels(stand_in, image):
-    stand_in(fast="for f in seg pve_0 pve_1 pve_2 pveseg; do cp brain.nii.gz tissue_$f.nii.gz; done")
+    stand_in()
     brain = image.like(image.data > 1.5)
     labels = fsl.classify_tissue(image, brain).data
     assert labels.dtype == np.uint8
@@ -124,7 +108,9 @@ def test_fast_labels(stand_in, image):
 
 @pytest.mark.skipif(not fsl.is_available(), reason="FSL is not installed: FSLDIR is not set")
 def test_both_backends_agree_on_a_rigid_pair():
-    template, mask = load_template(), load_template_brain_mask()
-    moved = Volume(template.data, shifted(6, -9, 4) @ template.affine)
-    found = fsl.register_rigid(moved, template)
-    np.testing.assert_allclose(found, register_rigid(moved, template, moving_mask=mask, fixed_mask=mask), atol=1)
+    template, brain = load_template(), load_template_brain_mask()
+    away = shifted(6, -9, 4)
+    moved = Volume(template.data, away @ template.affine)
+    masks = {"moving_mask": Volume(brain.data, moved.affine), "fixed_mask": brain}
+    for register in (fsl.register_rigid, register_rigid):
+        np.testing.assert_allclose(register(moved, template, **masks) @ away, np.eye(4), atol=1)

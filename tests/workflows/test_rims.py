@@ -11,19 +11,20 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from fsl_programs import answer, arguments_of_flirt
 from typer.testing import CliRunner
 
 from msrim.bids import find_qsm, find_subject
 from msrim.cli.main import app
 from msrim.console import Console
 from msrim.errors import InputError
-from msrim.image import Volume, write_volume
+from msrim.image import Volume, read_volume, write_volume
 from msrim.lesions.measure import measure_lesions
 from msrim.manifest import Manifest
 from msrim.models import build, read_card
 from msrim.recipe import Recipe, TrainingRecipe
 from msrim.training.loop import write_weights
-from msrim.transform import apply_transform
+from msrim.transform import apply_transform, read_transform
 from msrim.workflows.graph import run_graph
 from msrim.workflows.rim_steps import align_to_qsm
 from msrim.workflows.rims import classify_rims, rim_graph
@@ -33,6 +34,7 @@ QUIET = Console(quiet=True)
 SHAPE = (72, 72, 16)
 AFFINE = np.array([[-0.75, 0, 0, 27], [0, 0.75, 0, -27], [0, 0, 3.0, -24], [0, 0, 0, 1]])
 SETTINGS = {"features": 4, "radii": [5], "pre_convs": 1, "widths": [4, 4, 8, 8]}
+MISPLACED_MM = (5, -4, 3)
 
 
 @pytest.fixture(scope="module")
@@ -290,8 +292,9 @@ def test_features_are_measured_for_the_networks_that_want_them(visit, tmp_path):
     assert len(found["classify"]["probability"]) == 3
 
 
-def test_flair_is_registered_to_the_qsm(tmp_path, monkeypatch):
-    """A brain of its own grid and pose, 5 mm off: brought back to within a millimetre."""
+@pytest.fixture
+def misplaced(tmp_path, monkeypatch) -> dict[str, Path]:
+    """A brain's FLAIR, QSM and magnitude on grids of their own; the FLAIR lies at MISPLACED_MM from the QSM."""
     monkeypatch.chdir(tmp_path)
     index = np.stack(np.meshgrid(*map(np.arange, (64, 72, 48)), indexing="ij"), axis=-1)
     place = index * 2.5 - np.array((64, 72, 48)) * 1.25
@@ -302,15 +305,47 @@ def test_flair_is_registered_to_the_qsm(tmp_path, monkeypatch):
     affine = np.diag([2.5, 2.5, 2.5, 1.0])
     affine[:3, 3] = -np.array((64, 72, 48)) * 1.25
     moved = affine.copy()
-    moved[:3, 3] += (5, -4, 3)
-    flair = write_volume(Volume(((100 + 80 * lobes) * inside).astype(np.float32), moved), Path("flair.nii"))
-    brain = write_volume(Volume(inside, moved), Path("brain.nii"))
-    qsm = write_volume(Volume(((0.1 * lobes - 0.03) * inside).astype(np.float32), affine), Path("qsm.nii"))
-    from msrim.transform import read_transform
+    moved[:3, 3] += MISPLACED_MM
+    return {
+        "flair": write_volume(Volume(((100 + 80 * lobes) * inside + 10).astype(np.float32), moved), Path("flair.nii")),
+        "brain": write_volume(Volume(inside, moved), Path("brain.nii")),
+        "qsm": write_volume(Volume(((0.1 * lobes - 0.03) * inside).astype(np.float32), affine), Path("qsm.nii")),
+        "magnitude": write_volume(Volume((50 + 20 * lobes).astype(np.float32), affine), Path("magnitude.nii")),
+    }
 
-    transform = read_transform(align_to_qsm(flair, corrected=flair, brain=brain, qsm=qsm, backend="embedded"))
-    points = apply_transform(moved, np.argwhere(inside)[::50])
-    assert np.linalg.norm(apply_transform(transform, points) - (points - (5, -4, 3)), axis=1).mean() < 1
+
+def test_flair_is_registered_to_the_qsm(misplaced):
+    flair, brain = misplaced["flair"], misplaced["brain"]
+    transform = read_transform(
+        align_to_qsm(flair, corrected=flair, brain=brain, qsm=misplaced["qsm"], backend="embedded")
+    )
+    points = apply_transform(read_volume(brain).affine, np.argwhere(read_volume(brain).data)[::50])
+    assert np.linalg.norm(apply_transform(transform, points) - (points - MISPLACED_MM), axis=1).mean() < 1
+
+
+@pytest.mark.parametrize("with_magnitude", [False, True])
+def test_fsl_registers_the_blanked_flair_to_the_blanked_qsm(misplaced, stand_in, with_magnitude):
+    """FLIRT sees the brain and 8 mm around it where the QSM alone shows where it lies, else the magnitude's brain."""
+    home = stand_in()
+    flair, brain, qsm = (read_volume(misplaced[name]) for name in ("flair", "brain", "qsm"))
+    right = np.eye(4)
+    right[:3, 3] = -np.array(MISPLACED_MM)
+    answer(home, right, moving=flair, fixed=qsm)
+    magnitude = misplaced["magnitude"] if with_magnitude else None
+    found = align_to_qsm(
+        misplaced["flair"], corrected=misplaced["flair"], brain=misplaced["brain"], qsm=misplaced["qsm"],
+        backend="fsl", magnitude=magnitude,
+    )  # fmt: skip
+    np.testing.assert_allclose(read_transform(found), right, atol=1e-5)
+    assert not {"-inweight", "-refweight"} & set(arguments_of_flirt(home))
+    given = {name: nib.load(home / f"{name}.nii.gz").get_fdata() for name in ("moving", "fixed")}
+    np.testing.assert_array_equal(given["moving"], np.where(brain.data, flair.data, 0))
+    inside = qsm.data != 0
+    assert not given["fixed"][~inside].any()
+    if with_magnitude:
+        np.testing.assert_array_equal(given["fixed"][inside], read_volume(magnitude).data[inside])
+    else:
+        assert given["fixed"][inside].min() >= 1
 
 
 def refused(*arguments: object) -> str:

@@ -1,0 +1,54 @@
+"""Stand-ins for the programs of FSL: shell scripts that take its arguments, write its files and fail in its ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from msrim.image import Volume
+
+BET = 'cp "$1" "$2" && cp "$1" "${2%.nii.gz}_mask.nii.gz"'
+# Keeps what it was given beside bin/; its matrix is the file `answer` there.
+FLIRT = """
+cp moving.nii.gz fixed.nii.gz "$FSLDIR"
+echo "$@" > "$FSLDIR/arguments"
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -omat) matrix="$2" ;;
+    -out) cp fixed.nii.gz "$2" ;;
+  esac
+  shift
+done
+cp "$FSLDIR/answer" "$matrix"
+"""
+FAST = "for f in seg pve_0 pve_1 pve_2 pveseg; do cp brain.nii.gz tissue_$f.nii.gz; done"
+
+
+def install(folder: Path, *, bet: str = BET, flirt: str = FLIRT, fast: str = FAST) -> Path:
+    """Make an FSLDIR whose FLIRT finds that nothing is to be moved."""
+    for name, script in (("bet", bet), ("flirt", flirt), ("fast", fast)):
+        program = folder / "bin" / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+    (folder / "etc").mkdir(exist_ok=True)
+    (folder / "etc" / "fslversion").write_text("6.0.7.4\n")
+    np.savetxt(folder / "answer", np.eye(4))
+    return folder
+
+
+def answer(home: Path, fixed_from_moving: np.ndarray, *, moving: Volume, fixed: Volume) -> None:
+    """Let the stand-in for FLIRT find this transform, RAS mm."""
+    from fsl.data.image import Nifti
+    from fsl.transform.flirt import toFlirt
+    from nibabel import Nifti1Image
+
+    images = [Nifti(Nifti1Image(np.empty(each.shape, np.uint8), each.affine).header) for each in (moving, fixed)]
+    np.savetxt(home / "answer", toFlirt(fixed_from_moving, *images, "world", "world"))
+
+
+def arguments_of_flirt(home: Path) -> dict[str, str]:
+    """What FLIRT was asked last, by option, files by their name."""
+    words = [word.rsplit("/", 1)[-1] for word in (home / "arguments").read_text().split()]
+    return dict(zip(words[::2], words[1::2], strict=True))
