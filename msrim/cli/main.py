@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from typing import Annotated
 
 import typer
@@ -61,6 +63,12 @@ def options(
     """Multiple-sclerosis lesions from MRI. Research use only."""
 
 
+def end_on_sigterm() -> None:
+    """Let SIGTERM end msrim as Ctrl-C does: programs that it started and temporary folders go with it."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
 def main() -> None:
     """Run the command line."""
+    end_on_sigterm()
     app()

@@ -1,4 +1,7 @@
-"""The FSL twins: BET, FLIRT and FAST through Nipype, with the meanings of the embedded functions.
+"""The FSL twins: BET, FLIRT and FAST, with the meanings of the embedded functions.
+
+Nipype writes the command lines. They are run here, because Nipype's own runner takes results of programs that failed,
+loses what FLIRT and FAST said, and leaves a program running when msrim is ended.
 
 FSL is licensed for non-commercial use and is never bundled: it is taken from FSLDIR.
 """
@@ -6,39 +9,58 @@ FSL is licensed for non-commercial use and is never bundled: it is taken from FS
 from __future__ import annotations
 
 import os
+import shlex
+import signal
+import subprocess
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from msrim.errors import BackendError
+from msrim.errors import BackendError, InputError
 from msrim.image import Volume, read_volume, write_volume
 from msrim.preprocess.masks import blanked
 
-CSF, GREY_MATTER, WHITE_MATTER = 1, 2, 3
+PROGRAMS = ("bet", "flirt", "fast")
+# So much of what a program said is shown; the cause comes first.
+SHOWN_CHARACTERS = 400
 
 
-def is_available() -> bool:
-    """Whether FSLDIR names a folder with BET, FLIRT and FAST."""
-    folder = os.environ.get("FSLDIR")
-    return bool(folder) and all((Path(folder) / "bin" / tool).is_file() for tool in ("bet", "flirt", "fast"))
+@dataclass(frozen=True)
+class Installation:
+    """An FSL that can be used: its folder, and its version as etc/fslversion has it."""
+
+    folder: Path
+    version: str
 
 
-def fsl_version() -> str:
-    """Version of the FSL in FSLDIR.
+def find_fsl() -> Installation:
+    """The FSL in FSLDIR.
 
     Raises
     ------
     BackendError
-        There is none.
+        There is none, or it cannot be used.
     """
+    name = os.environ.get("FSLDIR")
+    if not name:
+        raise BackendError("FSLDIR is not set; install FSL and set it, or use --backend embedded")
+    folder = Path(name)
+    if not folder.is_absolute():
+        raise BackendError(f"FSLDIR is {name}, which is no absolute path; set it to one")
+    if len(name.split()) != 1:
+        raise BackendError(f"FSLDIR is {name}: BET does not work in a folder with a space in its name; move FSL")
+    if lacking := [program for program in PROGRAMS if not os.access(folder / "bin" / program, os.X_OK)]:
+        raise BackendError(f"{folder}/bin has no {', '.join(lacking)} to run; FSLDIR must name a complete FSL")
+    version = folder / "etc" / "fslversion"
     try:
-        return (_fsl_folder() / "etc" / "fslversion").read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise BackendError(f"{error.filename}: cannot be read; FSLDIR must name a complete FSL installation") from error
+        return Installation(folder, version.read_text(encoding="utf-8").split()[0])
+    except (OSError, UnicodeDecodeError, IndexError) as error:
+        raise BackendError(f"{version}: cannot be read; FSLDIR must name a complete FSL") from error
 
 
 def extract_brain(volume: Volume) -> Volume:
@@ -62,8 +84,8 @@ def extract_brain(volume: Volume) -> Volume:
     Smith, Human Brain Mapping 17(3), 2002, doi:10.1002/hbm.10062.
     """
     with _folder_with(head=volume) as folder:
-        _run("BET", folder, in_file=folder / "head.nii.gz", out_file="brain.nii.gz", mask=True, robust=True)
-        return volume.like(_result(folder / "brain_mask.nii.gz", "BET").data)
+        said = _run("BET", folder, in_file="head.nii.gz", out_file="brain.nii.gz", mask=True, robust=True)
+        return volume.like(_result("BET", folder / "brain_mask.nii.gz", said, mask=True).data)
 
 
 def register_rigid(
@@ -125,11 +147,9 @@ def classify_tissue(t1w: Volume, brain: Volume) -> Volume:
     Zhang et al., IEEE TMI 20(1), 2001, doi:10.1109/42.906424.
     """
     with _folder_with(brain=blanked(t1w, brain)) as folder:
-        image = folder / "brain.nii.gz"
-        _run("FAST", folder, in_files=[image], out_basename="tissue", img_type=1, number_classes=3)
-        # FAST numbers its classes from dark to bright: CSF, grey, white on T1w. Nipype lists a mixel-type file that
-        # FAST 6 no longer writes; the label map is the only one that is needed.
-        labels = _result(folder / "tissue_pveseg.nii.gz", "FAST").data
+        said = _run("FAST", folder, in_files=["brain.nii.gz"], out_basename="tissue", img_type=1, number_classes=3)
+        # FAST numbers its classes from dark to bright: CSF, grey, white on T1w.
+        labels = _result("FAST", folder / "tissue_pveseg.nii.gz", said).data
     return t1w.like(np.where(brain.data, labels.round(), 0).astype(np.uint8))
 
 
@@ -171,11 +191,11 @@ def fixed_from_flirt(matrix: np.ndarray, *, moving: Volume, fixed: Volume) -> np
 
 def _flirt(moving: Volume, fixed: Volume, *, degrees_of_freedom: int) -> np.ndarray:
     with _folder_with(moving=moving, fixed=fixed) as folder:
-        _run(
+        said = _run(
             "FLIRT",
             folder,
-            in_file=folder / "moving.nii.gz",
-            reference=folder / "fixed.nii.gz",
+            in_file="moving.nii.gz",
+            reference="fixed.nii.gz",
             out_file="moved.nii.gz",
             out_matrix_file="matrix.txt",
             dof=degrees_of_freedom,
@@ -183,43 +203,80 @@ def _flirt(moving: Volume, fixed: Volume, *, degrees_of_freedom: int) -> np.ndar
             cost_func="normmi",
         )
         try:
-            matrix = np.loadtxt(folder / "matrix.txt")
-        except (OSError, ValueError) as error:
-            raise BackendError("FLIRT wrote no matrix; check the FSL installation and the images") from error
+            rows = (folder / "matrix.txt").read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise BackendError(f"FLIRT of FSL ended without an error but wrote no matrix.txt; {said}") from error
+    try:
+        matrix = np.array([[float(number) for number in row.split()] for row in rows if row.strip()])
+        # Not finite or not invertible, it says nothing of where the images lie.
+        np.linalg.inv(matrix)
+        usable = matrix.shape == (4, 4) and np.isfinite(matrix).all() and np.array_equal(matrix[3], (0, 0, 0, 1))
+    except (ValueError, np.linalg.LinAlgError):
+        usable = False
+    if not usable:
+        raise BackendError(f"FLIRT of FSL wrote a matrix that is no transform ({' / '.join(rows)[:200]}); {said}")
     return fixed_from_flirt(matrix, moving=moving, fixed=fixed)
 
 
 @contextmanager
 def _folder_with(**volumes: Volume) -> Iterator[Path]:
-    with TemporaryDirectory(prefix="msrim-fsl-") as name:
+    with tempfile.TemporaryDirectory(prefix="msrim-fsl-") as name:
         for stem, volume in volumes.items():
             write_volume(volume, Path(name) / f"{stem}.nii.gz")
         yield Path(name)
 
 
-def _run(interface: str, folder: Path, **inputs: Any) -> None:
+def _run(interface: str, folder: Path, **inputs: Any) -> str:
+    """Run a program in a folder, files by names relative to it; returns what it said, as a clause."""
     from nipype.interfaces import fsl
 
-    home = _fsl_folder()
+    installed = find_fsl()
     # Both are needed: without the default Nipype warns that FSLOUTPUTTYPE is unset, and the default alone is overruled.
     fsl.FSLCommand.set_default_output_type("NIFTI_GZ")
-    command = getattr(fsl, interface)(output_type="NIFTI_GZ", terminal_output="allatonce", **inputs)
-    command.inputs.environ.update({"FSLDIR": str(home), "PATH": f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}"})
+    # Relative names, because BET and FAST break at a space in the path of a temporary folder.
+    with chdir(folder):
+        program, *arguments = shlex.split(getattr(fsl, interface)(output_type="NIFTI_GZ", **inputs).cmdline)
+    binaries = installed.folder / "bin"
+    path = os.pathsep.join([str(binaries), os.environ.get("PATH", os.defpath)])
     try:
-        command.run(cwd=str(folder))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise BackendError(f"{interface} of FSL failed: {' '.join(str(error).split())[:500]}") from error
+        process = subprocess.Popen(
+            [binaries / program, *arguments],
+            cwd=folder,
+            env={**os.environ, "FSLDIR": str(installed.folder), "FSLOUTPUTTYPE": "NIFTI_GZ", "PATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise BackendError(f"{interface} of FSL cannot be run: {error}; check the FSL installation") from error
+    try:
+        said, complaint = process.communicate()
+    except BaseException:
+        # BET and others are scripts: what they started must end with them.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    words = " ".join((complaint.strip() or said).split())
+    words = f"it said: {words[:SHOWN_CHARACTERS]}" if words else "it said nothing"
+    # BET's script ends with status 0 whatever happens inside it; what went wrong stands on its stderr alone.
+    if process.returncode or (interface == "BET" and complaint.strip()):
+        code = process.returncode
+        how = f"exit code {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
+        raise BackendError(f"{interface} of FSL {installed.version} failed, {how}; {words}")
+    return words
 
 
-def _result(path: Path, interface: str) -> Volume:
-    # BET can end with status 0 and write nothing.
+def _result(interface: str, path: Path, said: str, *, mask: bool = False) -> Volume:
     if not path.is_file():
-        raise BackendError(f"{interface} of FSL wrote no {path.name}; check the FSL installation and the image")
-    return read_volume(path, mask=interface == "BET")
-
-
-def _fsl_folder() -> Path:
-    folder = os.environ.get("FSLDIR")
-    if not folder:
-        raise BackendError("FSLDIR is not set; install FSL and set it, or use --backend embedded")
-    return Path(folder)
+        raise BackendError(f"{interface} of FSL ended without an error but wrote no {path.name}; {said}")
+    try:
+        return read_volume(path, mask=mask)
+    except InputError as error:
+        raise BackendError(
+            f"{interface} of FSL wrote a {path.name} that cannot be used ({str(error).split(': ', 1)[-1]}); "
+            f"if the disk of {tempfile.gettempdir()} is full, make room or set TMPDIR; {said}"
+        ) from error

@@ -16,6 +16,8 @@ from nipype.pipeline.plugins.multiproc import MultiProcPlugin
 
 # Of prctl(2).
 PR_SET_PDEATHSIG = 1
+# For a task that is ended, to end its programs and remove what is temporary.
+GRACE_SECONDS = 5
 
 
 class Processes(MultiProcPlugin):
@@ -35,7 +37,11 @@ class Processes(MultiProcPlugin):
                 raise self._failure from None
             raise
         finally:
-            for process, _ in self._task_obj.values():
+            processes = [process for process, _ in self._task_obj.values()]
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.join(GRACE_SECONDS)
                 process.kill()
 
     def _submit_job(self, node: nipype.Node, updatehash: bool = False) -> int:
@@ -64,6 +70,8 @@ class Processes(MultiProcPlugin):
 
 
 def _work(node: nipype.Node, updatehash: bool, taskid: int, sender: Connection, parent: int) -> None:
+    # A task that is ended takes the programs that it started with it.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return

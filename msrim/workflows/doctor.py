@@ -6,13 +6,12 @@ import os
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Literal
 
-from msrim.errors import ModelError
+from msrim.errors import BackendError, ModelError
 from msrim.manifest import package_versions
+from msrim.preprocess.fsl import find_fsl
 
-FSL_PROGRAMS = ("bet", "flirt", "fast")
 MIN_MEMORY_GIB = 6
 
 
@@ -82,12 +81,8 @@ def _memory() -> Finding:
 
 
 def _fsl() -> Finding:
-    folder = os.environ.get("FSLDIR")
-    if not folder:
-        return Finding(
-            "missing", "FSL", "FSLDIR is not set; --backend fsl cannot be used, the embedded one needs nothing"
-        )
-    lacking = [name for name in FSL_PROGRAMS if not os.access(Path(folder, "bin", name), os.X_OK)]
-    if lacking:
-        return Finding("missing", "FSL", f"{folder}/bin lacks {', '.join(lacking)}; --backend fsl cannot be used")
-    return Finding("ok", "FSL", folder)
+    try:
+        found = find_fsl()
+    except BackendError as error:
+        return Finding("missing", "FSL", f"{error}; without it --backend fsl cannot be used")
+    return Finding("ok", "FSL", f"{found.version} at {found.folder}")

@@ -270,7 +270,7 @@ def _checked(subject: Subject, recipe: Recipe, out: Path, *, card: Card) -> None
     check_output_folder(out)
     choose_device(recipe.device)
     if recipe.backend == "fsl":
-        fsl.fsl_version()
+        fsl.find_fsl()
     for each in (*card.single, read_card(steps.HEAD_MODEL)):
         load_model(each)
     read_subject(subject)

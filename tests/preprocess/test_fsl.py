@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
-from fsl_programs import BET, answer, arguments_of_flirt
+from fsl_programs import BET, FAST, FLIRT, answer, arguments_of_flirt
+from typer.testing import CliRunner
 
+from msrim.cli.main import app
 from msrim.errors import BackendError
-from msrim.image import Volume
+from msrim.image import Volume, write_volume
 from msrim.preprocess import fsl
 from msrim.preprocess.register import register_rigid
 from msrim.preprocess.template import load_template, load_template_brain_mask
+from msrim.workflows.doctor import examine
 
 
 def shifted(x: float, y: float, z: float) -> np.ndarray:
@@ -44,26 +57,212 @@ def image() -> Volume:
     return Volume(data, np.diag([-1.0, 1, 1, 1]))
 
 
-def test_found_by_fsldir(stand_in, monkeypatch):
-    stand_in()
-    assert fsl.is_available()
-    assert fsl.fsl_version() == "6.0.7.4"
-    monkeypatch.delenv("FSLDIR")
-    assert not fsl.is_available()
-    with pytest.raises(BackendError, match="FSLDIR"):
-        fsl.fsl_version()
+@pytest.fixture
+def shown() -> Callable[..., tuple[int, list[str]]]:
+    """Exit code of a command, and its lines on stderr."""
+
+    def run(*arguments: object) -> tuple[int, list[str]]:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        return result.exit_code, result.stderr.splitlines()
+
+    return run
 
 
-def test_bet_that_writes_nothing_is_an_error(stand_in, image):
-    stand_in(bet="exit 0")
-    with pytest.raises(BackendError, match="BET"):
+def test_found_by_fsldir(stand_in):
+    home = stand_in()
+    assert fsl.find_fsl() == fsl.Installation(home, "6.0.7.4")
+
+
+def unset(home: Path) -> str:
+    return ""
+
+
+def relative(home: Path) -> str:
+    return "fsl"
+
+
+def spaced(home: Path) -> str:
+    return str(home.rename(home.with_name("my fsl")))
+
+
+def without(name: str) -> Callable[[Path], str]:
+    def remove(home: Path) -> str:
+        (home / name).unlink()
+        return str(home)
+
+    return remove
+
+
+def not_executable(home: Path) -> str:
+    (home / "bin" / "bet").chmod(0o644)
+    return str(home)
+
+
+def nonexistent(home: Path) -> str:
+    return "/nonexistent"
+
+
+UNUSABLE = {
+    "unset": (unset, "FSLDIR is not set"),
+    "relative": (relative, "FSLDIR is fsl, which is no absolute path"),
+    "with a space": (spaced, "my fsl: BET does not work in a folder with a space"),
+    "no such folder": (nonexistent, "/nonexistent/bin has no bet, flirt, fast to run"),
+    "without bet": (without("bin/bet"), "bin has no bet to run"),
+    "without flirt": (without("bin/flirt"), "bin has no flirt to run"),
+    "without fast": (without("bin/fast"), "bin has no fast to run"),
+    "bet not executable": (not_executable, "bin has no bet to run"),
+    "without version": (without("etc/fslversion"), "etc/fslversion: cannot be read"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "told"), UNUSABLE.values(), ids=UNUSABLE)
+def test_doctor_and_run_refuse_the_same_fsl_before_any_work(stand_in, tmp_path, image, monkeypatch, shown, spoil, told):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FSLDIR", spoil(stand_in()))
+    flair = write_volume(image, tmp_path / "flair.nii.gz")
+    code, lines = shown("segment", "--flair", flair, "--out", tmp_path / "out", "--backend", "fsl")
+    assert code == 2
+    [line] = lines
+    assert line.startswith("msrim: error: ")
+    assert told in line
+    assert not (tmp_path / "out").exists()
+    [found] = [finding for finding in examine() if finding.what == "FSL"]
+    assert found.state == "missing"
+    assert told in found.meaning
+
+
+def test_doctor_names_the_version(stand_in):
+    home = stand_in()
+    [found] = [finding for finding in examine() if finding.what == "FSL"]
+    assert (found.state, found.meaning) == ("ok", f"6.0.7.4 at {home}")
+
+
+def bet(image: Volume) -> object:
+    return fsl.extract_brain(image)
+
+
+def flirt(image: Volume) -> object:
+    return fsl.register_rigid(image, image)
+
+
+def fast(image: Volume) -> object:
+    return fsl.classify_tissue(image, image.like(image.data > 1.5))
+
+
+PROGRAMS = {"bet": (bet, BET), "flirt": (flirt, FLIRT), "fast": (fast, FAST)}
+ENDINGS = {
+    "writes nothing, silent": ("exit 0", "ended without an error but wrote no"),
+    "writes nothing, with words": ("echo unwell; exit 0", "it said: unwell"),
+    "exit code, silent": ("exit 3", "failed, exit code 3; it said nothing"),
+    "exit code, with words": ("echo 'no room to think' >&2; exit 1", "failed, exit code 1; it said: no room to think"),
+    "words on stdout": ("echo 'no such option'; exit 1", "failed, exit code 1; it said: no such option"),
+    "crash": ("kill -SEGV $$", "failed, was ended by SIGSEGV"),
+}
+
+
+@pytest.mark.parametrize("tool", PROGRAMS)
+@pytest.mark.parametrize(("script", "told"), ENDINGS.values(), ids=ENDINGS)
+def test_a_program_that_fails_is_never_believed(stand_in, image, tool, script, told):
+    call, works = PROGRAMS[tool]
+    stand_in(**{tool: script})
+    with pytest.raises(BackendError, match=re.escape(told)) as failure:
+        call(image)
+    assert str(failure.value).startswith(f"{tool.upper()} of FSL ")
+    assert len(str(failure.value)) < 600
+    if "exit 0" not in script:
+        # Not even where all its files are there.
+        stand_in(**{tool: f"({works})\n{script}"})
+        with pytest.raises(BackendError, match=re.escape(told)):
+            call(image)
+
+
+def test_words_on_stderr_are_a_failure_of_bet_alone(stand_in, image):
+    """BET's script ends with status 0 where its own helpers were missing."""
+    stand_in(bet=f"{BET}\necho 'bet: 1: dc: not found' >&2")
+    with pytest.raises(BackendError, match="exit code 0; it said: bet: 1: dc: not found"):
+        fsl.extract_brain(image)
+    stand_in(flirt=f"{FLIRT}\necho 'Warning: slow' >&2")
+    np.testing.assert_allclose(fsl.register_rigid(image, image), np.eye(4), atol=1e-9)
+
+
+def test_a_program_that_cannot_be_started_is_told(stand_in, image):
+    (stand_in() / "bin" / "bet").write_text("#!/nonexistent/sh\n")
+    with pytest.raises(BackendError, match=r"BET of FSL cannot be run: .*No such file"):
         fsl.extract_brain(image)
 
 
-def test_bet_that_fails_says_why(stand_in, image):
-    stand_in(bet="echo 'Segmentation fault' >&2; exit 1")
-    with pytest.raises(BackendError, match="Segmentation fault"):
-        fsl.extract_brain(image)
+MATRICES = {
+    "empty": "",
+    "three rows": "1 0 0 0\n0 1 0 0\n0 0 1 0\n",
+    "zeros": "0 0 0 0\n" * 4,
+    "nan": "nan nan nan nan\n" * 3 + "0 0 0 1\n",
+    "infinite": "1 0 0 inf\n0 1 0 0\n0 0 1 0\n0 0 0 1\n",
+    "ragged": "1 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n",
+    "words": "Could not open matrix\n",
+    "last row": "1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 1 1\n",
+}
+
+
+@pytest.mark.parametrize("content", MATRICES.values(), ids=MATRICES)
+@pytest.mark.parametrize("register", [fsl.register_rigid, fsl.register_affine])
+def test_a_broken_matrix_is_refused(stand_in, image, register, content):
+    (stand_in() / "answer").write_text(content)
+    with pytest.raises(BackendError, match="FLIRT of FSL wrote a matrix that is no transform"):
+        register(image, image)
+
+
+def test_a_truncated_result_is_the_programs_fault(stand_in, image):
+    """As a full disk leaves it: no word of a damaged file of the user's."""
+    stand_in(fast=f"{FAST}\nhead -c 600 brain.nii.gz > tissue_pveseg.nii.gz")
+    with pytest.raises(BackendError, match=r"FAST of FSL wrote a tissue_pveseg.nii.gz that cannot be used .* TMPDIR"):
+        fast(image)
+
+
+@pytest.mark.parametrize("tool", PROGRAMS)
+def test_temporary_folder_with_a_space(stand_in, image, tmp_path, monkeypatch, tool):
+    """Files are named relative to it: BET and FAST break at spaces in a path."""
+    stand_in(**{tool: f'case "$*" in *" / "*|*/*) echo "unquoted $*" >&2; exit 1;; esac\n{PROGRAMS[tool][1]}'})
+    (tmp_path / "with space").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "with space"))
+    PROGRAMS[tool][0](image)
+    assert not list((tmp_path / "with space").iterdir())
+
+
+ENDED = """
+import sys
+from pathlib import Path
+from msrim.cli.main import end_on_sigterm
+from msrim.image import read_volume
+from msrim.preprocess import fsl
+end_on_sigterm()
+fsl.extract_brain(read_volume(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, -signal.SIGINT)])
+def test_a_run_that_is_ended_leaves_no_program_and_no_folder(stand_in, image, tmp_path, number, code):
+    """BET is a script: what it started ends as well."""
+    home = stand_in(bet='sleep 60 & echo $! > "$FSLDIR/child"; wait')
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    flair = write_volume(image, tmp_path / "flair.nii.gz")
+    run = subprocess.Popen(
+        [sys.executable, "-c", ENDED, flair], env={**os.environ, "TMPDIR": str(temporary)}, stderr=subprocess.DEVNULL
+    )
+    child = home / "child"
+    wait_until(lambda: child.is_file() and child.read_text().strip())
+    assert list(temporary.iterdir())
+    run.send_signal(number)
+    assert run.wait(timeout=60) == code
+    wait_until(lambda: not Path("/proc", child.read_text().strip()).exists())
+    assert not list(temporary.iterdir())
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_bet_mask_comes_back_on_the_same_grid(stand_in, image):
@@ -106,7 +305,7 @@ def test_fast_labels(stand_in, image):
     np.testing.assert_array_equal(labels > 0, brain.data)
 
 
-@pytest.mark.skipif(not fsl.is_available(), reason="FSL is not installed: FSLDIR is not set")
+@pytest.mark.skipif("FSLDIR" not in os.environ, reason="FSL is not installed: FSLDIR is not set")
 def test_both_backends_agree_on_a_rigid_pair():
     template, brain = load_template(), load_template_brain_mask()
     away = shifted(6, -9, 4)
