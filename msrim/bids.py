@@ -99,9 +99,13 @@ class Subject:
         >>> Subject("12", None, {}).output(Path("out"), "space-orig_label-L_mask.nii.gz").as_posix()
         'out/sub-12/anat/sub-12_space-orig_label-L_mask.nii.gz'
         """
+        return self.below(self.folder(out), suffix)
+
+    def below(self, folder: Path, suffix: str) -> Path:
+        """Path of a result of this visit in another folder, sorted as :meth:`output` does."""
         session = f"_ses-{self.session}" if self.session else ""
         kind = "xfm" if suffix.endswith("_xfm.txt") else "anat"
-        return self.folder(out) / kind / f"sub-{self.label}{session}_{suffix}"
+        return folder / kind / f"sub-{self.label}{session}_{suffix}"
 
 
 def find_subject(path: Path) -> Subject:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 
 class Console:
-    """Progress and remarks on stderr: a bar on a terminal, plain lines otherwise, nothing when quiet.
+    """Progress and remarks on stderr: a spinner on a terminal, plain lines otherwise, nothing when quiet.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ class Console:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._rich = RichConsole(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-        self._bar: Progress | None = None
+        self._spinner: Progress | None = None
 
     @property
     def quiet(self) -> bool:
@@ -32,26 +32,24 @@ class Console:
         self._rich.print(text, markup=False)
 
     @contextmanager
-    def progress(self, total: int) -> Iterator[None]:
+    def progress(self) -> Iterator[None]:
         """Show the steps of a run, told by :meth:`started` and :meth:`finished`, while the block runs."""
         if not self._rich.is_terminal:
             yield
             return
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        with Progress(*columns, console=self._rich, transient=True) as self._bar:
-            self._bar.add_task("", total=total)
+        columns = SpinnerColumn(), TextColumn("step {task.completed}: {task.description}"), TimeElapsedColumn()
+        with Progress(*columns, console=self._rich, transient=True) as self._spinner:
+            self._spinner.add_task("", total=None)
             try:
                 yield
             finally:
-                self._bar = None
+                self._spinner = None
 
     def started(self, name: str) -> None:
-        """A step begins: its name stands beside the bar."""
-        if self._bar:
-            self._bar.update(self._bar.task_ids[0], description=name)
+        """A step begins: its number and name stand beside the spinner."""
+        if self._spinner:
+            self._spinner.update(self._spinner.task_ids[0], description=name, advance=1)
 
     def finished(self, name: str, remark: str) -> None:
-        """A step has ended: one line, and the bar moves on."""
+        """A step has ended: one line."""
         self.say(f"{name}: {remark}")
-        if self._bar:
-            self._bar.advance(self._bar.task_ids[0])

@@ -79,8 +79,8 @@ def unless_disk_full(error: BaseException, folder: Path) -> BaseException:
 
 
 @contextmanager
-def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Keep a second run out of a folder, or wait for its end; the system lifts the lock however this process ends."""
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a second run out of a folder; the system lifts the lock however this process ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stream = (folder / ".lock").open("w")
@@ -88,7 +88,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another output folder") from error
     with stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise OutputError(f"{folder}: another msrim run is working here; wait for it to end") from error
         yield

@@ -225,6 +225,33 @@ def resample(
     return Volume(data, target.affine)
 
 
+def labels_on_grid(labels: Volume, target: Volume, *, target_from_source: np.ndarray) -> Volume:
+    """A label map on a visit's own grid: a voxel belongs to a lesion that fills half of it.
+
+    Thick slices are sampled at several depths and averaged. A lesion too small to fill half of any voxel keeps the
+    voxels that it lies in, so that no row of the table is without a place.
+
+    Returns
+    -------
+    Volume of int32
+        Of two lesions in one voxel, the one of the higher number, which is the smaller.
+    """
+    depths = np.maximum(np.ceil(target.spacing / labels.spacing.min() - 1e-3), 1).astype(int)
+    affine = target.affine @ np.diag([*(1 / depths), 1.0])
+    # The first fine voxel's centre lies this far from the coarse one's.
+    affine[:3, 3] += target.affine[:3, :3] @ ((1 / depths - 1) / 2)
+    shape = tuple(int(n * d) for n, d in zip(target.shape, depths, strict=True))
+    fine = resample(
+        labels, Volume(np.broadcast_to(np.int32(0), shape), affine), target_from_source=target_from_source, nearest=True
+    )
+    (x, y, z), (a, b, c) = target.shape, depths
+    blocks = fine.data.reshape(x, a, y, b, z, c)
+    highest = blocks.max(axis=(1, 3, 5)).astype(np.int32)
+    whole = np.where((blocks > 0).mean(axis=(1, 3, 5)) >= 0.5, highest, 0)
+    lost = np.setdiff1d(np.unique(highest), np.unique(whole))
+    return target.like(np.where((whole == 0) & np.isin(highest, lost), highest, whole))
+
+
 def grid_around(shape_mm: np.ndarray, lowest_mm: np.ndarray, *, spacing_mm: float, multiple: int = 1) -> Volume:
     """An empty isotropic RAS grid that covers a box of ``shape_mm`` from ``lowest_mm`` on.
 

@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Any
 
 from msrim import __version__
-from msrim.files import locked, sha256_of, write_text
+from msrim.files import sha256_of, write_text
 
 # The libraries that touch the numbers; a difference in results between two machines starts here.
 NUMERIC_PACKAGES = (
@@ -98,19 +98,17 @@ class Manifest:
         OutputError
             The folder cannot be written to.
         """
-        # Of two runs that end together the later one hashes what both have written, and its run.json stays.
-        with locked(path.parent / "work", wait=True):
-            content = {
-                "versions": package_versions(),
-                "recipe": self.recipe,
-                "inputs": {
-                    name: {"path": str(file), "sha256": sha256_of(file)} for name, file in sorted(self.inputs.items())
-                },
-                "outputs": {os.path.relpath(file, path.parent): sha256_of(file) for file in sorted(outputs)},
-                "steps": [asdict(step) for step in self.steps],
-                "fallbacks": self.fallbacks,
-            }
-            return write_text(json.dumps(content, indent=2) + "\n", path)
+        content = {
+            "versions": package_versions(),
+            "recipe": self.recipe,
+            "inputs": {
+                name: {"path": str(file), "sha256": sha256_of(file)} for name, file in sorted(self.inputs.items())
+            },
+            "outputs": {os.path.relpath(file, path.parent): sha256_of(file) for file in sorted(outputs)},
+            "steps": [asdict(step) for step in self.steps],
+            "fallbacks": self.fallbacks,
+        }
+        return write_text(json.dumps(content, indent=2) + "\n", path)
 
 
 def package_versions() -> dict[str, str]:

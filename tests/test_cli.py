@@ -30,9 +30,10 @@ def calls(monkeypatch) -> list:
         console.say("working")
         return out / "mask.nii.gz"
 
-    workflows = ModuleType("msrim.workflows.subject")
-    workflows.segment_subject = workflows.preprocess_subject = record
-    monkeypatch.setitem(sys.modules, "msrim.workflows.subject", workflows)
+    for module, function in (("segment", "segment_subject"), ("anatomy", "preprocess_subject")):
+        workflow = ModuleType(f"msrim.workflows.{module}")
+        setattr(workflow, function, record)
+        monkeypatch.setitem(sys.modules, workflow.__name__, workflow)
     return calls
 
 
@@ -88,14 +89,14 @@ def test_errors_are_one_line_and_bugs_keep_their_traceback(monkeypatch, calls, p
     def fail(*_, **__):
         raise InputError("x.nii: two\nlines; mend it")
 
-    monkeypatch.setattr(sys.modules["msrim.workflows.subject"], "segment_subject", fail)
+    monkeypatch.setattr(sys.modules["msrim.workflows.segment"], "segment_subject", fail)
     shown = runner.invoke(app, ["segment", str(patient), "--out", "out"])
     assert (shown.exit_code, shown.stderr) == (2, "msrim: error: x.nii: two lines; mend it\n")
 
     def break_down(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(sys.modules["msrim.workflows.subject"], "segment_subject", break_down)
+    monkeypatch.setattr(sys.modules["msrim.workflows.segment"], "segment_subject", break_down)
     shown = runner.invoke(app, ["segment", str(patient), "--out", "out"])
     assert (shown.exit_code, type(shown.exception)) == (1, ZeroDivisionError)
 

@@ -1,4 +1,4 @@
-"""Progress goes to stderr: lines without a terminal, a bar with one, nothing when quiet."""
+"""Progress goes to stderr: lines without a terminal, a spinner with one, nothing when quiet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from msrim.console import Console
 CODE = """
 from msrim.console import Console
 console = Console()
-with console.progress(2):
+with console.progress():
     for name in ("find brain", "find lesions"):
         console.started(name)
         console.finished(name, "1.0 s")
@@ -24,7 +24,7 @@ with console.progress(2):
 @pytest.mark.parametrize(("quiet", "expected"), [(False, "find [brain]: 1.0 s\n"), (True, "")])
 def test_lines_without_a_terminal(capsys, quiet, expected):
     console = Console(quiet=quiet)
-    with console.progress(1):
+    with console.progress():
         console.started("find [brain]")
         console.finished("find [brain]", "1.0 s")
     assert capsys.readouterr() == ("", expected)
@@ -35,7 +35,7 @@ def test_long_lines_are_not_broken(capsys):
     assert capsys.readouterr().err == "x" * 300 + "\n"
 
 
-def test_bar_on_a_terminal():
+def test_spinner_on_a_terminal():
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm"}
     done = subprocess.run(
@@ -46,4 +46,4 @@ def test_bar_on_a_terminal():
     os.close(ours)
     assert done.stdout == b""
     assert "find brain: 1.0 s" in shown
-    assert "2/2" in shown
+    assert "step 2: find lesions" in shown

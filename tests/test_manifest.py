@@ -6,15 +6,12 @@ import json
 import mmap
 import platform
 import sys
-import time
-from pathlib import Path
-from threading import Event, Thread
 
 import numpy as np
 import pytest
 
-from msrim import __version__, manifest
-from msrim.files import sha256_of, write_text
+from msrim import __version__
+from msrim.files import write_text
 from msrim.manifest import Manifest, StepRecord, measured, package_versions
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
@@ -36,26 +33,6 @@ def test_run_json(tmp_path):
     assert content["fallbacks"] == ["no CUDA device; using the CPU"]
     assert content["versions"]["msrim"] == __version__
     assert content["versions"]["python"] == platform.python_version()
-
-
-def test_of_two_runs_that_end_together_the_last_hashes_what_is_there(tmp_path, monkeypatch):
-    report, hashed = write_text("first", tmp_path / "report.html"), Event()
-
-    def slow(path: Path) -> str:
-        digest = sha256_of(path)
-        if not hashed.is_set():
-            hashed.set()
-            time.sleep(0.5)
-        return digest
-
-    monkeypatch.setattr(manifest, "sha256_of", slow)
-    first = Thread(target=Manifest({}, {}).write, args=[tmp_path / "run.json"], kwargs={"outputs": [report]})
-    first.start()
-    hashed.wait()
-    write_text("abc", report)
-    Manifest({}, {}).write(tmp_path / "run.json", outputs=[report])
-    first.join()
-    assert json.loads((tmp_path / "run.json").read_text())["outputs"] == {"report.html": ABC}
 
 
 def test_versions_are_those_that_are_imported():

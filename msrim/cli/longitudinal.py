@@ -30,10 +30,8 @@ def longitudinal(
     """Find what changed between visits. Prints the path of the mask of new lesions on the last visit's FLAIR."""
     from msrim.console import Console
     from msrim.recipe import read_recipe
-    from msrim.workflows.visits import find_visits
+    from msrim.workflows.longitudinal import find_visits, follow_visits
 
     found = find_visits(visits)
     settings = read_recipe(recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted)
-    from msrim.workflows.longitudinal import follow_visits
-
     typer.echo(follow_visits(found, settings, out, console=Console(quiet=quiet)))

@@ -60,7 +60,7 @@ def segment(
     from msrim.recipe import read_recipe
 
     settings = read_recipe(recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted)
-    from msrim.workflows.subject import segment_subject
+    from msrim.workflows.segment import segment_subject
 
     typer.echo(segment_subject(patient, settings, out, console=Console(quiet=quiet)))
 
@@ -84,7 +84,7 @@ def preprocess(
     from msrim.recipe import read_recipe
 
     settings = read_recipe(recipe, backend=backend, device=device, brain_extracted=brain_extracted)
-    from msrim.workflows.subject import preprocess_subject
+    from msrim.workflows.anatomy import preprocess_subject
 
     typer.echo(preprocess_subject(patient, settings, out, console=Console(quiet=quiet)))
 

@@ -7,7 +7,7 @@ split, lesion by lesion, and changes neither the rows' order nor their numbers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
 import cc3d
@@ -18,11 +18,14 @@ from scipy.sparse.csgraph import connected_components
 from msrim.errors import InputError
 from msrim.files import write_text
 from msrim.image import Volume, same_grid
+from msrim.lesions.measure import Lesion
 
 CHANGES = ("new", "enlarging", "stable", "shrinking", "vanished", "merged", "split")
 # A lesion of 3 mm, the smallest that counts, is 14 mm3; less than that is not called a change.
 MIN_CHANGE_MM3 = 10.0
 MIN_CHANGE_SHARE = 0.15
+# Changes whose new tissue counts as new lesion: that of lesions that are called new, or larger than they were.
+GROWING = ("new", "enlarging", "merged", "split")
 
 # What *_desc-changes.json says about the columns of *_desc-changes.tsv, in their order.
 CHANGE_COLUMNS = {
@@ -189,6 +192,71 @@ def change_of(baseline_count: int, followup_count: int, baseline_mm3: float, fol
     if abs(change) < max(MIN_CHANGE_MM3, MIN_CHANGE_SHARE * (baseline_mm3 + followup_mm3) / 2):
         return "stable"
     return "enlarging" if change > 0 else "shrinking"
+
+
+def swapped_change(change: str) -> str:
+    """What a change is called with the visits exchanged.
+
+    Examples
+    --------
+    >>> swapped_change("new"), swapped_change("merged"), swapped_change("stable")
+    ('vanished', 'split', 'stable')
+    """
+    pairs = {"new": "vanished", "enlarging": "shrinking", "merged": "split"}
+    return (pairs | {value: key for key, value in pairs.items()}).get(change, change)
+
+
+def changed_parts(
+    rows: Sequence[TrackedLesion], instances: tuple[Volume, Volume], *, new: Volume, gone: Volume
+) -> tuple[Volume, Volume]:
+    """The changed parts of each visit's lesions: gone tissue of those that shrink, new tissue of those that grow.
+
+    Parameters
+    ----------
+    rows : sequence of TrackedLesion
+    instances : (Volume, Volume) of int
+        Lesions of baseline and follow-up on one grid.
+    new, gone : Volume of bool
+        Changed tissue.
+
+    Returns
+    -------
+    (Volume, Volume) of int
+        Of baseline and follow-up: the number of the lesion that a changed voxel is part of, 0 elsewhere.
+    """
+    baseline, followup = instances
+    shrinking = [number for row in rows if swapped_change(row.change) in GROWING for number in row.baseline_ids]
+    growing = [number for row in rows if row.change in GROWING for number in row.followup_ids]
+    return (
+        baseline.like(np.where(gone.data & np.isin(baseline.data, shrinking), baseline.data, 0)),
+        followup.like(np.where(new.data & np.isin(followup.data, growing), followup.data, 0)),
+    )
+
+
+def numbered_as_rows(rows: Sequence[TrackedLesion], instances: tuple[Volume, Volume]) -> Volume:
+    """The lesions of both visits in one map, numbered as the rows are; parameters as :func:`changed_parts`."""
+    tracked = np.zeros(instances[0].shape, np.int32)
+    for volume, ids in zip(instances, ("baseline_ids", "followup_ids"), strict=True):
+        row_of = np.zeros(int(volume.data.max()) + 1, np.int32)
+        for row in rows:
+            row_of[list(getattr(row, ids))] = row.id
+        tracked = np.maximum(tracked, row_of[volume.data])
+    return instances[0].like(tracked)
+
+
+def with_change(lesion: Lesion, rows: Sequence[TrackedLesion], visit: str) -> Lesion:
+    """A row of a visit's own table with its change and the number of its match.
+
+    Parameters
+    ----------
+    lesion : Lesion
+    rows : sequence of TrackedLesion
+    visit : str
+        "baseline" or "followup". Of several matches at the other visit the largest is named; it has the lowest number.
+    """
+    own, other = ("baseline_ids", "followup_ids") if visit == "baseline" else ("followup_ids", "baseline_ids")
+    row = next(row for row in rows if lesion.id in getattr(row, own))
+    return replace(lesion, change=row.change, matched_id=min(getattr(row, other), default=None))
 
 
 def summarise_changes(lesions: Sequence[TrackedLesion]) -> dict:

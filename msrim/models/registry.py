@@ -9,7 +9,7 @@ from math import exp, log
 from pathlib import Path
 from typing import Any
 
-from msrim.errors import ModelError
+from msrim.errors import InputError, ModelError
 
 MODELS = {
     "allnet": "msrim.models.allnet:AllNet",
@@ -109,6 +109,33 @@ class Card:
     def single(self) -> tuple[Card, ...]:
         """The models that decide: the card itself, or those that it joins."""
         return self.members or (self,)
+
+    def rim_threshold(self, wanted: str) -> float:
+        """The probability from which on a lesion is rim+.
+
+        Parameters
+        ----------
+        wanted : str
+            "f1" and "sensitive" are the card's; or a number between 0 and 1.
+
+        Raises
+        ------
+        InputError
+            None of these, or a card without sensitive threshold.
+        """
+        if wanted == "f1":
+            return self.threshold
+        if wanted == "sensitive":
+            if self.sensitive_threshold is None:
+                raise InputError(f"{self.label}: its card has no sensitive threshold; give a number")
+            return self.sensitive_threshold
+        try:
+            value = float(wanted)
+        except ValueError:
+            value = -1.0
+        if not 0 < value < 1:
+            raise InputError(f"threshold {wanted}: give f1, sensitive or a number between 0 and 1")
+        return value
 
 
 def read_card(name: str | Path) -> Card:

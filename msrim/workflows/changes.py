@@ -1,66 +1,343 @@
-"""What each step between two visits does: read files, call one room, write files, as :mod:`msrim.workflows.steps` does.
+"""What changed between two visits of one patient: midway space, matched intensities, decision, tracking, files, report.
 
-Arguments named ``baseline_*`` and ``followup_*`` come in pairs; exchanged, they give exchanged results.
+:func:`compare_visits` is the way of the data from top to bottom; each function below it is a step
+(:mod:`msrim.workflows.run`). Pairs hold the baseline first and the follow-up second; exchanged, they give exchanged
+results.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from scipy.special import expit, logit
 
+from msrim.bids import Subject, write_dataset_description
+from msrim.console import Console
 from msrim.errors import Fallback
 from msrim.files import write_text
-from msrim.image import Volume, read_volume, resample, write_volume
-from msrim.lesions.change import ChangedTissue, changed_tissue, clear_change, decide_change, difference_z
+from msrim.image import Volume, labels_on_grid, read_volume, resample, write_volume
+from msrim.lesions.change import (
+    CLEAR,
+    RULE,
+    T2W_WEIGHT,
+    ChangedTissue,
+    changed_tissue,
+    clear_change,
+    decide_change,
+    difference_z,
+)
 from msrim.lesions.measure import LESION_COLUMNS, measure_lesions, write_lesions_tsv
 from msrim.lesions.split import split_confluent
 from msrim.lesions.track import (
     CHANGE_COLUMNS,
     TrackedLesion,
+    changed_parts,
     lesions_of_visit,
+    numbered_as_rows,
     summarise_changes,
     track_lesions,
+    with_change,
     write_changes_tsv,
 )
-from msrim.models.registry import read_card
+from msrim.manifest import package_versions
+from msrim.models.registry import Card, read_card
 from msrim.preprocess.masks import without_shallow
 from msrim.preprocess.match import match_intensities
-from msrim.preprocess.midway import Midway, brain_overlap, find_midway, to_midway
+from msrim.preprocess.midway import brain_overlap, find_midway, to_midway
+from msrim.recipe import Recipe
+from msrim.report.longitudinal import ChangeReport, write_change_report
 from msrim.transform import read_transform, write_transform
-from msrim.workflows.steps import read_mask, read_own
+from msrim.workflows.anatomy import Anatomy, AnatomyFiles, read_mask, read_own
+from msrim.workflows.run import Run, files_in
+from msrim.workflows.segment import Lesions, fixed_threshold
 
+S = TypeVar("S")
+T = TypeVar("T")
+# Baseline and follow-up.
+Pair = tuple[T, T]
 VISITS = ("baseline", "followup")
+# What draws the outlines of changes that the rule found.
+OUTLINE_MODEL = "coactseg"
+# Which result is which file: of each visit, and of the pair.
+OF_VISIT = {
+    "instances": "space-orig_seg-lesions_dseg.nii.gz",
+    "table": "desc-lesions.tsv",
+    "midway": "space-midway_desc-matched_FLAIR.nii.gz",
+    "transform": "from-FLAIR_to-midway_mode-image_xfm.txt",
+}
+CHANGED = ("space-orig_label-L_desc-gone_mask", "space-orig_label-L_desc-new_mask")
+OF_PAIR = {
+    "changes": "desc-changes.tsv",
+    "changes_columns": "desc-changes.json",
+    "table_columns": "desc-lesions.json",
+    "summary": "desc-summary.json",
+    "tracked": "space-midway_seg-lesions_dseg.nii.gz",
+    "difference": "space-midway_stat-z_desc-difference_statmap.nii.gz",
+}
+DIFFERENCE_T2W = "space-midway_stat-z_desc-differenceT2w_statmap.nii.gz"
 # Two visits of one patient overlap at 0.97 and more, the brains of two patients at 0.92 and less.
 MIN_OVERLAP = 0.95
 # A T2w that covers less of the brain tells too little of its own noise.
 MIN_T2W_SHARE = 0.5
 FULLY_SHOWN = 0.99
-# What counts as the grown part of a lesion: new tissue of lesions that are called new, or larger than they were.
-GROWING = ("new", "enlarging", "merged", "split")
 
 
-def meet(
-    baseline: Path,
-    followup: Path,
-    *,
-    baseline_brain: Path,
-    followup_brain: Path,
-    baseline_to_mni: Path,
-    followup_to_mni: Path,
-) -> tuple[dict[str, Path], dict[str, float]]:
-    """Find the midway space: the brain at both visits, and the FLAIRs on its grid; how well the two agree."""
-    images = [read_own(path) for path in (baseline, followup)]
-    brains = [read_mask(path) for path in (baseline_brain, followup_brain)]
-    upright = np.stack([read_transform(path) for path in (baseline_to_mni, followup_to_mni)])
-    midway = find_midway(*images, baseline_brain=brains[0], followup_brain=brains[1], upright=upright)
+@dataclass(frozen=True)
+class PreparedVisit:
+    """One visit as the comparison takes it; ``lesions`` is None where a network compares the images by itself."""
+
+    subject: Subject
+    anatomy: Anatomy
+    lesions: Lesions | None
+
+
+@dataclass(frozen=True)
+class Midway:
+    """Both visits half way between them.
+
+    Attributes
+    ----------
+    brain : Path
+        What is brain at both visits.
+    flairs : pair of Path
+        On its grid.
+    transforms : pair of Path
+        From each visit's world.
+    quality : dict of str to float
+        How well the two agree.
+    """
+
+    brain: Path
+    flairs: Pair[Path]
+    transforms: Pair[Path]
+    quality: dict[str, float]
+
+
+@dataclass(frozen=True)
+class T2w:
+    """The T2w of a visit, and its transform to the FLAIR."""
+
+    image: Path
+    to_flair: Path
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Images of both visits on the midway grid, intensities matched; the T2w where both visits show them."""
+
+    flairs: Pair[Path]
+    t2w: Pair[Path] | None = None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a network sees: probabilities of lesion at each visit, masks of new and gone tissue."""
+
+    lesions: Pair[Path]
+    new: Path
+    gone: Path
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """What was decided, on the midway grid.
+
+    Attributes
+    ----------
+    new, gone : Path
+        Masks of changed tissue.
+    lesions : pair of Path
+        Masks of each visit.
+    probabilities : pair of Path
+    sphere : Path or None
+        Probability of being about a lesion's centre, where it is known.
+    """
+
+    new: Path
+    gone: Path
+    lesions: Pair[Path]
+    probabilities: Pair[Path]
+    sphere: Path | None = None
+
+
+@dataclass(frozen=True)
+class VisitFiles:
+    """What the user gets of one visit of the pair, on the grid of that visit's FLAIR.
+
+    Attributes
+    ----------
+    instances, table : Path
+        Lesions, with what became of them.
+    changed, changed_sidecar : Path
+        Mask of the tissue that the other visit does not have.
+    midway, transform : Path
+        The FLAIR half way between the visits, and how to get there.
+    """
+
+    instances: Path
+    table: Path
+    changed: Path
+    changed_sidecar: Path
+    midway: Path
+    transform: Path
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """What the user gets of both visits together."""
+
+    changes: Path
+    changes_columns: Path
+    table_columns: Path
+    summary: Path
+    tracked: Path
+    difference: Path
+    difference_t2w: Path | None
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What changed between two visits: the files, the rows of the change table, and the summary."""
+
+    visits: Pair[VisitFiles]
+    files: PairFiles
+    rows: list[TrackedLesion]
+    summary: dict[str, Any]
+
+
+def compare_visits(
+    visits: Pair[PreparedVisit], recipe: Recipe, out: Path, *, card: Card, remarks: Sequence[str], console: Console
+) -> Changes:
+    """Find what changed between two visits, and write tables, masks, report and run.json.
+
+    Parameters
+    ----------
+    visits : pair of PreparedVisit
+    recipe : Recipe
+    out : Path
+        Folder of the derivative dataset.
+    card : Card
+        Of a lesion model, whose lesions are given; or of a model that compares visits.
+    remarks : sequence of str
+        What the user has been told of the visits.
+    console : Console
+    """
+    baseline, followup = visits
+    folder = out / f"sub-{baseline.subject.label}" / f"ses-{baseline.subject.session}_to_ses-{followup.subject.session}"
+    inputs = {
+        f"{name} {contrast}": path
+        for name, visit in zip(VISITS, visits, strict=True)
+        for contrast, path in visit.subject.contrasts.items()
+    }
+    method = change_method(card, visits)
+    settings = recipe.model_dump() | {"change_method": method}
+    with Run(folder, console, recipe=settings, inputs=inputs, remarks=remarks) as run:
+        midway = run(
+            register_to_midway,
+            (baseline.anatomy.corrected["FLAIR"], followup.anatomy.corrected["FLAIR"]),
+            brains=(baseline.anatomy.brain, followup.anatomy.brain),
+            to_mni=(baseline.anatomy.to_mni, followup.anatomy.to_mni),
+        )
+        tissue, matched = decide(visits, midway, recipe, run, card=card)
+        changes = run(
+            write_changes,
+            midway,
+            matched=matched,
+            tissue=tissue,
+            subjects=(baseline.subject, followup.subject),
+            anatomies=(baseline.anatomy.files, followup.anatomy.files),
+            min_lesion_mm3=recipe.min_lesion_mm3,
+            method=method,
+            folder=folder,
+        )
+        if not run.is_finished:
+            report = _report(visits, midway, tissue, changes, recipe, run, card=card, method=method)
+            page = write_change_report(report, folder / "report.html")
+            write_dataset_description(out)
+            run.write_manifest([*files_in([changes.visits, changes.files]), page])
+    return changes
+
+
+def decide(
+    visits: Pair[PreparedVisit], midway: Midway, recipe: Recipe, run: Run, *, card: Card
+) -> tuple[Tissue, Matched]:
+    """Which tissue is lesion and which has changed: by rule where the lesions are known, else by a network.
+
+    A lesion model leaves CoactSeg the outlines of what changed; CoactSeg itself decides what did.
+    """
+    threshold = common_threshold(visits, recipe, card=card)
+    baseline, followup = (visit.lesions for visit in visits)
+    if baseline is None or followup is None:
+        matched = run(match, midway)
+        compared = run(compare, midway, matched=matched, card=card, device=recipe.device, threshold=threshold)
+        tissue = run.step("decide", decide_by_network, midway, matched=matched, compared=compared, threshold=threshold)
+        return tissue, matched
+    lesions = (baseline.probabilities.lesion, followup.probabilities.lesion)
+    matched = run(match, midway, lesions=lesions, t2w=_t2w_of(visits))
+    outlining = read_card(OUTLINE_MODEL)
+    compared = run(
+        compare, midway, matched=matched, card=outlining, device=recipe.device, threshold=outlining.threshold
+    )
+    tissue = run.step(
+        "decide",
+        decide_by_rule,
+        midway,
+        matched=matched,
+        compared=compared,
+        lesions=lesions,
+        spheres=(baseline.probabilities.sphere, followup.probabilities.sphere),
+        threshold=threshold,
+    )
+    return tissue, matched
+
+
+def common_threshold(visits: Pair[PreparedVisit], recipe: Recipe, *, card: Card) -> float:
+    """One threshold for both visits, half way in odds, lest lesions change by it."""
+    fixed = fixed_threshold(recipe, card=card)
+    own = [fixed if visit.lesions is None else visit.lesions.threshold for visit in visits]
+    return float(expit(np.mean(logit(own))))
+
+
+def change_method(card: Card, visits: Pair[PreparedVisit]) -> str:
+    """How changes are decided, as run.json, summary and report say it."""
+    if card.task == "longitudinal":
+        return f"{card.label}; {CLEAR}"
+    images = (
+        f"FLAIR, and of the T2w with a weight of {T2W_WEIGHT:g} where both visits show it,"
+        if _t2w_of(visits)
+        else "FLAIR"
+    )
+    outlines = read_card(OUTLINE_MODEL).label
+    return f"rule on the difference of the {images} with {card.label}: {RULE}; outlines completed by {outlines}"
+
+
+def _t2w_of(visits: Pair[PreparedVisit]) -> Pair[T2w] | None:
+    """The T2w of both visits, where both have one."""
+    anatomies = [visit.anatomy for visit in visits]
+    if not all("T2w" in anatomy.corrected for anatomy in anatomies):
+        return None
+    baseline, followup = (T2w(anatomy.corrected["T2w"], anatomy.to_flair["T2w"]) for anatomy in anatomies)
+    return baseline, followup
+
+
+def register_to_midway(flairs: Pair[Path], *, brains: Pair[Path], to_mni: Pair[Path]) -> Midway:
+    """Find the midway space: the brain at both visits, the FLAIRs on its grid, and how well the two agree."""
+    images, masks = _each(read_own, flairs), _each(read_mask, brains)
+    upright = np.stack(_each(read_transform, to_mni))
+    midway = find_midway(*images, baseline_brain=masks[0], followup_brain=masks[1], upright=upright)
     transforms = (midway.from_baseline, midway.from_followup)
-    inside = [_fraction(brain, midway, matrix) for brain, matrix in zip(brains, transforms, strict=True)]
-    inside = [fraction.like(fraction.data > 0.5) for fraction in inside]
+    fractions = [
+        resample(mask.like(mask.data.astype(np.float32)), midway.grid, target_from_source=matrix)
+        for mask, matrix in zip(masks, transforms, strict=True)
+    ]
+    inside = [fraction.like(fraction.data > 0.5) for fraction in fractions]
     overlap = brain_overlap(*inside)
     if overlap < MIN_OVERLAP:
         warnings.warn(
@@ -70,287 +347,283 @@ def meet(
             stacklevel=2,
         )
     both = inside[0].data & inside[1].data
-    sampled = to_midway(tuple(images), midway.grid, transforms=transforms)
-    files = {"brain": write_volume(midway.grid.like(both), Path("brain.nii"))}
-    for name, image, matrix in zip(VISITS, sampled, transforms, strict=True):
-        files[name] = write_volume(image, Path(f"{name}.nii"))
-        files[f"from_{name}"] = write_transform(matrix, Path(f"from_{name}.txt"))
-    return files, {
-        "brain_overlap": round(overlap, 4),
-        "flair_correlation": round(float(np.corrcoef(*(image.data[both] for image in sampled))[0, 1]), 4),
-        "registration_disagreement_mm": round(midway.disagreement_mm, 3),
-    }
+    sampled = to_midway(images, midway.grid, transforms=transforms)
+    correlation = float(np.corrcoef(*(image.data[both] for image in sampled))[0, 1])
+    baseline, followup = (Path(f"from_{name}.txt") for name in VISITS)
+    return Midway(
+        brain=write_volume(midway.grid.like(both), Path("brain.nii")),
+        flairs=_write_pair(sampled, "{}.nii"),
+        transforms=(write_transform(transforms[0], baseline), write_transform(transforms[1], followup)),
+        quality={
+            "brain_overlap": round(overlap, 4),
+            "flair_correlation": round(correlation, 4),
+            "registration_disagreement_mm": round(midway.disagreement_mm, 3),
+        },
+    )
 
 
-def meeting_inputs(visits: list[tuple[str, dict[str, dict[str, Any]]]]) -> dict[str, Path]:
-    """Arguments of :func:`meet` from what the steps of the two visits, by the names of VISITS, gave."""
-    taken = {"": ("correct_FLAIR", "image"), "_brain": ("extract_brain_FLAIR", "brain")}
-    taken["_to_mni"] = ("align_to_template", "transform")
-    return {
-        f"{name}{suffix}": given[node][output] for name, given in visits for suffix, (node, output) in taken.items()
-    }
-
-
-def match(
-    met: dict[str, Path],
-    *,
-    baseline_lesion: Path | None = None,
-    followup_lesion: Path | None = None,
-    baseline_t2w: Path | None = None,
-    followup_t2w: Path | None = None,
-    baseline_t2w_to_flair: Path | None = None,
-    followup_t2w_to_flair: Path | None = None,
-) -> dict[str, Path]:
-    """Both FLAIRs with matched intensities, and both T2w where both are given.
+def match(midway: Midway, *, lesions: Pair[Path] | None = None, t2w: Pair[T2w] | None = None) -> Matched:
+    """Both FLAIRs with matched intensities, and both T2w where they are given.
 
     The lesions of the visits, where they are known, have no say in it. A T2w is 0 where either visit does not show it;
     it is left out, with a warning, if that is half of the brain.
     """
-    brain = read_mask(met["brain"])
-    lesions = np.zeros(brain.shape, bool)
-    for name, lesion in zip(VISITS, (baseline_lesion, followup_lesion), strict=True):
-        if lesion is not None:
-            lesions |= _on_midway(lesion, met, name).data > 0.2
-    images = (read_own(met[name]) for name in VISITS)
-    matched = match_intensities(*images, brain=brain, lesions=brain.like(lesions))
-    files = {name: write_volume(image, Path(f"{name}.nii")) for name, image in zip(VISITS, matched, strict=True)}
-    if baseline_t2w is not None and followup_t2w is not None:
-        t2w = read_own(baseline_t2w), read_own(followup_t2w)
-        to_flair = (baseline_t2w_to_flair, followup_t2w_to_flair)
-        transforms = tuple(
-            read_transform(met[f"from_{name}"]) @ read_transform(path)
-            for name, path in zip(VISITS, to_flair, strict=True)
+    brain = read_mask(midway.brain)
+    marked = np.zeros(brain.shape, bool)
+    if lesions is not None:
+        for lesion in _on_midway(lesions, midway):
+            marked |= lesion.data > 0.2
+    flairs = match_intensities(*_each(read_own, midway.flairs), brain=brain, lesions=brain.like(marked))
+    files = _write_pair(flairs, "{}.nii")
+    if t2w is None:
+        return Matched(files)
+    images = read_own(t2w[0].image), read_own(t2w[1].image)
+    baseline, followup = (
+        read_transform(path) @ read_transform(visit.to_flair)
+        for path, visit in zip(midway.transforms, t2w, strict=True)
+    )
+    sampled = to_midway(images, brain, transforms=(baseline, followup))
+    # Where its field of view or its brain ends, an image fades, and would look changed.
+    shown = [image.like((image.data > 0).astype(np.float32)) for image in images]
+    shares = [share.data for share in to_midway((shown[0], shown[1]), brain, transforms=(baseline, followup))]
+    seen = brain.data & (np.minimum(*shares) > FULLY_SHOWN)
+    if np.count_nonzero(seen) < MIN_T2W_SHARE * np.count_nonzero(brain.data):
+        warnings.warn(
+            "the T2w of both visits show less than half of the brain together; changes were decided without them",
+            Fallback,
+            stacklevel=2,
         )
-        sampled = to_midway(t2w, brain, transforms=transforms)
-        # Where its field of view or its brain ends, an image fades, and would look changed.
-        shown = [image.like((image.data > 0).astype(np.float32)) for image in t2w]
-        shares = [share.data for share in to_midway(tuple(shown), brain, transforms=transforms)]
-        seen = brain.data & (np.minimum(*shares) > FULLY_SHOWN)
-        if np.count_nonzero(seen) < MIN_T2W_SHARE * np.count_nonzero(brain.data):
-            warnings.warn(
-                "the T2w of both visits show less than half of the brain together; changes were decided without them",
-                Fallback,
-                stacklevel=2,
-            )
-            return files
-        matched = match_intensities(*sampled, brain=brain.like(seen), lesions=brain.like(lesions))
-        for name, image in zip(VISITS, matched, strict=True):
-            files[f"{name}_t2w"] = write_volume(image, Path(f"{name}_t2w.nii"))
-    return files
+        return Matched(files)
+    matched = match_intensities(*sampled, brain=brain.like(seen), lesions=brain.like(marked))
+    return Matched(files, _write_pair(matched, "{}_t2w.nii"))
 
 
-def compare(
-    met: dict[str, Path], *, matched: dict[str, Path], model: str, sha256: str, device: str, threshold: float
-) -> dict[str, Path]:
+def compare(midway: Midway, *, matched: Matched, card: Card, device: str, threshold: float) -> Compared:
     """What CoactSeg, run both ways round, says: lesions at either visit (probabilities), new and gone tissue (masks).
 
-    The sum makes other weights another step. What keeps to the brain's surface is neither lesion nor change, as in
-    :func:`msrim.models.inference.find_lesions`.
+    What keeps to the brain's surface is neither lesion nor change, as in :func:`msrim.models.inference.find_lesions`.
     """
     from msrim.models.coactseg import find_changes
     from msrim.models.inference import SURFACE_MM
 
-    brain = read_mask(met["brain"])
-    images = (read_own(matched[name]).data.astype(np.float32) for name in VISITS)
-    lesions, changes = find_changes(*images, card=read_card(model), device=device)
+    brain = read_mask(midway.brain)
+    images = (image.data.astype(np.float32) for image in _each(read_own, matched.flairs))
+    lesions, changes = find_changes(*images, card=card, device=device)
     # Lesions and changes together: the grown part of a lesion may lie at the surface, if the lesion reaches deeper.
     anything = np.maximum(lesions.max(axis=0), changes.max(axis=0)) * brain.data
     kept = without_shallow(brain.like(anything), brain, deeper_than_mm=SURFACE_MM).data
     gone, new = (np.minimum(change, kept) >= threshold for change in changes)
     # Where both ways claim a change the two claims contradict each other, and nothing is said.
-    files = {
-        name: write_volume(brain.like(claim & ~(gone & new)), Path(f"{name}.nii"))
-        for name, claim in (("new", new), ("gone", gone))
-    }
-    for name, probability in zip(VISITS, lesions, strict=True):
-        files[name] = write_volume(brain.like(np.minimum(probability, kept)), Path(f"{name}.nii"))
-    return files
+    both = gone & new
+    return Compared(
+        lesions=_write_pair([brain.like(np.minimum(lesion, kept)) for lesion in lesions], "{}.nii"),
+        new=write_volume(brain.like(new & ~both), Path("new.nii")),
+        gone=write_volume(brain.like(gone & ~both), Path("gone.nii")),
+    )
 
 
 def decide_by_rule(
-    met: dict[str, Path],
+    midway: Midway,
     *,
-    matched: dict[str, Path],
-    compared: dict[str, Path],
-    baseline_lesion: Path,
-    followup_lesion: Path,
-    baseline_sphere: Path,
-    followup_sphere: Path,
+    matched: Matched,
+    compared: Compared,
+    lesions: Pair[Path],
+    spheres: Pair[Path],
     threshold: float,
-) -> dict[str, Path]:
+) -> Tissue:
     """Lesions of both visits and changed tissue, see :mod:`msrim.lesions.change`."""
-    brain = read_mask(met["brain"])
-    lesions = [
-        _on_midway(path, met, name) for name, path in zip(VISITS, (baseline_lesion, followup_lesion), strict=True)
-    ]
-    spheres = [
-        _on_midway(path, met, name) for name, path in zip(VISITS, (baseline_sphere, followup_sphere), strict=True)
-    ]
+    probabilities = _on_midway(lesions, midway)
+    baseline, followup = _on_midway(spheres, midway)
     tissue = decide_change(
-        *(read_own(matched[name]) for name in VISITS),
-        brain=brain,
-        probabilities=tuple(lesions),
+        *_each(read_own, matched.flairs),
+        brain=read_mask(midway.brain),
+        probabilities=probabilities,
         threshold=threshold,
-        claims=(read_mask(compared["gone"]), read_mask(compared["new"])),
-        t2w=_t2w(matched),
+        claims=(read_mask(compared.gone), read_mask(compared.new)),
+        t2w=None if matched.t2w is None else _each(read_own, matched.t2w),
     )
-    files = _write_tissue(tissue, dict(zip(VISITS, lesions, strict=True)))
-    files["sphere"] = write_volume(spheres[0].like((spheres[0].data + spheres[1].data) / 2), Path("sphere.nii"))
-    return files
+    sphere = write_volume(baseline.like((baseline.data + followup.data) / 2), Path("sphere.nii"))
+    return _write_tissue(tissue, probabilities, sphere=sphere)
 
 
-def decide_by_network(
-    met: dict[str, Path], *, matched: dict[str, Path], compared: dict[str, Path], threshold: float
-) -> dict[str, Path]:
+def decide_by_network(midway: Midway, *, matched: Matched, compared: Compared, threshold: float) -> Tissue:
     """The same from what CoactSeg says alone; what the images do not show clearly is no change."""
-    brain = read_mask(met["brain"])
-    z = difference_z(*(read_own(matched[name]) for name in VISITS), brain=brain)
-    lesions = {name: read_own(compared[name]) for name in VISITS}
-    lesion = brain.like((lesions["baseline"].data + lesions["followup"].data) / 2 >= threshold)
-    new = clear_change(read_mask(compared["new"]), z)
-    gone = clear_change(read_mask(compared["gone"]), z.like(-z.data))
+    brain = read_mask(midway.brain)
+    z = difference_z(*_each(read_own, matched.flairs), brain=brain)
+    baseline, followup = lesions = _each(read_own, compared.lesions)
+    lesion = brain.like((baseline.data + followup.data) / 2 >= threshold)
+    new = clear_change(read_mask(compared.new), z)
+    gone = clear_change(read_mask(compared.gone), z.like(-z.data))
     return _write_tissue(changed_tissue(lesion, new=new, gone=gone), lesions)
 
 
-def _t2w(matched: dict[str, Path]) -> tuple[Volume, Volume] | None:
-    """What :func:`match` wrote of the T2w, if it did."""
-    names = [f"{name}_t2w" for name in VISITS]
-    return tuple(read_own(matched[name]) for name in names) if names[0] in matched else None
-
-
-def _write_tissue(tissue: ChangedTissue, probabilities: dict[str, Volume]) -> dict[str, Path]:
-    files = {name: write_volume(getattr(tissue, name), Path(f"{name}.nii")) for name in ("new", "gone", *VISITS)}
-    for name, probability in probabilities.items():
-        files[f"{name}_probability"] = write_volume(probability, Path(f"{name}_probability.nii"))
-    return files
-
-
 def write_changes(
-    met: dict[str, Path],
+    midway: Midway,
     *,
-    matched: dict[str, Path],
-    tissue: dict[str, Path],
-    agreement: dict[str, float],
-    baseline_flair: Path,
-    followup_flair: Path,
-    baseline_anatomy: dict[str, Path],
-    followup_anatomy: dict[str, Path],
+    matched: Matched,
+    tissue: Tissue,
+    subjects: Pair[Subject],
+    anatomies: Pair[AnatomyFiles],
     min_lesion_mm3: float,
     method: str,
     folder: Path,
-    names: dict[str, str],
-) -> tuple[dict[str, Path], list[dict[str, Any]], dict[str, Any]]:
-    """Track every lesion and write what the user gets: the files, the rows of the change table, and the summary."""
-    files = {key: folder / name for key, name in names.items()}
-    brain = read_mask(met["brain"])
-    masks = {name: read_mask(tissue[name]) for name in ("new", "gone", *VISITS)}
-    sphere = read_own(tissue["sphere"]) if "sphere" in tissue else None
-    parts = split_confluent(brain.like(masks["baseline"].data | masks["followup"].data), sphere_probability=sphere)
-    instances = {name: lesions_of_visit(parts, masks[name], min_mm3=min_lesion_mm3) for name in VISITS}
-    rows = track_lesions(instances["baseline"], instances["followup"])
-    growing = {number for row in rows if row.change in GROWING for number in row.followup_ids}
-    shrinking = {number for row in rows if _turned(row.change) in GROWING for number in row.baseline_ids}
-    changed = {
-        "followup": masks["new"].data & np.isin(instances["followup"].data, list(growing)),
-        "baseline": masks["gone"].data & np.isin(instances["baseline"].data, list(shrinking)),
-    }
-    anatomies = {"baseline": baseline_anatomy, "followup": followup_anatomy}
-    for name, flair in zip(VISITS, (baseline_flair, followup_flair), strict=True):
-        target = read_volume(flair)
-        matrix = np.linalg.inv(read_transform(met[f"from_{name}"]))
-        own = labels_on_grid(instances[name], target, target_from_source=matrix)
-        # New and gone tissue keep their lesion's number until they lie on the visit's grid, so that none is lost.
-        part = brain.like(np.where(changed[name], instances[name].data, 0))
-        write_volume(own, files[f"{name}_instances"])
-        write_volume(
-            target.like(labels_on_grid(part, target, target_from_source=matrix).data > 0), files[f"{name}_changed"]
+) -> Changes:
+    """Track every lesion and write what the user gets."""
+    brain, masks = read_mask(midway.brain), _each(read_mask, tissue.lesions)
+    sphere = None if tissue.sphere is None else read_own(tissue.sphere)
+    parts = split_confluent(brain.like(masks[0].data | masks[1].data), sphere_probability=sphere)
+    baseline, followup = (lesions_of_visit(parts, mask, min_mm3=min_lesion_mm3) for mask in masks)
+    rows = track_lesions(baseline, followup)
+    changed = changed_parts(rows, (baseline, followup), new=read_mask(tissue.new), gone=read_mask(tissue.gone))
+    written = [
+        _write_visit(
+            which,
+            subjects[which],
+            instances=(baseline, followup)[which],
+            changed=changed[which],
+            probability=read_own(tissue.probabilities[which]),
+            labels=read_own(anatomies[which].labels),
+            midway_from_flair=read_transform(midway.transforms[which]),
+            image=read_own(matched.flairs[which]),
+            rows=rows,
+            method=method,
+            folder=folder,
         )
-        probability = resample(read_own(tissue[f"{name}_probability"]), target, target_from_source=matrix)
-        measured = measure_lesions(own, probability=probability, labels=read_own(anatomies[name]["labels"]))
-        write_lesions_tsv([_with_change(lesion, rows, name) for lesion in measured], files[f"{name}_table"])
-        write_transform(read_transform(met[f"from_{name}"]), files[f"{name}_transform"])
-        write_volume(read_own(matched[name]), files[f"{name}_midway"])
-    write_volume(_tracked(rows, instances), files["tracked"])
-    images = [read_own(matched[name]) for name in VISITS]
-    write_volume(difference_z(*images, brain=brain), files["difference"])
-    if t2w := _t2w(matched):
-        seen = brain.like((t2w[0].data != 0) & (t2w[1].data != 0))
-        write_volume(difference_z(*t2w, brain=seen), files["difference_t2w"])
-    else:
-        del files["difference_t2w"]
-    write_changes_tsv(rows, files["changes"])
-    summary = {**summarise_changes(rows), **agreement, "method": method}
-    for key, content in (
-        ("changes_columns", CHANGE_COLUMNS),
-        ("table_columns", LESION_COLUMNS),
-        ("summary", summary),
-        (
-            "followup_changed_sidecar",
-            {"Type": "Lesion", "Manual": False, "Description": "New tissue", "Method": method},
-        ),
-        (
-            "baseline_changed_sidecar",
-            {"Type": "Lesion", "Manual": False, "Description": "Gone tissue", "Method": method},
-        ),
-    ):
-        write_text(json.dumps(content, indent=2) + "\n", files[key])
-    return files, [asdict(row) for row in rows], summary
-
-
-def labels_on_grid(labels: Volume, target: Volume, *, target_from_source: np.ndarray) -> Volume:
-    """A label map on a visit's own grid: a voxel belongs to a lesion that fills half of it.
-
-    Thick slices are sampled at several depths and averaged. A lesion too small to fill half of any voxel keeps the
-    voxels that it lies in, so that no row of the table is without a place.
-
-    Returns
-    -------
-    Volume of int32
-        Of two lesions in one voxel, the one of the higher number, which is the smaller.
-    """
-    depths = np.maximum(np.ceil(target.spacing / labels.spacing.min() - 1e-3), 1).astype(int)
-    affine = target.affine @ np.diag([*(1 / depths), 1.0])
-    # The first fine voxel's centre lies this far from the coarse one's.
-    affine[:3, 3] += target.affine[:3, :3] @ ((1 / depths - 1) / 2)
-    shape = tuple(int(n * d) for n, d in zip(target.shape, depths, strict=True))
-    fine = resample(
-        labels, Volume(np.broadcast_to(np.int32(0), shape), affine), target_from_source=target_from_source, nearest=True
+        for which in (0, 1)
+    ]
+    summary = {**summarise_changes(rows), **midway.quality, "method": method}
+    files = _write_pair_files(
+        subjects[0], rows, summary, matched=matched, brain=brain, instances=(baseline, followup), folder=folder
     )
-    (x, y, z), (a, b, c) = target.shape, depths
-    blocks = fine.data.reshape(x, a, y, b, z, c)
-    highest = blocks.max(axis=(1, 3, 5)).astype(np.int32)
-    whole = np.where((blocks > 0).mean(axis=(1, 3, 5)) >= 0.5, highest, 0)
-    lost = np.setdiff1d(np.unique(highest), np.unique(whole))
-    return target.like(np.where((whole == 0) & np.isin(highest, lost), highest, whole))
+    return Changes((written[0], written[1]), files, rows, summary)
 
 
-def _with_change(lesion: Any, rows: list[TrackedLesion], visit: str) -> Any:
-    """A row of a visit's own table with what the tracking says; of several matches the largest, which comes first."""
-    own, other = ("baseline_ids", "followup_ids") if visit == "baseline" else ("followup_ids", "baseline_ids")
-    row = next(row for row in rows if lesion.id in getattr(row, own))
-    return replace(lesion, change=row.change, matched_id=min(getattr(row, other), default=None))
+def _write_visit(
+    which: int,
+    subject: Subject,
+    *,
+    instances: Volume,
+    changed: Volume,
+    probability: Volume,
+    labels: Volume,
+    midway_from_flair: np.ndarray,
+    image: Volume,
+    rows: list[TrackedLesion],
+    method: str,
+    folder: Path,
+) -> VisitFiles:
+    """One visit's share; ``which`` is 0 for the baseline and 1 for the follow-up."""
+    target = read_volume(subject.contrasts["FLAIR"])
+    moved = np.linalg.inv(midway_from_flair)
+    own = labels_on_grid(instances, target, target_from_source=moved)
+    # New and gone tissue keep their lesion's number until they lie on the visit's grid, so that none is lost.
+    part = labels_on_grid(changed, target, target_from_source=moved)
+    measured = measure_lesions(own, probability=resample(probability, target, target_from_source=moved), labels=labels)
+    names = {key: subject.below(folder, suffix) for key, suffix in OF_VISIT.items()}
+    sidecar = {"Type": "Lesion", "Manual": False, "Description": f"{('Gone', 'New')[which]} tissue", "Method": method}
+    return VisitFiles(
+        instances=write_volume(own, names["instances"]),
+        table=write_lesions_tsv([with_change(lesion, rows, VISITS[which]) for lesion in measured], names["table"]),
+        changed=write_volume(target.like(part.data > 0), subject.below(folder, f"{CHANGED[which]}.nii.gz")),
+        changed_sidecar=_write_json(sidecar, subject.below(folder, f"{CHANGED[which]}.json")),
+        midway=write_volume(image, names["midway"]),
+        transform=write_transform(midway_from_flair, names["transform"]),
+    )
 
 
-def _tracked(rows: list[TrackedLesion], instances: dict[str, Volume]) -> Volume:
-    """The lesions of both visits, numbered as the rows are."""
-    tracked = np.zeros(instances["baseline"].shape, np.int32)
-    for name, volume in instances.items():
-        row_of = np.zeros(int(volume.data.max()) + 1, np.int32)
-        for row in rows:
-            row_of[list(getattr(row, f"{name}_ids"))] = row.id
-        tracked = np.maximum(tracked, row_of[volume.data])
-    return instances["baseline"].like(tracked)
+def _write_pair_files(
+    subject: Subject,
+    rows: list[TrackedLesion],
+    summary: dict[str, Any],
+    *,
+    matched: Matched,
+    brain: Volume,
+    instances: Pair[Volume],
+    folder: Path,
+) -> PairFiles:
+    patient = Subject(subject.label, None, {})
+    names = {key: patient.below(folder, suffix) for key, suffix in OF_PAIR.items()}
+    difference_t2w = None
+    if matched.t2w is not None:
+        t2w = _each(read_own, matched.t2w)
+        seen = brain.like((t2w[0].data != 0) & (t2w[1].data != 0))
+        difference_t2w = write_volume(difference_z(*t2w, brain=seen), patient.below(folder, DIFFERENCE_T2W))
+    return PairFiles(
+        changes=write_changes_tsv(rows, names["changes"]),
+        changes_columns=_write_json(CHANGE_COLUMNS, names["changes_columns"]),
+        table_columns=_write_json(LESION_COLUMNS, names["table_columns"]),
+        summary=_write_json(summary, names["summary"]),
+        tracked=write_volume(numbered_as_rows(rows, instances), names["tracked"]),
+        difference=write_volume(difference_z(*_each(read_own, matched.flairs), brain=brain), names["difference"]),
+        difference_t2w=difference_t2w,
+    )
 
 
-def _turned(change: str) -> str:
-    """What a change is called with the visits exchanged."""
-    pairs = {"new": "vanished", "enlarging": "shrinking", "merged": "split"}
-    return (pairs | {value: key for key, value in pairs.items()}).get(change, change)
+def _write_tissue(tissue: ChangedTissue, probabilities: Pair[Volume], *, sphere: Path | None = None) -> Tissue:
+    return Tissue(
+        new=write_volume(tissue.new, Path("new.nii")),
+        gone=write_volume(tissue.gone, Path("gone.nii")),
+        lesions=_write_pair((tissue.baseline, tissue.followup), "{}.nii"),
+        probabilities=_write_pair(probabilities, "{}_probability.nii"),
+        sphere=sphere,
+    )
 
 
-def _fraction(mask: Volume, midway: Midway, matrix: np.ndarray) -> Volume:
-    return resample(mask.like(mask.data.astype(np.float32)), midway.grid, target_from_source=matrix)
+def _report(
+    visits: Pair[PreparedVisit],
+    midway: Midway,
+    tissue: Tissue,
+    changes: Changes,
+    recipe: Recipe,
+    run: Run,
+    *,
+    card: Card,
+    method: str,
+) -> ChangeReport:
+    baseline, followup = visits
+    differences = {"FLAIR": changes.files.difference, "T2w": changes.files.difference_t2w}
+    mni_from_followup = read_transform(followup.anatomy.to_mni)
+    return ChangeReport(
+        subject=f"sub-{baseline.subject.label}",
+        sessions=(f"ses-{baseline.subject.session}", f"ses-{followup.subject.session}"),
+        date=datetime.now().astimezone(),
+        method=method,
+        model_limits=card.limits,
+        images=(read_own(changes.visits[0].midway), read_own(changes.visits[1].midway)),
+        differences={name: read_own(path) for name, path in differences.items() if path is not None},
+        brain=read_mask(midway.brain),
+        tracked=read_own(changes.files.tracked),
+        lesions=_each(read_mask, tissue.lesions),
+        new=read_mask(tissue.new),
+        gone=read_mask(tissue.gone),
+        mni_from_midway=mni_from_followup @ np.linalg.inv(read_transform(midway.transforms[1])),
+        rows=changes.rows,
+        summary=changes.summary,
+        inputs=run.manifest.inputs,
+        steps=run.manifest.steps,
+        versions=package_versions(),
+        recipe=recipe.as_toml(),
+        warnings=run.manifest.fallbacks,
+    )
 
 
-def _on_midway(path: Path, met: dict[str, Path], visit: str) -> Volume:
-    return resample(read_own(path), read_own(met[visit]), target_from_source=read_transform(met[f"from_{visit}"]))
+def _each(read: Callable[[S], T], pair: Pair[S]) -> Pair[T]:
+    return read(pair[0]), read(pair[1])
+
+
+def _write_pair(images: Sequence[Volume], name: str) -> Pair[Path]:
+    baseline, followup = images
+    return write_volume(baseline, Path(name.format("baseline"))), write_volume(followup, Path(name.format("followup")))
+
+
+def _on_midway(images: Pair[Path], midway: Midway) -> Pair[Volume]:
+    """An image of each visit, sampled on the midway grid."""
+    baseline, followup = (
+        resample(read_own(image), read_own(flair), target_from_source=read_transform(transform))
+        for image, flair, transform in zip(images, midway.flairs, midway.transforms, strict=True)
+    )
+    return baseline, followup
+
+
+def _write_json(content: dict, path: Path) -> Path:
+    return write_text(json.dumps(content, indent=2) + "\n", path)

@@ -26,12 +26,11 @@ from msrim.models.registry import located
 from msrim.recipe import Recipe
 from msrim.workflows.cohort_processes import Processes
 from msrim.workflows.cohort_tasks import Task, Visit, reason_of, say_why_not, tasks_of
-from msrim.workflows.graph import logged, step
 from msrim.workflows.inputs import check_output_folder
-from msrim.workflows.longitudinal import follow_visits
+from msrim.workflows.longitudinal import find_visits, follow_visits
 from msrim.workflows.rims import classify_rims
-from msrim.workflows.subject import segment_subject
-from msrim.workflows.visits import find_visits
+from msrim.workflows.run import cached_call, logged
+from msrim.workflows.segment import segment_subject
 
 # A visit's peak was 1.4 to 2.0 GiB over eleven scans of 1 to 3 mm, 0.9 GiB between two; each of the three workflows
 # segments first whatever is not segmented yet.
@@ -132,12 +131,11 @@ def cohort_graph(
     graph = nipype.Workflow("cohort")
     before: dict[str, list[nipype.Node]] = {}
     for task, visits in tasks:
-        node = step(
+        node = cached_call(
+            task.name.replace("-", ""),
             run_task,
-            name=task.name.replace("-", ""),
-            outputs=["done"],
-            task=[task.step, task.participant, task.session],
-            visits=[[visit.participant, visit.session, visit.folder] for visit in visits],
+            task,
+            visits=list(visits),
             recipe=recipe.model_copy(update={"model": located(recipe.model)}).model_dump_json(),
             out=out,
             rim_model=located(rim_model),
@@ -152,55 +150,54 @@ def cohort_graph(
             own = before[task.participant]
             gather = nipype.Node(Merge(len(own)), f"{node.name}_after", run_without_submitting=True)
             for number, earlier in enumerate(own, 1):
-                graph.connect(earlier, "done", gather, f"in{number}")
+                graph.connect(earlier, "value", gather, f"in{number}")
             graph.connect(gather, "out", node, "after")
         elif task.step == "rims":
             segmented = next(e for e in before[task.participant] if e.name == node.name.replace("_rims", "_segment"))
-            graph.connect(segmented, "done", node, "after")
+            graph.connect(segmented, "value", node, "after")
         before.setdefault(task.participant, []).append(node)
     return graph
 
 
 def run_task(
-    task: list[str | None],
+    task: Task,
     *,
-    visits: list[list[Any]],
+    visits: list[Visit],
     recipe: str,
     out: Path,
     rim_model: str,
     quiet: bool,
     threads: int | None = None,
-    after: Any = None,
 ) -> str:
-    """What a node does. ``after`` is what must be there before, and not looked at."""
-    this = Task(*task)
-    own = [Visit(*visit) for visit in visits]
+    """What a node does."""
     settings, console = Recipe.model_validate_json(recipe), Console(quiet=quiet)
     # Stays if this process is killed.
-    say_why_not(this, out, "did not end: killed, out of memory or disk, or still at work")
+    say_why_not(task, out, "did not end: killed, out of memory or disk, or still at work")
     if threads is not None:
         _limit_threads(threads)
-    console.say(this.name)
+    console.say(task.name)
     try:
-        if this.step == "segment":
-            segment_subject(own[0].subject(), settings, out, console=console)
-        elif this.step == "rims":
-            classify_rims(own[0].subject(), find_qsm(own[0].folder), settings, out, console=console, model=rim_model)
+        if task.step == "segment":
+            segment_subject(visits[0].subject(), settings, out, console=console)
+        elif task.step == "rims":
+            classify_rims(
+                visits[0].subject(), find_qsm(visits[0].folder), settings, out, console=console, model=rim_model
+            )
         else:
-            named = find_visits([visit.folder for visit in own])
+            named = find_visits([visit.folder for visit in visits])
             subjects = [
                 replace(subject, label=visit.participant, session=visit.session)
-                for subject, visit in zip(named, own, strict=True)
+                for subject, visit in zip(named, visits, strict=True)
             ]
             follow_visits(subjects, settings, out, console=console)
     except MsrimError as error:
-        say_why_not(this, out, str(error))
+        say_why_not(task, out, str(error))
         raise
     except Exception as error:
-        say_why_not(this, out, f"{type(error).__name__}: {error} (a bug of msrim; its traceback is in logs/)")
+        say_why_not(task, out, f"{type(error).__name__}: {error} (a bug of msrim; its traceback is in logs/)")
         raise
-    this.reason_file(out).unlink(missing_ok=True)
-    return this.name
+    task.reason_file(out).unlink(missing_ok=True)
+    return task.name
 
 
 def _run(

@@ -13,11 +13,12 @@ from msrim.console import Console
 from msrim.image import read_volume
 from msrim.lesions.track import CHANGES
 from msrim.report.overview import Change, Overview, Row, mark_outliers, write_overview, write_tsv
+from msrim.workflows.anatomy import FILES as ANATOMY
 from msrim.workflows.cohort_tasks import Task, Visit, reason_of, tasks_of
 from msrim.workflows.inputs import check_output_folder
+from msrim.workflows.rims import FILES as RIM_FILES
 from msrim.workflows.rims import FOLDER as RIMS
-from msrim.workflows.rims import RIMS as RIM_FILES
-from msrim.workflows.subject import ANATOMY, LESIONS
+from msrim.workflows.segment import FILES as LESIONS
 
 CHANGE_COLUMNS = ["participant_id", "baseline_id", "followup_id", *CHANGES, "baseline_ml", "followup_ml"]
 STEP_COLUMNS = ["participant_id", "session_id", "workflow", "step", "seconds", "peak_mib"]

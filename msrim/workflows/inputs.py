@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,42 @@ import numpy as np
 from msrim.bids import Subject
 from msrim.errors import InputError, OutputError
 from msrim.image import Volume, read_volume
+from msrim.models.registry import Card
+from msrim.recipe import Recipe
 from msrim.transform import apply_transform
 
 # Two images of one head may differ by a neck or by skull stripping, and hardly by more.
 MAX_EXTENT_RATIO = 2.0
+
+
+def check_visit(subject: Subject, recipe: Recipe, out: Path, *, cards: Iterable[Card]) -> None:
+    """Whatever can be known to be wrong with a visit before the first file is written.
+
+    Parameters
+    ----------
+    subject : Subject
+    recipe : Recipe
+    out : Path
+        Folder of the derivative dataset.
+    cards : iterable of Card
+        Of the networks that will be run.
+
+    Raises
+    ------
+    MsrimError
+        The folder, the device, a network or an image cannot be used.
+    """
+    from msrim.models import load_model
+    from msrim.models.inference import choose_device
+    from msrim.preprocess import fsl
+
+    check_output_folder(out)
+    choose_device(recipe.device)
+    if recipe.backend == "fsl":
+        fsl.find_fsl()
+    for card in cards:
+        load_model(card)
+    read_subject(subject)
 
 
 def read_subject(subject: Subject) -> dict[str, Volume]:

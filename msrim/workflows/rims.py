@@ -1,38 +1,130 @@
-"""Which lesions of one visit carry a paramagnetic rim: from QSM, FLAIR and lesions to a table, a map and a page."""
+"""Which lesions of one visit carry a paramagnetic rim: from QSM, FLAIR and lesions to a table, a map and a page.
+
+:func:`classify_rims` is the way of the data from top to bottom; each function after the checks is a step
+(:mod:`msrim.workflows.run`).
+"""
 
 from __future__ import annotations
 
+import json
+import warnings
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import nipype
+import cc3d
+import nibabel as nib
 import numpy as np
+from scipy.ndimage import find_objects
 
 from msrim.bids import Subject, write_dataset_description
 from msrim.console import Console
-from msrim.errors import InputError
-from msrim.image import Volume, read_volume, same_grid
-from msrim.lesions.measure import Lesion
-from msrim.lesions.patches import susceptibility_ppm
-from msrim.manifest import Manifest, package_versions
-from msrim.models.registry import Card, located, read_card
+from msrim.errors import Fallback, InputError
+from msrim.files import write_text
+from msrim.image import Volume, read_volume, resample, same_grid, write_volume
+from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summarise, write_lesions_tsv
+from msrim.lesions.patches import cut_patches, looks_inverted, susceptibility_ppm
+from msrim.lesions.split import label_lesions
+from msrim.manifest import package_versions
+from msrim.models.registry import Card, read_card
+from msrim.preprocess import fsl
+from msrim.preprocess.masks import grown_mask
+from msrim.preprocess.normalise import normalise_intensity
+from msrim.preprocess.register import register_rigid
 from msrim.recipe import Recipe
 from msrim.report.rims import RimReport, write_rim_report
-from msrim.workflows import rim_steps
-from msrim.workflows.graph import run_graph, step
+from msrim.transform import read_transform, write_transform
+from msrim.workflows.anatomy import Anatomy, preprocess_visit, read_mask, read_own
 from msrim.workflows.inputs import check_output_folder, field_of_view, read_subject
-from msrim.workflows.subject import is_finished, preprocess_visit, segment_visit
+from msrim.workflows.run import Run, files_in
+from msrim.workflows.segment import segment_visit
 
 # Below the visit's folder, so that a later `msrim segment` finds its own results as it left them.
 FOLDER = "rims"
-RIMS = {
+# Which result is which file.
+FILES = {
     "rims": "space-orig_seg-rims_dseg.nii.gz",
     "instances": "space-orig_seg-lesions_dseg.nii.gz",
     "table": "desc-lesions.tsv",
     "table_columns": "desc-lesions.json",
     "summary": "desc-summary.json",
 }
+# What is seen of the background around the brain in registration.
+OUTLINE_MM = 8.0
+# A field of view holds at least this share of what is not brain.
+LEAST_OUTSIDE = 0.05
+# Patients from so many rim+ lesions on fared worse (Absinta et al. 2019, doi:10.1001/jamaneurol.2019.2399).
+MANY_RIMS = 4
+
+
+@dataclass(frozen=True)
+class Susceptibility:
+    """The QSM in ppm, and the unit that it was given in."""
+
+    qsm: Path
+    unit: str
+
+
+@dataclass(frozen=True)
+class Lesions:
+    """The lesions to classify.
+
+    Attributes
+    ----------
+    instances, labels : Path
+        Numbered lesions on the grid that they were given on, and the head labels there.
+    flair, in_qsm : Path
+        FLAIR and numbered lesions on the QSM's grid.
+    """
+
+    instances: Path
+    labels: Path
+    flair: Path
+    in_qsm: Path
+
+
+@dataclass(frozen=True)
+class Classified:
+    """What the network sees and says.
+
+    Attributes
+    ----------
+    patches, around : Path
+        Arrays (L, 2, X, Y, Z) of QSM and FLAIR, and (L, X, Y, Z) of the lesions around.
+    numbers : list of int
+        The lesion that each patch is about.
+    probability : dict of str to float
+        Of a rim, by the lesion's number; absent where nothing could be judged.
+    remarks : dict of str to list of str
+        By the lesion's number.
+    """
+
+    patches: Path
+    around: Path
+    numbers: list[int]
+    probability: dict[str, float]
+    remarks: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class RimFiles:
+    """What the user gets, on the grid that the lesions were given on."""
+
+    rims: Path
+    instances: Path
+    table: Path
+    table_columns: Path
+    summary: Path
+
+
+@dataclass(frozen=True)
+class Rims:
+    """The files, the rows of the table, and the summary."""
+
+    files: RimFiles
+    rows: list[Lesion]
+    summary: dict[str, Any]
 
 
 def classify_rims(
@@ -80,122 +172,83 @@ def classify_rims(
         An input cannot be used; nothing has been written then.
     """
     card = _checked(subject, qsm, out, model=model, lesions=lesions, magnitude=magnitude)
-    limit = _threshold(card, threshold)
+    limit = card.rim_threshold(threshold)
     console.say(f"{card.label}: {' '.join(card.limits.split())}")
-    prepare = segment_visit if lesions is None else preprocess_visit
-    before = prepare(subject, recipe, out, console=console)
-    graph = rim_graph(
-        subject, qsm, recipe, before, out, card=card, model=model, threshold=limit, lesions=lesions, magnitude=magnitude
-    )
+    found, rows = None, None
+    if lesions is None:
+        anatomy, segmented = segment_visit(subject, recipe, out, console=console)
+        found, rows = segmented.files.instances, segmented.rows
+    else:
+        anatomy = preprocess_visit(subject, recipe, out, console=console)
     inputs = {**subject.contrasts, "Chimap": qsm}
     inputs |= {name: path for name, path in (("lesions", lesions), ("magnitude", magnitude)) if path is not None}
-    manifest = Manifest({**recipe.model_dump(), "rim_model": card.label, "rim_threshold": limit}, inputs)
-    folder = subject.folder(out) / FOLDER
-    found = run_graph(graph, folder=folder, console=console, manifest=manifest)
-    written = found["write_rims"]
-    console.say(f"{written['summary']['rim_lesions']} of {written['summary']['lesions']} lesions with a rim")
-    if not is_finished(folder, manifest):
-        page = write_rim_report(_report(subject, found, card=card, manifest=manifest), folder / "report.html")
-        write_dataset_description(out)
-        manifest.write(folder / "run.json", outputs=[*written["files"].values(), page])
-    return written["files"]["table"]
+    settings = {**recipe.model_dump(), "rim_model": card.label, "rim_threshold": limit}
+    with Run(subject.folder(out) / FOLDER, console, recipe=settings, inputs=inputs) as run:
+        susceptibility = run(read_qsm, qsm)
+        brought = _bring(
+            subject, susceptibility, anatomy, recipe, run, found=found, lesions=lesions, magnitude=magnitude
+        )
+        classified = _classify(susceptibility, brought, card, recipe, run)
+        rims = run(
+            write_rims,
+            subject,
+            lesions=brought,
+            classified=classified,
+            rows=rows,
+            threshold=limit,
+            model=card.label,
+            unit=susceptibility.unit,
+            folder=run.folder,
+        )
+        console.say(f"{rims.summary['rim_lesions']} of {rims.summary['lesions']} lesions with a rim")
+        if not run.is_finished:
+            page = write_rim_report(_report(subject, classified, rims, run, card=card), run.folder / "report.html")
+            write_dataset_description(out)
+            run.write_manifest([*files_in(rims.files), page])
+    return rims.files.table
 
 
-def rim_graph(
+def _bring(
     subject: Subject,
-    qsm: Path,
+    susceptibility: Susceptibility,
+    anatomy: Anatomy,
     recipe: Recipe,
-    before: dict[str, dict[str, Any]],
-    out: Path,
+    run: Run,
     *,
-    card: Card,
-    model: str,
-    threshold: float,
+    found: Path | None,
     lesions: Path | None,
     magnitude: Path | None,
-) -> nipype.Workflow:
-    """What happens after the FLAIR is prepared: bring everything to the QSM, cut, measure, classify, write.
-
-    Parameters are those of :func:`classify_rims`; ``before`` is what the steps of the visit gave.
-    """
-    from msrim.models.rims import INPUTS
-
-    graph = nipype.Workflow("rims")
-    flair, segmented = subject.contrasts["FLAIR"], before.get("write_lesions")
-    read = step(rim_steps.read_qsm, outputs=["qsm", "unit"], path=qsm)
-    align = step(
-        rim_steps.align_to_qsm,
-        outputs=["transform"],
-        flair=flair,
-        corrected=before["correct_FLAIR"]["image"],
-        brain=before["extract_brain_FLAIR"]["brain"],
+) -> Lesions:
+    """FLAIR and lesions on the QSM's grid, by the transform from one to the other."""
+    flair = subject.contrasts["FLAIR"]
+    to_qsm = run(
+        align_to_qsm,
+        flair,
+        corrected=anatomy.corrected["FLAIR"],
+        brain=anatomy.brain,
+        qsm=susceptibility.qsm,
         backend=recipe.backend,
         magnitude=magnitude,
     )
-    bring = step(
-        rim_steps.bring_to_qsm,
-        outputs=["flair", "instances", "lesions", "labels"],
-        flair=flair,
-        labels=before["write_anatomy"]["files"]["labels"],
-        found=None if segmented is None else segmented["files"]["instances"],
+    return run(
+        bring_to_qsm,
+        flair,
+        qsm=susceptibility.qsm,
+        to_qsm=to_qsm,
+        labels=anatomy.files.labels,
+        found=found,
         lesions=lesions,
     )
-    classify = step(
-        rim_steps.classify,
-        outputs=["patches", "around", "numbers", "probability", "remarks"],
-        model=located(model),
-        sha256=card.sha256,
-        device=recipe.device,
-    )
+
+
+def _classify(susceptibility: Susceptibility, lesions: Lesions, card: Card, recipe: Recipe, run: Run) -> Classified:
+    """The probability of a rim for every lesion, with radiomic features for the networks that want them."""
+    from msrim.models.rims import INPUTS
+
+    features = None
     if INPUTS[card.network].features:
-        measure = step(rim_steps.measure_radiomics, outputs=["features"])
-        graph.connect(read, "qsm", measure, "qsm")
-        graph.connect(bring, "instances", measure, "instances")
-        graph.connect(measure, "features", classify, "features")
-    write = step(
-        rim_steps.write_rims,
-        outputs=["files", "lesions", "summary"],
-        rows=None if segmented is None else segmented["lesions"],
-        threshold=threshold,
-        model=card.label,
-        folder=subject.folder(out) / FOLDER,
-        names={key: subject.output(Path(), suffix).relative_to(subject.folder(Path())).as_posix()
-               for key, suffix in RIMS.items()},
-    )  # fmt: skip
-    graph.connect(read, "qsm", align, "qsm")
-    graph.connect(read, "qsm", bring, "qsm")
-    graph.connect(align, "transform", bring, "to_qsm")
-    graph.connect(read, "qsm", classify, "qsm")
-    graph.connect(bring, "flair", classify, "flair")
-    graph.connect(bring, "instances", classify, "instances")
-    graph.connect(bring, "lesions", write, "lesions")
-    graph.connect(bring, "labels", write, "labels")
-    graph.connect(read, "unit", write, "unit")
-    graph.connect(classify, "probability", write, "probability")
-    graph.connect(classify, "remarks", write, "remarks")
-    return graph
-
-
-def _report(subject: Subject, found: dict[str, dict[str, Any]], *, card: Card, manifest: Manifest) -> RimReport:
-    classified, written = found["classify"], found["write_rims"]
-    return RimReport(
-        subject=f"sub-{subject.label}",
-        session=None if subject.session is None else f"ses-{subject.session}",
-        date=datetime.now().astimezone(),
-        model=card.label,
-        model_limits=card.limits,
-        lesions=[Lesion(**row) for row in written["lesions"]],
-        patches=np.load(classified["patches"], allow_pickle=False),
-        around=np.load(classified["around"], allow_pickle=False),
-        numbers=classified["numbers"],
-        spacing_mm=card.spacing_mm[0],
-        remarks=classified["remarks"],
-        summary=written["summary"],
-        inputs=manifest.inputs,
-        steps=manifest.steps,
-        versions=package_versions(),
-        warnings=manifest.fallbacks,
-    )
+        features = run(measure_radiomics, susceptibility.qsm, instances=lesions.in_qsm)
+    return run(classify, susceptibility.qsm, lesions=lesions, card=card, device=recipe.device, features=features)
 
 
 def _checked(
@@ -233,17 +286,202 @@ def _check_overlap(qsm: Volume, other: Volume, *, names: tuple[Path, Path]) -> N
         )
 
 
-def _threshold(card: Card, threshold: str) -> float:
-    if threshold == "f1":
-        return card.threshold
-    if threshold == "sensitive":
-        if card.sensitive_threshold is None:
-            raise InputError(f"{card.label}: its card has no sensitive threshold; give a number")
-        return card.sensitive_threshold
-    try:
-        value = float(threshold)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1:
-        raise InputError(f"threshold {threshold}: give f1, sensitive or a number between 0 and 1")
-    return value
+def read_qsm(path: Path) -> Susceptibility:
+    """Read and check a user's QSM; write it in ppm, and say which unit it was in."""
+    qsm, unit = susceptibility_ppm(read_volume(path), name=str(path))
+    if looks_inverted(qsm):
+        warnings.warn(
+            "the QSM's sign looks inverted: dark values reach further than bright ones. Rims are told by being bright; "
+            "multiply the map by -1 and run again if its veins are dark",
+            Fallback,
+            stacklevel=2,
+        )
+    if np.mean(qsm.data == 0) < LEAST_OUTSIDE:
+        warnings.warn(
+            "the QSM is not zero outside the brain, so its noise there counts as brain; mask it and run again",
+            Fallback,
+            stacklevel=2,
+        )
+    return Susceptibility(write_volume(qsm, Path("qsm.nii")), unit)
+
+
+def align_to_qsm(
+    flair: Path, *, corrected: Path, brain: Path, qsm: Path, backend: str, magnitude: Path | None = None
+) -> Path:
+    """Rigid transform from the FLAIR to the QSM, by way of its magnitude image where there is one.
+
+    Images on one grid are taken as aligned. A QSM alone says little of where it lies: grey and white matter differ by
+    less than its noise. The brain's outline does, so it is made visible and kept in view to the last step.
+    """
+    target, moving, mask = read_volume(qsm), read_volume(corrected), read_mask(brain)
+    if same_grid(read_volume(flair), target):
+        return write_transform(np.eye(4), Path("to_qsm.txt"))
+    inside = target.like(target.data != 0)
+    if magnitude is None:
+        low, high = np.percentile(target.data[inside.data], (1, 99))
+        grey = 1 + np.clip((target.data - low) / (high - low), 0, 1)
+        fixed, region = target.like((grey * inside.data).astype(np.float32)), grown_mask(inside, by_mm=OUTLINE_MM)
+        moving = moving.like(moving.data * mask.data)
+    else:
+        fixed, region = resample(read_volume(magnitude), target), inside
+    register = fsl.register_rigid if backend == "fsl" else register_rigid
+    matrix = register(moving, fixed, moving_mask=mask, fixed_mask=region)
+    return write_transform(matrix, Path("to_qsm.txt"))
+
+
+def bring_to_qsm(
+    flair: Path, *, qsm: Path, to_qsm: Path, labels: Path, found: Path | None = None, lesions: Path | None = None
+) -> Lesions:
+    """FLAIR and lesions on the QSM's grid; the lesions on their own grid, and the head labels there.
+
+    Parameters
+    ----------
+    flair : Path
+        The user's own file.
+    labels : Path
+        Head labels on its grid.
+    found : Path, optional
+        Instances that `msrim segment` found, on the FLAIR's grid.
+    lesions : Path, optional
+        The user's mask or instance map, on the FLAIR's grid or on the QSM's.
+    """
+    target, image, matrix = read_volume(qsm), read_volume(flair), read_transform(to_qsm)
+    instances = read_own(found) if lesions is None else _read_lesions(lesions)
+    moved, anatomy = instances, read_own(labels)
+    if not same_grid(instances, target):
+        moved = resample(instances, target, target_from_source=matrix, nearest=True)
+    elif not same_grid(instances, image):
+        anatomy = resample(anatomy, target, target_from_source=matrix, nearest=True)
+    return Lesions(
+        instances=write_volume(instances, Path("lesions.nii")),
+        labels=write_volume(anatomy, Path("labels.nii")),
+        flair=write_volume(resample(image, target, target_from_source=matrix), Path("flair.nii")),
+        in_qsm=write_volume(moved, Path("in_qsm.nii")),
+    )
+
+
+def measure_radiomics(qsm: Path, *, instances: Path) -> Path:
+    """The radiomic features of every lesion."""
+    from msrim.lesions.radiomics import lesion_features
+
+    np.save("features.npy", lesion_features(read_volume(qsm), read_own(instances)), allow_pickle=False)
+    return Path("features.npy")
+
+
+def classify(qsm: Path, *, lesions: Lesions, card: Card, device: str, features: Path | None = None) -> Classified:
+    """Patches of all lesions, the lesions around them, their numbers; by number, the probabilities and remarks."""
+    from msrim.models.rims import INPUTS, SHOWN_PATCH, rim_probabilities
+
+    map_ppm, labels = read_volume(qsm), read_own(lesions.in_qsm)
+    flair_z = normalise_intensity(read_own(lesions.flair), map_ppm.like(map_ppm.data != 0))
+    size = INPUTS[card.network].patch or SHOWN_PATCH
+    spacing_mm = tuple(card.spacing_mm)
+    patches = cut_patches(map_ppm, flair_z, labels, size=size, spacing_mm=spacing_mm)
+    known = None if features is None else np.load(features, allow_pickle=False)
+    probability = rim_probabilities(card, patches.images, known, device=device)
+    numbers = [int(number) for number in patches.numbers]
+    judged = {str(n): round(float(p), 4) for n, p in zip(numbers, probability, strict=True) if patches.seen[n]}
+    others = cut_patches(map_ppm, labels.like(np.float32(labels.data > 0)), labels, size=size, spacing_mm=spacing_mm)
+    np.save("patches.npy", patches.images, allow_pickle=False)
+    np.save("around.npy", others.images[:, 1] > 0.5, allow_pickle=False)
+    remarks = {str(n): texts for n, texts in patches.remarks.items() if texts}
+    return Classified(Path("patches.npy"), Path("around.npy"), numbers, judged, remarks)
+
+
+def write_rims(
+    subject: Subject,
+    *,
+    lesions: Lesions,
+    classified: Classified,
+    rows: list[Lesion] | None,
+    threshold: float,
+    model: str,
+    unit: str,
+    folder: Path,
+) -> Rims:
+    """Table, map of rim+ lesions and summary.
+
+    Parameters
+    ----------
+    rows : list of Lesion or None
+        The table of `msrim segment`; lesions of the user's own mask are measured here.
+    """
+    instances = read_own(lesions.instances)
+    if rows is None:
+        marked = instances.like((instances.data > 0).astype(np.float32))
+        rows = measure_lesions(instances, probability=marked, labels=read_own(lesions.labels))
+    table = [_judged(lesion, classified, threshold=threshold) for lesion in rows]
+    positive = [lesion.id for lesion in table if lesion.rim]
+    for numbers in _touching(instances.data, positive):
+        warnings.warn(
+            f"lesions {' and '.join(map(str, numbers))}: touch, and each is called rim+; "
+            "where they are parts of one lesion, the count of rim+ is too high",
+            Fallback,
+            stacklevel=2,
+        )
+    summary = {
+        **summarise(table),
+        "rim_lesions": len(positive),
+        "rim_lesions_at_least_1": len(positive) >= 1,
+        f"rim_lesions_at_least_{MANY_RIMS}": len(positive) >= MANY_RIMS,
+        "rim_not_judged": sum(lesion.rim is None for lesion in table),
+        "rim_model": model,
+        "rim_threshold": threshold,
+        "qsm_unit": unit,
+    }
+    rims = instances.like(np.where(np.isin(instances.data, positive), instances.data, 0))
+    names = {key: subject.below(folder, suffix) for key, suffix in FILES.items()}
+    files = RimFiles(
+        rims=write_volume(rims, names["rims"]),
+        instances=write_volume(instances, names["instances"]),
+        table=write_lesions_tsv(table, names["table"]),
+        table_columns=write_text(json.dumps(LESION_COLUMNS, indent=2) + "\n", names["table_columns"]),
+        summary=write_text(json.dumps(summary, indent=2) + "\n", names["summary"]),
+    )
+    return Rims(files, table, summary)
+
+
+def _judged(lesion: Lesion, classified: Classified, *, threshold: float) -> Lesion:
+    """A lesion's row with its rim; whatever is to be said of the lesion is said."""
+    p = classified.probability.get(str(lesion.id))
+    why = classified.remarks.get(str(lesion.id), [] if p is not None else ["outside the QSM's field of view"])
+    if why:
+        judged = "" if p is not None else ", not judged"
+        warnings.warn(f"lesion {lesion.id}: {'; '.join(why)}{judged}", Fallback, stacklevel=2)
+    return replace(lesion, rim_probability=p, rim=None if p is None else p >= threshold)
+
+
+def _touching(instances: np.ndarray, numbers: list[int]) -> list[list[int]]:
+    """Those of the numbered lesions that touch one another, group by group."""
+    parts = cc3d.connected_components(np.isin(instances, numbers), connectivity=26)
+    groups = [np.unique(instances[box][parts[box] == part]) for part, box in enumerate(find_objects(parts), start=1)]
+    return [group.tolist() for group in groups if len(group) > 1]
+
+
+def _read_lesions(path: Path) -> Volume:
+    """A user's mask, its connected lesions numbered, or instance map as it is; all zeros is a valid answer."""
+    mask = read_mask(path)
+    data = np.asarray(nib.load(path).dataobj).reshape(mask.shape)
+    numbered = len(np.unique(data[mask.data])) > 1 and np.array_equal(data, data.round())
+    return mask.like(data.astype(np.int32) if numbered else label_lesions(mask.data))
+
+
+def _report(subject: Subject, classified: Classified, rims: Rims, run: Run, *, card: Card) -> RimReport:
+    return RimReport(
+        subject=f"sub-{subject.label}",
+        session=None if subject.session is None else f"ses-{subject.session}",
+        date=datetime.now().astimezone(),
+        model=card.label,
+        model_limits=card.limits,
+        lesions=rims.rows,
+        patches=np.load(classified.patches, allow_pickle=False),
+        around=np.load(classified.around, allow_pickle=False),
+        numbers=classified.numbers,
+        spacing_mm=card.spacing_mm[0],
+        remarks=classified.remarks,
+        summary=rims.summary,
+        inputs=run.manifest.inputs,
+        steps=run.manifest.steps,
+        versions=package_versions(),
+        warnings=run.manifest.fallbacks,
+    )

@@ -16,7 +16,6 @@ from msrim.bids import CONTRASTS, Subject, find_subject
 from msrim.console import Console
 from msrim.errors import InputError, ModelError
 from msrim.image import read_volume, resample
-from msrim.manifest import Manifest
 from msrim.models import Card, build, load_model, read_card
 from msrim.models.allnet import COORDINATES
 from msrim.models.inference import choose_device, csf_of
@@ -28,10 +27,9 @@ from msrim.training.lesions import LesionBank, LesionCrops, Patient
 from msrim.training.loop import fit
 from msrim.training.losses import all_net_loss, cross_entropy_and_dice
 from msrim.transform import read_transform
-from msrim.workflows import steps
+from msrim.workflows.anatomy import prepare, read_mask, read_own
 from msrim.workflows.cards import write_card
-from msrim.workflows.graph import run_graph
-from msrim.workflows.subject import anatomy_graph
+from msrim.workflows.run import Run
 
 # Millimetres along the third axis in which a crop's lesions are followed, for the spheres about their centres.
 LESION_CONTEXT = 28
@@ -264,17 +262,17 @@ def check_left_out(leave_out: Iterable[str], known: Iterable[str], *, data: Path
 def prepare_visit(subject: Subject, mask: Path, *, recipe: TrainingRecipe, out: Path, console: Console) -> Patient:
     """One visit on its working grid, by the same steps that `msrim segment` takes."""
     settings = Recipe(brain_extracted=recipe.brain_extracted, device=recipe.device)
-    manifest = Manifest(recipe=settings.model_dump(), inputs=subject.contrasts)
-    graph = anatomy_graph(subject.for_network(recipe.contrasts), settings, out)
-    found = run_graph(graph, folder=subject.folder(out), console=console, manifest=manifest)
-    working, anatomy = found["make_working_images"], found["write_anatomy"]["files"]
-    brain, labels = steps.read_mask(working["brain"]), steps.read_own(working["labels"])
-    mni_from_flair = read_transform(anatomy["FLAIR"])
+    subject = subject.for_network(recipe.contrasts)
+    with Run(subject.folder(out), console, recipe=settings.model_dump(), inputs=subject.contrasts) as run:
+        anatomy = prepare(subject, settings, run, out=out)
+    working = anatomy.working
+    brain, labels = read_mask(working.brain), read_own(working.labels)
+    mni_from_flair = read_transform(anatomy.to_mni)
     coordinates = anatomical_coordinates(brain, mni_from_world=mni_from_flair, csf=csf_of(labels), brain=brain)
     images = np.zeros((len(recipe.contrasts), *brain.shape), np.float32)
     for index, contrast in enumerate(recipe.contrasts):
-        if contrast in working["images"]:
-            images[index] = steps.read_own(working["images"][contrast]).data
+        if contrast in working.images:
+            images[index] = read_own(working.images[contrast]).data
     marked = read_volume(mask, mask=True)
     lesions = resample(marked.like(marked.data.astype(np.float32)), brain).data > 0.5
     return Patient(

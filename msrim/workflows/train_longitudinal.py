@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nipype
 import numpy as np
 import torch
 
@@ -12,15 +11,13 @@ from msrim.bids import Subject
 from msrim.console import Console
 from msrim.errors import InputError
 from msrim.image import read_volume, resample
-from msrim.manifest import Manifest
 from msrim.recipe import Recipe, TrainingRecipe
 from msrim.training.coactseg_loss import coactseg_loss
 from msrim.training.pairs import MarkedPair, VisitCrops
 from msrim.transform import read_transform
-from msrim.workflows import changes
-from msrim.workflows.graph import run_graph, step
-from msrim.workflows.steps import read_own
-from msrim.workflows.subject import preprocess_visit
+from msrim.workflows.anatomy import preprocess_visit, read_own
+from msrim.workflows.changes import match, register_to_midway
+from msrim.workflows.run import Run
 from msrim.workflows.train import check_left_out, marked_visits, painted_from, prepare_visit, train_on
 
 # A pair of the MSSEG-2 challenge: both FLAIRs in one space, and the consensus of the experts there.
@@ -89,22 +86,22 @@ def prepare_pair(folder: Path, *, recipe: TrainingRecipe, out: Path, console: Co
         Subject(folder.name, session, {"FLAIR": folder / name})
         for session, name in zip(("01", "02"), PAIR_FILES, strict=False)
     ]
-    found = [preprocess_visit(visit, settings, out, console=console) for visit in visits]
-    graph = nipype.Workflow("pair")
-    by_visit = list(zip(changes.VISITS, found, strict=True))
-    meet = step(changes.meet, outputs=["met", "agreement"], **changes.meeting_inputs(by_visit))
-    match = step(changes.match, outputs=["matched"])
-    graph.connect(meet, "met", match, "met")
-    manifest = Manifest(recipe=settings.model_dump(), inputs={})
-    done = run_graph(graph, folder=out / f"sub-{folder.name}", console=console, manifest=manifest)
-    met, matched = done["meet"]["met"], done["match"]["matched"]
-    images = [read_own(matched[name]) for name in changes.VISITS]
+    baseline, followup = (preprocess_visit(visit, settings, out, console=console) for visit in visits)
+    with Run(out / f"sub-{folder.name}", console, recipe=settings.model_dump(), inputs={}) as run:
+        midway = run(
+            register_to_midway,
+            (baseline.corrected["FLAIR"], followup.corrected["FLAIR"]),
+            brains=(baseline.brain, followup.brain),
+            to_mni=(baseline.to_mni, followup.to_mni),
+        )
+        matched = run(match, midway)
+    images = [read_own(path) for path in matched.flairs]
     truth = read_volume(folder / PAIR_FILES[2], mask=True)
     # The truth lies in the space of both files; the follow-up is where new lesions are seen.
     new = resample(
         truth.like(truth.data.astype(np.float32)),
         images[1],
-        target_from_source=read_transform(met["from_followup"]),
+        target_from_source=read_transform(midway.transforms[1]),
     )
     stack = torch.from_numpy(np.stack([image.data for image in images]).astype(np.float32))
     return MarkedPair(folder.name, stack, new.data > 0.5)

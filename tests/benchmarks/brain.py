@@ -24,7 +24,7 @@ from msrim.evaluation.metrics import segmentation_metrics
 from msrim.image import Volume, read_volume, resample
 from msrim.recipe import Recipe
 from msrim.transform import apply_transform, read_transform
-from msrim.workflows.subject import preprocess_visit
+from msrim.workflows.anatomy import Anatomy, preprocess_visit
 
 QUIET = Console(quiet=True)
 
@@ -57,9 +57,9 @@ def main() -> None:
         of_all = preprocess_visit(subject, Recipe(), given.out / "all", console=QUIET)
         moved, shift = misplaced(subject, given.out / "misplaced")
         of_moved = preprocess_visit(moved, Recipe(), given.out / "misplaced" / "results", console=QUIET)
-        truth = published_brain(expert, subject, read_volume(brain_of(of_flair), mask=True))
+        truth = published_brain(expert, subject, read_volume(of_flair.files.brain, mask=True))
         dice = [
-            segmentation_metrics(truth, read_volume(brain_of(run), mask=True))["dice"] for run in (of_flair, of_all)
+            segmentation_metrics(truth, read_volume(run.files.brain, mask=True))["dice"] for run in (of_flair, of_all)
         ]
         points = apply_transform(truth.affine, np.argwhere(truth.data)[::50])
         row = [f"{value:.3f}" for value in dice]
@@ -68,11 +68,6 @@ def main() -> None:
                 row.append(distance(run, expert, subject, contrast, points=points, shift=known))
         table.add_row(f"{subject.label} {subject.session}", *row)
     Page(width=120).print(table)
-
-
-def brain_of(run: dict) -> Path:
-    """The brain mask that a run wrote."""
-    return run["write_anatomy"]["files"]["brain"]
 
 
 def published_brain(expert: Path, subject: Subject, grid: Volume) -> Volume:
@@ -104,11 +99,13 @@ def misplaced(subject: Subject, folder: Path) -> tuple[Subject, np.ndarray]:
     return find_subject(place), shift
 
 
-def distance(run: dict, expert: Path, subject: Subject, contrast: str, *, points: np.ndarray, shift: np.ndarray) -> str:
+def distance(
+    run: Anatomy, expert: Path, subject: Subject, contrast: str, *, points: np.ndarray, shift: np.ndarray
+) -> str:
     """Mean distance over points of the FLAIR, mm, between where a run and the publication look for them."""
     if contrast not in subject.contrasts:
         return ""
-    found = read_transform(run["write_anatomy"]["files"][contrast]) @ shift
+    found = read_transform(run.to_flair[contrast]) @ shift
     known = published(expert, subject, contrast, "FLAIR")
     there = [apply_transform(np.linalg.inv(matrix), points) for matrix in (found, known)]
     return f"{np.linalg.norm(there[0] - there[1], axis=1).mean():.2f}"

@@ -37,7 +37,7 @@ from msrim.models.registry import Card, packaged_cards
 from msrim.models.scp import fit_to_plane, z_scored
 from msrim.preprocess.anatomy import anatomical_coordinates
 from msrim.preprocess.normalise import normalise_intensity
-from msrim.workflows.steps import CSF, TISSUE_OF_LABEL
+from msrim.workflows.anatomy import CSF, TISSUE_OF_LABEL
 
 CONTRASTS = ("FLAIR", "T1w", "T2w")
 WAYS = (

@@ -27,7 +27,7 @@ from msrim.evaluation.metrics import segmentation_metrics
 from msrim.evaluation.statistics import bootstrap_interval
 from msrim.image import read_volume
 from msrim.recipe import Recipe, read_training_recipe
-from msrim.workflows.subject import segment_subject
+from msrim.workflows.segment import segment_subject
 from msrim.workflows.train import marked_visits, train_lesions
 from msrim.workflows.train_slices import train_slices
 

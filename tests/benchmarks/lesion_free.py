@@ -22,7 +22,7 @@ from msrim.console import Console
 from msrim.evaluation.statistics import bootstrap_interval
 from msrim.image import read_volume
 from msrim.recipe import Recipe
-from msrim.workflows.subject import segment_subject
+from msrim.workflows.segment import segment_subject
 from tests.benchmarks.phantoms import phantom
 
 SETS = (("FLAIR", "T1w", "T2w"), ("FLAIR",))

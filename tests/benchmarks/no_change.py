@@ -27,8 +27,7 @@ from scipy.spatial.transform import Rotation
 from msrim.console import Console
 from msrim.image import Volume, read_volume, resample, to_ras, write_volume
 from msrim.recipe import Recipe
-from msrim.workflows.longitudinal import follow_visits
-from msrim.workflows.visits import find_visits
+from msrim.workflows.longitudinal import find_visits, follow_visits
 
 LARGE_MM3 = 10.0
 

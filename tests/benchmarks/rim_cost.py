@@ -19,6 +19,7 @@ from msrim.models.rims import INPUTS, network_inputs
 from msrim.recipe import Recipe, TrainingRecipe
 from msrim.training.loop import write_weights
 from msrim.training.rims import MARGIN, augment, draw_batch, rim_loss
+from msrim.workflows.anatomy import Anatomy, AnatomyFiles, Working
 from msrim.workflows.rims import classify_rims
 from msrim.workflows.train_rims import write_rim_card
 
@@ -72,7 +73,7 @@ def classification(recipe: TrainingRecipe, *, threads: int = 2) -> dict[str, flo
     return seconds | {step["name"]: step["seconds"] for step in run["steps"]}
 
 
-def write_patient(root: Path) -> dict:
+def write_patient(root: Path) -> Anatomy:
     """QSM and FLAIR of noise in a brain's outline, 40 balls for lesions; what `msrim preprocess` would have given."""
     rng = np.random.default_rng(0)
     axes = [np.linspace(-1, 1, n) for n in SHAPE]
@@ -91,8 +92,6 @@ def write_patient(root: Path) -> dict:
     write_volume(Volume(lesions, affine), root / "lesions.nii.gz")
     mask = write_volume(Volume(brain, affine), root / "brain.nii")
     labels = write_volume(Volume(5 * brain.astype(np.uint8), affine), root / "labels.nii.gz")
-    return {
-        "correct_FLAIR": {"image": anat / "sub-1_FLAIR.nii.gz"},
-        "extract_brain_FLAIR": {"brain": mask},
-        "write_anatomy": {"files": {"labels": labels}},
-    }
+    flair = anat / "sub-1_FLAIR.nii.gz"
+    files = AnatomyFiles(mask, labels, Path(), labels, {})
+    return Anatomy({"FLAIR": flair}, mask, {}, Path(), Working({}, mask, labels), files)

@@ -13,7 +13,7 @@ from msrim.preprocess.bias import correct_bias
 from msrim.preprocess.register import align_by_volume, is_believable, register_affine, register_rigid
 from msrim.preprocess.template import load_template, load_template_brain_mask
 from msrim.transform import apply_transform, read_transform
-from msrim.workflows.steps import brain_from_labels
+from msrim.workflows.anatomy import brain_from_labels
 from tests.benchmarks.no_change import rescanned
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-import graph_steps
 import pytest
+import run_steps
 
 from msrim.console import Console
 from msrim.errors import MsrimError, OutputError
@@ -169,11 +169,11 @@ def test_wherever_the_disk_gets_full_it_is_told_and_mended(tmp_path, pages):
     try:
         (tmp_path / "number.txt").write_text("4")
         with pytest.raises(OutputError, match="No space left on device"):
-            graph_steps.sum_up(tmp_path)
+            run_steps.sum_up(tmp_path)
         assert not (tmp_path / "out" / "result.txt").exists()
         subprocess.run(["mount", "-o", "remount,size=4M", tmp_path], check=True)
-        results, _ = graph_steps.sum_up(tmp_path)
-        assert results["publish"]["result"].read_text() == "9"
+        sums, _ = run_steps.sum_up(tmp_path)
+        assert sums.result.read_text() == "9"
     finally:
         subprocess.run(["umount", "--lazy", tmp_path], check=True)
 

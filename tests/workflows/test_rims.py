@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 
 import nibabel as nib
@@ -20,14 +20,13 @@ from msrim.console import Console
 from msrim.errors import InputError
 from msrim.image import Volume, read_volume, write_volume
 from msrim.lesions.measure import measure_lesions
-from msrim.manifest import Manifest
-from msrim.models import build, read_card
+from msrim.models import build
 from msrim.recipe import Recipe, TrainingRecipe
 from msrim.training.loop import write_weights
 from msrim.transform import apply_transform, read_transform
-from msrim.workflows.graph import run_graph
-from msrim.workflows.rim_steps import align_to_qsm
-from msrim.workflows.rims import classify_rims, rim_graph
+from msrim.workflows.anatomy import Anatomy, AnatomyFiles, Working
+from msrim.workflows.rims import align_to_qsm, classify_rims
+from msrim.workflows.segment import LesionFiles, Lesions, Probabilities
 from msrim.workflows.train_rims import write_rim_card
 
 QUIET = Console(quiet=True)
@@ -69,15 +68,18 @@ def visit(tmp_path) -> Path:
     return tmp_path
 
 
-def before(visit: Path) -> dict:
-    """What `msrim preprocess` would have given."""
+def before(visit: Path) -> Anatomy:
+    """What `msrim preprocess` would have left, as far as rims look at it."""
     labels = write_volume(Volume(np.full(SHAPE, 5, np.uint8), AFFINE), visit / "before" / "labels.nii.gz")
     brain = write_volume(Volume(np.ones(SHAPE, bool), AFFINE), visit / "before" / "brain.nii")
-    return {
-        "correct_FLAIR": {"image": visit / "sub-1/anat/sub-1_FLAIR.nii.gz"},
-        "extract_brain_FLAIR": {"brain": brain},
-        "write_anatomy": {"files": {"labels": labels}},
-    }
+    return Anatomy(
+        corrected={"FLAIR": visit / "sub-1/anat/sub-1_FLAIR.nii.gz"},
+        brain=brain,
+        to_flair={},
+        to_mni=Path(),
+        working=Working({}, brain, labels),
+        files=AnatomyFiles(brain, labels, Path(), labels, {}),
+    )
 
 
 def classified(visit: Path, model: Path, monkeypatch, **options) -> Path:
@@ -190,12 +192,13 @@ def test_parts_of_one_lesion_that_are_all_called_rims_are_told(visit, model, mon
 
 def segmented(visit: Path, numbers: list[int], monkeypatch, model: Path) -> Path:
     """Classify the lesions that `msrim segment` left: of those of the fixture the given ones."""
-    lesions = np.asarray(nib.load(visit / "lesions.nii.gz").dataobj)
-    instances = Volume(np.where(np.isin(lesions, numbers), lesions, 0), AFFINE)
+    marked = np.asarray(nib.load(visit / "lesions.nii.gz").dataobj)
+    instances = Volume(np.where(np.isin(marked, numbers), marked, 0), AFFINE)
     found = measure_lesions(instances, probability=instances, labels=instances.like(np.full(SHAPE, 5, np.uint8)))
-    files = {"instances": write_volume(instances, visit / "before" / "instances.nii.gz")}
-    left = before(visit) | {"write_lesions": {"files": files, "lesions": [asdict(lesion) for lesion in found]}}
-    monkeypatch.setattr("msrim.workflows.rims.segment_visit", lambda *_, **__: left)
+    left = {field.name: Path() for field in fields(LesionFiles)}
+    left["instances"] = write_volume(instances, visit / "before" / "instances.nii.gz")
+    lesions = Lesions(Probabilities(Path(), Path()), 0.5, LesionFiles(**left), found)
+    monkeypatch.setattr("msrim.workflows.rims.segment_visit", lambda *_, **__: (before(visit), lesions))
     return classified(visit, model, monkeypatch, lesions=None)
 
 
@@ -218,7 +221,7 @@ def test_no_lesion_within_the_qsm_still_ends_in_a_page(visit, model, monkeypatch
     lesions = np.zeros(SHAPE, np.uint8)
     lesions[20:28, 20:28, 12:14], lesions[45:50, 45:50, 12:15] = 1, 2
     write_volume(Volume(lesions, AFFINE), visit / "lesions.nii.gz")
-    monkeypatch.setattr("msrim.workflows.rim_steps.register_rigid", lambda *_, **__: np.eye(4))
+    monkeypatch.setattr("msrim.workflows.rims.register_rigid", lambda *_, **__: np.eye(4))
     rows = rows_of(classified(visit, model, monkeypatch))
     assert [row["rim"] for row in rows] == ["n/a"] * 2
     page = (visit / "out/sub-1/rims/report.html").read_text(encoding="utf-8")
@@ -230,7 +233,7 @@ def test_lesions_outside_the_qsm_are_told(visit, model, monkeypatch):
     path = find_qsm(visit / "sub-1")
     low = nib.load(path).get_fdata(dtype=np.float32)[..., :12]
     write_volume(Volume(low, AFFINE), path)
-    monkeypatch.setattr("msrim.workflows.rim_steps.register_rigid", lambda *_, **__: np.eye(4))
+    monkeypatch.setattr("msrim.workflows.rims.register_rigid", lambda *_, **__: np.eye(4))
     rows = rows_of(classified(visit, model, monkeypatch))
     assert [row["rim_probability"] == "n/a" for row in rows] == [False, False, True]
     run = json.loads((visit / "out/sub-1/rims/run.json").read_text(encoding="utf-8"))
@@ -273,7 +276,7 @@ def test_a_qsm_that_is_not_masked_is_told_and_the_rest_goes_on(visit, model, mon
     assert "not zero outside the brain" in (visit / "out/sub-1/rims/report.html").read_text(encoding="utf-8")
 
 
-def test_features_are_measured_for_the_networks_that_want_them(visit, tmp_path):
+def test_features_are_measured_for_the_networks_that_want_them(visit, tmp_path, monkeypatch):
     pytest.importorskip("radiomics")
     folder = tmp_path / "aprl"
     folder.mkdir()
@@ -283,13 +286,10 @@ def test_features_are_measured_for_the_networks_that_want_them(visit, tmp_path):
     )  # fmt: skip
     weights = write_weights(build("aprl-nn"), folder / "weights.safetensors")
     write_rim_card(recipe, weights, built={}, trained_on="nothing", thresholds=[0.4, 0.1])
-    graph = rim_graph(
-        find_subject(visit / "sub-1"), find_qsm(visit / "sub-1"), Recipe(), before(visit), visit / "out",
-        card=read_card(folder), model=str(folder), threshold=0.4, lesions=visit / "lesions.nii.gz", magnitude=None,
-    )  # fmt: skip
-    found = run_graph(graph, folder=visit / "out", console=QUIET, manifest=Manifest(recipe={}, inputs={}))
-    assert np.load(found["measure_radiomics"]["features"]).shape == (3, 527)
-    assert len(found["classify"]["probability"]) == 3
+    rows = rows_of(classified(visit, folder, monkeypatch))
+    assert all(0 < float(row["rim_probability"]) < 1 for row in rows) and len(rows) == 3
+    [features] = (visit / "out").rglob("features.npy")
+    assert np.load(features).shape == (3, 527)
 
 
 @pytest.fixture

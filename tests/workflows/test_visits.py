@@ -13,10 +13,10 @@ from volumes import LPS, OBLIQUE, pose
 
 from msrim.cli.main import app
 from msrim.errors import Fallback, InputError
-from msrim.image import Volume, write_volume
+from msrim.image import Volume, labels_on_grid, write_volume
 from msrim.transform import write_transform
-from msrim.workflows.changes import labels_on_grid, meet
-from msrim.workflows.visits import check_visits, find_visits, visit_date
+from msrim.workflows.changes import register_to_midway
+from msrim.workflows.longitudinal import check_visits, find_visits, visit_date
 
 NOISE = np.random.default_rng(0).random((32, 32, 24), np.float32)
 
@@ -129,16 +129,16 @@ def egg(stretch: float) -> np.ndarray:
 def test_another_patient_s_brain_is_told(stretch, warned, tmp_path, monkeypatch, recwarn):
     monkeypatch.chdir(tmp_path)
     affine = np.diag([4.0, 4.0, 4.0, 1.0])
-    given = {}
+    flairs, brains = [], []
     for name, image in (("baseline", egg(2.0)), ("followup", egg(stretch))):
-        given[name] = write_volume(Volume(image, affine), tmp_path / f"in_{name}.nii")
-        given[f"{name}_brain"] = write_volume(Volume(image > 0, affine), tmp_path / f"in_{name}_brain.nii")
-        given[f"{name}_to_mni"] = write_transform(np.eye(4), tmp_path / "mni.txt")
+        flairs.append(write_volume(Volume(image, affine), tmp_path / f"in_{name}.nii"))
+        brains.append(write_volume(Volume(image > 0, affine), tmp_path / f"in_{name}_brain.nii"))
+    mni = write_transform(np.eye(4), tmp_path / "mni.txt")
     # The affine could stretch one egg to the other: what is asked is whether scanners' length scales could.
-    _, agreement = meet(**given)
+    quality = register_to_midway(tuple(flairs), brains=tuple(brains), to_mni=(mni, mni)).quality
     told = [warning for warning in recwarn if issubclass(warning.category, Fallback)]
     assert bool(told) == warned
-    assert (agreement["brain_overlap"] < 0.95) == warned
+    assert (quality["brain_overlap"] < 0.95) == warned
 
 
 def test_lesions_on_thick_oblique_slices_keep_their_place_and_volume():

@@ -1,31 +1,39 @@
-"""Steps for test_graph.py: at the top level of a module, as a graph needs them. Each call adds a line to a journal."""
+"""Steps for test_run.py: at the top level of a module, as a run needs them. Each call adds a line to a journal."""
 
 from __future__ import annotations
 
 import os
 import signal
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-
-import nipype
 
 from msrim.console import Console
 from msrim.errors import Fallback, InputError
 from msrim.files import write_text, written_atomically
 from msrim.manifest import Manifest
-from msrim.workflows.graph import run_graph, step
+from msrim.workflows.run import Run
 
 
-def double(number: Path, folder: Path) -> tuple[Path, int]:
+@dataclass(frozen=True)
+class Doubled:
+    """A number as a file and as itself."""
+
+    file: Path
+    value: int
+
+
+def double(number: Path, folder: Path) -> Doubled:
     _note("double", folder)
     warnings.warn("no abacus; counting on fingers", Fallback, stacklevel=1)
     value = 2 * int(number.read_text())
-    return write_text(str(value), Path("doubled.txt")), value
+    return Doubled(write_text(str(value), Path("doubled.txt")), value)
 
 
-def add_one(doubled: Path, folder: Path) -> Path:
+def add_one(doubled: Doubled, folder: Path) -> Path:
     _note("add_one", folder)
-    return write_text(str(int(doubled.read_text()) + 1), Path("sum.txt"))
+    return write_text(str(int(doubled.file.read_text()) + 1), Path("sum.txt"))
 
 
 def publish(total: Path, folder: Path) -> Path:
@@ -59,27 +67,31 @@ def give_object(number: Path) -> object:
     return object()
 
 
-def sum_up(folder: Path) -> tuple[dict, Manifest]:
+@dataclass(frozen=True)
+class Sums:
+    """What the three steps return."""
+
+    doubled: Doubled
+    total: Path
+    result: Path
+
+
+def sum_up(folder: Path) -> tuple[Sums, Manifest]:
     """Run three steps over ``number.txt`` of a folder."""
-    first = step(double, outputs=["doubled", "value"], number=folder / "number.txt", folder=folder)
-    second = step(add_one, outputs=["total"], folder=folder)
-    third = step(publish, outputs=["result"], folder=folder)
-    workflow = nipype.Workflow("sums")
-    workflow.connect(first, "doubled", second, "doubled")
-    workflow.connect(second, "total", third, "total")
-    return _run(workflow, folder)
+    with _run(folder) as run:
+        doubled = run(double, folder / "number.txt", folder)
+        total = run(add_one, doubled, folder=folder)
+        return Sums(doubled, total, run(publish, total, folder=folder)), run.manifest
 
 
-def run_alone(function, folder: Path) -> tuple[dict, Manifest]:
+def run_alone(function: Callable, folder: Path) -> object:
     """Run one step over ``number.txt`` of a folder."""
-    workflow = nipype.Workflow("alone")
-    workflow.add_nodes([step(function, outputs=["value"], number=folder / "number.txt")])
-    return _run(workflow, folder)
+    with _run(folder) as run:
+        return run(function, folder / "number.txt")
 
 
-def _run(workflow: nipype.Workflow, folder: Path) -> tuple[dict, Manifest]:
-    manifest = Manifest(recipe={}, inputs={})
-    return run_graph(workflow, folder=folder, console=Console(), manifest=manifest), manifest
+def _run(folder: Path) -> Run:
+    return Run(folder, Console(), recipe={}, inputs={})
 
 
 def _note(name: str, folder: Path) -> None:

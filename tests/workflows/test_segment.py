@@ -24,7 +24,8 @@ from msrim.image import read_volume
 from msrim.models.registry import read_card
 from msrim.recipe import Recipe
 from msrim.simulation.phantom import simulate_subject
-from msrim.workflows.subject import preprocess_subject, segment_subject
+from msrim.workflows.anatomy import preprocess_subject
+from msrim.workflows.segment import segment_subject
 
 QUIET = Console(quiet=True)
 GOLDEN = [

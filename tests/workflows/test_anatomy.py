@@ -1,4 +1,4 @@
-"""What the graph's steps decide by themselves."""
+"""What the steps before the lesions decide by themselves, and what they write."""
 
 from __future__ import annotations
 
@@ -8,14 +8,23 @@ import numpy as np
 import pytest
 
 from msrim.bids import Subject
+from msrim.console import Console
 from msrim.errors import Fallback
 from msrim.image import Volume, write_volume
 from msrim.preprocess.template import load_template, load_template_brain_mask
 from msrim.recipe import Recipe
+from msrim.simulation.phantom import simulate_subject
 from msrim.transform import apply_transform, read_transform, write_transform
-from msrim.workflows import steps
-from msrim.workflows.steps import make_working_images, read_own, working_grid
-from msrim.workflows.subject import anatomy_graph
+from msrim.workflows import anatomy
+from msrim.workflows.anatomy import (
+    AnatomyFiles,
+    make_working_images,
+    preprocess_visit,
+    read_own,
+    working_grid,
+    write_anatomy,
+)
+from msrim.workflows.run import files_in
 
 
 def test_the_working_grid_is_as_fine_as_the_brain_is_small():
@@ -40,9 +49,9 @@ def test_an_alignment_that_is_not_one_of_a_brain_is_not_used(tmp_path, monkeypat
     smaller = np.diag([0.9, 0.9, 0.9, 1.0])
     image = write_volume(Volume(template.data, smaller @ template.affine), Path("image.nii"))
     mask = write_volume(Volume(brain.data, smaller @ brain.affine), Path("brain.nii"))
-    monkeypatch.setattr(steps, "register_affine", lambda *_, **__: np.diag([20.0, 1.0, 1.0, 1.0]))
+    monkeypatch.setattr(anatomy, "register_affine", lambda *_, **__: np.diag([20.0, 1.0, 1.0, 1.0]))
     with pytest.warns(Fallback, match="not one of a brain"):
-        found = read_transform(steps.align_to_template(image, brain=mask, backend="embedded"))
+        found = read_transform(anatomy.align_to_template(image, brain=mask, backend="embedded"))
     np.testing.assert_allclose(found[:3, 3], 0, atol=4.0)
     np.testing.assert_allclose(found[:3, :3], np.linalg.inv(smaller)[:3, :3], atol=0.02)
 
@@ -58,25 +67,55 @@ def test_a_pdw_is_brought_to_the_working_grid(tmp_path, monkeypatch):
         images[name] = write_volume(Volume(data.astype(np.float32), np.eye(4)), Path(f"{name}.nii"))
     shift = np.eye(4)
     shift[0, 3] = -6
-    paths, *_ = make_working_images(
-        images["flair"],
+    paths = make_working_images(
+        {"FLAIR": images["flair"], "PDw": images["pdw"]},
         brain=write_volume(Volume(brain, np.eye(4)), Path("mask.nii")),
-        labels=write_volume(Volume(5 * brain, np.eye(4)), Path("head.nii")),
+        labels={"FLAIR": write_volume(Volume(5 * brain, np.eye(4)), Path("head.nii"))},
         to_mni=write_transform(np.eye(4), Path("to_mni.txt")),
-        pdw=images["pdw"],
-        pdw_to_flair=write_transform(shift, Path("pdw.txt")),
-    )
+        to_flair={"PDw": write_transform(shift, Path("pdw.txt"))},
+    ).images
     middles = [np.argwhere(read_own(paths[name]).data > 4)[:, 0].mean() for name in ("FLAIR", "PDw")]
     assert list(paths) == ["FLAIR", "PDw"] and abs(middles[0] - middles[1]) < 0.5
 
 
 def test_a_pdw_is_prepared_for_networks_that_know_it_alone(tmp_path):
-    subject = Subject("1", None, {"FLAIR": tmp_path / "f.nii"}, {"PDw": [tmp_path / "p.nii"]})
-    steps = {
-        known: set(anatomy_graph(subject.for_network([known]), Recipe(), tmp_path).list_node_names())
-        for known in ("T2w", "PDw")
-    }
-    added = {"reorient", "label_head", "extract_brain", "correct", "align"}
-    assert steps["PDw"] - steps["T2w"] == {f"{step}_PDw" for step in added}
-    names = anatomy_graph(subject, Recipe(), tmp_path).get_node("write_anatomy").inputs.names
-    assert {"T1w", "T2w", "PDw"}.isdisjoint(names) and "FLAIR" in names
+    """A phantom's T2w stands for the PDw."""
+    anat = simulate_subject(tmp_path / "phantom", seed=3) / "anat"
+    flair, pdw = (anat / f"sub-phantom_{contrast}.nii.gz" for contrast in ("FLAIR", "T2w"))
+    subject = Subject("1", None, {"FLAIR": flair}, {"PDw": [pdw]})
+    names = {}
+    for known in ("T2w", "PDw"):
+        visit, out = subject.for_network([known]), tmp_path / known
+        files = preprocess_visit(visit, Recipe(), out, console=Console(quiet=True)).files
+        names[known] = {path.relative_to(out).name for path in files_in(files)}
+        assert list(files.transforms) == ["FLAIR", "PDw"][: 1 + (known == "PDw")]
+    assert names["PDw"] - names["T2w"] == {"sub-1_from-PDw_to-FLAIR_mode-image_xfm.txt"}
+
+
+def written(folder: Path, *, cerebellum_voxels: int) -> AnatomyFiles:
+    """Files of a 40 mm cube of brain, so much of it cerebellum."""
+    labels = np.full(40**3, 5, np.uint8)
+    labels[:cerebellum_voxels] = 6
+    labels = labels.reshape(40, 40, 40)
+    flair = Volume(np.random.default_rng(0).random((40, 40, 40), np.float32), np.diag([2.0, 2.0, 2.0, 1.0]))
+    files = {"flair": flair, "brain": flair.like(np.ones(flair.shape, bool)), "labels": flair.like(labels)}
+    given = {name: write_volume(volume, folder / f"{name}.nii") for name, volume in files.items()}
+    return write_anatomy(
+        Subject("1", None, {"FLAIR": given["flair"]}),
+        out=folder,
+        brain=given["brain"],
+        labels=given["labels"],
+        to_mni=write_transform(np.eye(4), folder / "to_mni.txt"),
+        to_flair={},
+    )
+
+
+def test_a_missing_cerebellum_is_told(tmp_path):
+    with pytest.warns(Fallback, match="only 40 ml of cerebellum and brainstem"):
+        written(tmp_path, cerebellum_voxels=5000)
+
+
+def test_a_whole_cerebellum_is_nothing_to_tell(tmp_path, recwarn):
+    files = written(tmp_path, cerebellum_voxels=12500)
+    assert not [warning for warning in recwarn if issubclass(warning.category, Fallback)]
+    assert all(path.is_file() for path in files_in(files))

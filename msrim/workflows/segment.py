@@ -1,0 +1,280 @@
+"""Lesions of one visit: from the scanner's files to mask, probability, instances, table and report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from msrim.bids import Subject, write_dataset_description
+from msrim.console import Console
+from msrim.errors import InputError
+from msrim.files import write_text
+from msrim.image import Volume, read_volume, resample, write_volume
+from msrim.lesions.boundary import sharpest_threshold
+from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summarise, write_lesions_tsv
+from msrim.lesions.split import split_confluent
+from msrim.manifest import package_versions
+from msrim.models.registry import LESION_TASKS, Card, read_card
+from msrim.preprocess.template import load_template
+from msrim.recipe import Recipe
+from msrim.report.page import Report, write_report
+from msrim.transform import read_transform
+from msrim.workflows.anatomy import HEAD_MODEL, Anatomy, AnatomyFiles, Working, prepare, read_mask, read_own
+from msrim.workflows.inputs import check_visit
+from msrim.workflows.run import Run, files_in
+
+# Which result is which file.
+FILES = {
+    "mask": "space-orig_label-L_mask.nii.gz",
+    "mask_sidecar": "space-orig_label-L_mask.json",
+    "probability": "space-orig_label-L_probseg.nii.gz",
+    "probability_sidecar": "space-orig_label-L_probseg.json",
+    "instances": "space-orig_seg-lesions_dseg.nii.gz",
+    "instance_table": "space-orig_seg-lesions_dseg.tsv",
+    "table": "desc-lesions.tsv",
+    "table_columns": "desc-lesions.json",
+    "summary": "desc-summary.json",
+}
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """What the networks see, on the working grid: probability of lesion, and of being about a lesion's centre."""
+
+    lesion: Path
+    sphere: Path
+
+
+@dataclass(frozen=True)
+class LesionFiles:
+    """What the user gets of a visit's lesions, on the grid of the user's FLAIR."""
+
+    mask: Path
+    mask_sidecar: Path
+    probability: Path
+    probability_sidecar: Path
+    instances: Path
+    instance_table: Path
+    table: Path
+    table_columns: Path
+    summary: Path
+
+
+@dataclass(frozen=True)
+class WrittenLesions:
+    """The files, and the rows of the table."""
+
+    files: LesionFiles
+    rows: list[Lesion]
+
+
+@dataclass(frozen=True)
+class Lesions:
+    """The lesions of one visit.
+
+    Attributes
+    ----------
+    probabilities : Probabilities
+    threshold : float
+        Probability from which on a voxel is lesion.
+    files : LesionFiles
+    rows : list of Lesion
+        Of the table.
+    """
+
+    probabilities: Probabilities
+    threshold: float
+    files: LesionFiles
+    rows: list[Lesion]
+
+
+def segment_subject(subject: Subject, recipe: Recipe, out: Path, *, console: Console) -> Path:
+    """Find the lesions of one visit.
+
+    Parameters
+    ----------
+    subject : Subject
+    recipe : Recipe
+    out : Path
+        Folder of the derivative dataset.
+    console : Console
+        Where progress goes.
+
+    Returns
+    -------
+    Path
+        The lesion mask, on the FLAIR's own grid.
+
+    Raises
+    ------
+    MsrimError
+        An input cannot be used; nothing has been written then.
+    """
+    _, lesions = segment_visit(subject, recipe, out, console=console)
+    return lesions.files.mask
+
+
+def segment_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Console) -> tuple[Anatomy, Lesions]:
+    """Prepare one visit and find its lesions; parameters and errors as :func:`segment_subject`."""
+    card = read_card(recipe.model)
+    check_finds_lesions(card, LESION_TASKS)
+    subject = subject.for_network(card.contrasts)
+    _check_contrasts(card, subject)
+    check_visit(subject, recipe, out, cards=[*card.single, read_card(HEAD_MODEL)])
+    with Run(subject.folder(out), console, recipe=recipe.model_dump(), inputs=subject.contrasts) as run:
+        anatomy = prepare(subject, recipe, run, out=out)
+        lesions = find(subject, anatomy, recipe, run, out=out, card=card)
+        if not run.is_finished:
+            report = _report(subject, anatomy, lesions, recipe, run, card=card)
+            page = write_report(report, run.folder / "report.html")
+            write_dataset_description(out)
+            run.write_manifest([*files_in([anatomy.files, lesions.files]), page])
+    return anatomy, lesions
+
+
+def find(subject: Subject, anatomy: Anatomy, recipe: Recipe, run: Run, *, out: Path, card: Card) -> Lesions:
+    """Every step from the working images to the files that the user gets."""
+    found = run(find_lesions, anatomy.working, to_mni=anatomy.to_mni, card=card, device=recipe.device)
+    threshold = fixed_threshold(recipe, card=card)
+    if recipe.threshold is None and card.threshold_range is not None:
+        threshold = run(
+            choose_threshold, anatomy.working, lesion=found.lesion, within=card.threshold_range, default=threshold
+        )
+    written = run(
+        write_lesions,
+        subject,
+        out=out,
+        probabilities=found,
+        anatomy=anatomy.files,
+        threshold=threshold,
+        min_lesion_mm3=recipe.min_lesion_mm3,
+        model=card.label,
+    )
+    return Lesions(found, threshold, written.files, written.rows)
+
+
+def fixed_threshold(recipe: Recipe, *, card: Card) -> float:
+    """From which probability on a voxel is lesion where a visit has no threshold of its own."""
+    return card.threshold if recipe.threshold is None else recipe.threshold
+
+
+def check_finds_lesions(card: Card, tasks: Collection[str]) -> None:
+    """Refuse a model for another task than these."""
+    if card.task not in tasks:
+        raise InputError(f"{card.label}: finds no lesions (its task is {card.task}); choose another model")
+
+
+def find_lesions(working: Working, *, to_mni: Path, card: Card, device: str) -> Probabilities:
+    """Probabilities of lesion and of lesion centre on the working grid."""
+    from msrim.models import inference
+
+    lesion, sphere = inference.find_lesions(
+        {name: read_own(path) for name, path in working.images.items()},
+        labels=read_own(working.labels),
+        brain=read_mask(working.brain),
+        mni_from_world=read_transform(to_mni),
+        card=card,
+        device=device,
+    )
+    return Probabilities(write_volume(lesion, Path("lesion.nii")), write_volume(sphere, Path("sphere.nii")))
+
+
+def choose_threshold(working: Working, *, lesion: Path, within: tuple[float, float], default: float) -> float:
+    """The probability from which on a voxel of this patient is lesion, by the edges of the FLAIR."""
+    flair, brain = read_own(working.images["FLAIR"]), read_mask(working.brain)
+    return sharpest_threshold(read_own(lesion), flair, brain=brain, within=within, default=default)
+
+
+def write_lesions(
+    subject: Subject,
+    *,
+    out: Path,
+    probabilities: Probabilities,
+    anatomy: AnatomyFiles,
+    threshold: float,
+    min_lesion_mm3: float,
+    model: str,
+) -> WrittenLesions:
+    """Mask, probability, instances, table and summary on the user's FLAIR."""
+    target = read_volume(subject.contrasts["FLAIR"])
+    inside = read_mask(anatomy.brain).data
+    probability = resample(read_own(probabilities.lesion), target)
+    probability = target.like(np.where(inside, np.clip(probability.data, 0, 1), 0).astype(np.float32))
+    peaks = resample(read_own(probabilities.sphere), target)
+    instances = split_confluent(target.like(probability.data >= threshold), sphere_probability=peaks)
+    lesions = measure_lesions(instances, probability=probability, labels=read_own(anatomy.labels))
+    instances, lesions = without_small(instances, lesions, min_mm3=min_lesion_mm3)
+    rows = ["index\tname", *(f"{row.id}\tlesion {row.id}" for row in lesions)]
+    how = {"Model": model, "Threshold": threshold, "MinimumLesionVolume": f"{min_lesion_mm3:g} mm3"}
+    names = {key: subject.output(out, suffix) for key, suffix in FILES.items()}
+    files = LesionFiles(
+        mask=write_volume(target.like(instances.data > 0), names["mask"]),
+        mask_sidecar=_write_json({"Type": "Lesion", "Manual": False, **how}, names["mask_sidecar"]),
+        probability=write_volume(probability, names["probability"]),
+        probability_sidecar=_write_json(
+            {"Description": "Probability of lesion", "Model": model}, names["probability_sidecar"]
+        ),
+        instances=write_volume(instances, names["instances"]),
+        instance_table=write_text("\n".join(rows) + "\n", names["instance_table"]),
+        table=write_lesions_tsv(lesions, names["table"]),
+        table_columns=_write_json(LESION_COLUMNS, names["table_columns"]),
+        summary=_write_json({**summarise(lesions), "model": model, "threshold": threshold}, names["summary"]),
+    )
+    return WrittenLesions(files, lesions)
+
+
+def without_small(instances: Volume, lesions: list[Lesion], *, min_mm3: float) -> tuple[Volume, list[Lesion]]:
+    """Leave out lesions below a volume; numbers stay without gaps because they descend by volume.
+
+    Examples
+    --------
+    >>> without_small(Volume(np.zeros((1, 1, 1), np.int32), np.eye(4)), [], min_mm3=3.0)[1]
+    []
+    """
+    kept = [lesion for lesion in lesions if lesion.volume_mm3 >= min_mm3]
+    return instances.like(np.where(instances.data <= len(kept), instances.data, 0)), kept
+
+
+def _check_contrasts(card: Card, subject: Subject) -> None:
+    """Refuse a model that finds none without a contrast that is not there."""
+    if missing := [name for name in card.required if name not in subject.contrasts]:
+        raise InputError(f"{subject.contrasts['FLAIR']}: no {', '.join(missing)} beside it, which {card.label} needs")
+
+
+def _report(subject: Subject, anatomy: Anatomy, lesions: Lesions, recipe: Recipe, run: Run, *, card: Card) -> Report:
+    contrasts = {}
+    for contrast, transform in anatomy.to_flair.items():
+        image = read_volume(anatomy.corrected[contrast])
+        contrasts[contrast] = Volume(image.data, read_transform(transform) @ image.affine)
+    return Report(
+        subject=f"sub-{subject.label}",
+        session=None if subject.session is None else f"ses-{subject.session}",
+        date=datetime.now().astimezone(),
+        model=card.label,
+        threshold=lesions.threshold,
+        model_limits=card.limits,
+        flair=read_own(anatomy.corrected["FLAIR"]),
+        contrasts=contrasts,
+        brain=read_mask(anatomy.files.brain),
+        tissue=read_own(anatomy.files.tissue),
+        labels=read_own(anatomy.files.labels),
+        instances=read_own(lesions.files.instances),
+        template=load_template(),
+        mni_from_flair=read_transform(anatomy.to_mni),
+        lesions=lesions.rows,
+        summary=summarise(lesions.rows),
+        inputs=subject.contrasts,
+        steps=run.manifest.steps,
+        versions=package_versions(),
+        recipe=recipe.as_toml(),
+        warnings=run.manifest.fallbacks,
+    )
+
+
+def _write_json(content: dict, path: Path) -> Path:
+    return write_text(json.dumps(content, indent=2) + "\n", path)
