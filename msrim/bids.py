@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from msrim import __version__
-from msrim.errors import InputError
+from msrim.errors import InputError, OutputError
 from msrim.files import write_text
 
-# In the order in which they are tried: scanners call a FLAIR "T2-FLAIR" or "t2_dark-fluid", so it goes before T2w.
+# Words of plain names, in the order in which they are tried: a "T2-FLAIR" is no T2w.
 CONTRASTS = {
     "FLAIR": r".*flair.*|darkfluid|tirm",
     "T1w": r"t1w?|t1weighted|t1mprage|mprage|t1spgr|spgr|t1tfe",
@@ -25,12 +26,29 @@ CONTRASTS = {
 }
 # Of these, what only networks that were trained with it look at.
 MORE = ("PDw",)
-QSM = re.compile(r"(.*[^a-z0-9])?(chimap|qsm|chi|susceptibility)([^a-z0-9].*)?")
-# What lies beside an image under its name: masks, results, and T1w after gadolinium, which shows other things.
-NOT_A_CONTRAST = (
-    r".*mask|.*seg|labels?|lesions?|truth|gt|consensus|manual|expert|bias|biasfield|pve|prob|warp|xfm|gd|gado|gadolinium|post|"
-    r"t1ce|t1c|t1gd"
+QSM = r"chimap|qsm|chi|susceptibility"
+# What a plain name may say besides, and then is no such image. Masks and results:
+NOT_AN_IMAGE = (
+    r".*mask|.*seg|labels?|lesions?|truth|gt|consensus|manual|expert|bias|biasfield|pve|prob.*|"
+    r"warp|xfm|rois?|atlas|aparc"
 )
+# T1w after gadolinium, which shows other things:
+AFTER_CONTRAST_AGENT = r"gd|gad.*|post.*|contrast|km|ce|c|t1ce|t1c|t1gd"
+# Series of other kinds that carry a contrast's name: T2*, maps, echoes, diffusion, angiography, scouts, other organs:
+ANOTHER_SERIES = (
+    r"ha?emo.*|swi|swan|.*star|t2s|medic|me[23]d|r2s?|.*maps?|inv\d?|pha(se)?|imag|real|dwi|dti|diff.*|adc|trace.*|ep2d|"
+    r"epi|asl|pcasl|perf.*|dsc|bold|fmri|tof|mra|angio.*|loc|locali[sz]er|scout|survey|mip|stir|psir|sub|subtr.*|"
+    r"spin(e|al)|cord|csp|cerv.*|thor.*|lumb.*|orbit.*"
+)
+# Gradient echoes: a T2w of them is a T2*, a T1w is one.
+GRADIENT_ECHO = r"gre|ffe|fl2d|fl3d"
+NOT_A_QSM = r"mag|magnitude|pha(se)?|.*field|r2s?|unwrapped"
+# Keys of BIDS names (and derivatives): their values are labels, whatever they say; but these few change what a file is.
+BIDS_KEYS = (
+    r"sub|ses|sample|task|tracksys|acq|nuc|voi|ce|trc|stain|rec|dir|run|mod|echo|flip|inv|mt|part|proc|hemi|space|split|"
+    r"recording|chunk|seg|res|den|label|desc|atlas|scale|from|to|mode|cohort|stat"
+)
+NOT_THE_IMAGE_KEYS = {"ce", "label", "seg", "part", "mod", "from", "inv", "atlas", "stat"}
 # What BIDS has no names for.
 NOT_BIDS = ["work", "**/work", "logs", "**/logs", "**/rims", "**/ses-*_to_ses-*", "**/xfm", "cohort*"]
 NOT_BIDS += ["**/report.html", "**/run.json", "**/*_desc-lesions.*", "**/*_desc-summary.json", "**/*_desc-changes.tsv"]
@@ -56,12 +74,27 @@ class Subject:
         Absolute paths by "FLAIR" (always there), "T1w", "T2w".
     more : dict of str to list of Path
         What may be the "PDw", which nobody looks at but networks that know it.
+    left_out : list of Path
+        Images of the folder that were not taken.
     """
 
     label: str
     session: str | None
     contrasts: dict[str, Path]
     more: dict[str, list[Path]] = field(default_factory=dict)
+    left_out: list[Path] = field(default_factory=list)
+
+    def chosen(self) -> str:
+        """Which file was taken for which contrast, and which images beside them were not.
+
+        Examples
+        --------
+        >>> Subject("12", None, {"FLAIR": Path("/data/flair.nii"), "T1w": Path("/data/t1.nii")}).chosen()
+        'FLAIR: /data/flair.nii, T1w: /data/t1.nii'
+        """
+        taken = ", ".join(f"{contrast}: {path}" for contrast, path in self.contrasts.items())
+        others = ", ".join(path.name for path in self.left_out if path not in self.contrasts.values())
+        return f"{taken}; left out: {others}" if others else taken
 
     def for_network(self, contrasts: Iterable[str]) -> Subject:
         """The visit with what a network of these contrasts looks at besides FLAIR, T1w and T2w.
@@ -126,15 +159,20 @@ def find_subject(path: Path) -> Subject:
         what = "is a file, not a folder; name files with --flair, --t1, --t2" if path.exists() else "no such folder"
         raise InputError(f"{path}: {what}")
     folder = _image_folder(path)
-    images = sorted(file for file in folder.iterdir() if re.search(r"\.nii(\.gz)?$", file.name.lower()))
+    images = images_in(folder)
     found: dict[str, list[Path]] = {}
     for image in images:
-        found.setdefault(contrast_of(image.name), []).append(image)
+        if contrast := contrast_of(image.name):
+            found.setdefault(contrast, []).append(image)
     contrasts = {name: _only(found[name], contrast=name) for name in CONTRASTS if name in found and name not in MORE}
     if "FLAIR" not in found:
         names = ", ".join(file.name for file in images) or "no NIfTI files"
         raise InputError(f"{folder}: no FLAIR among {names}; msrim needs one, name it with --flair")
-    return replace(_named(contrasts), more={name: found[name] for name in MORE if name in found})
+    return replace(
+        _named(contrasts),
+        more={name: found[name] for name in MORE if name in found},
+        left_out=[image for image in images if image not in contrasts.values()],
+    )
 
 
 def find_qsm(path: Path) -> Path:
@@ -145,8 +183,11 @@ def find_qsm(path: Path) -> Path:
     InputError
         None, or several.
     """
-    folder = _image_folder(Path(path).absolute())
-    maps = [file for file in sorted(folder.glob("*.nii*")) if QSM.fullmatch(file.name.lower())]
+    path = Path(path).absolute()
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; name the QSM with --qsm")
+    folder = _image_folder(path)
+    maps = [file for file in images_in(folder) if is_qsm(file.name)]
     if len(maps) == 1:
         return maps[0]
     if maps:
@@ -154,6 +195,25 @@ def find_qsm(path: Path) -> Path:
             f"{folder}: several files may be the QSM ({', '.join(f.name for f in maps)}); name it with --qsm"
         )
     raise InputError(f"{folder}: no QSM (a file called *_Chimap.nii.gz); name it with --qsm")
+
+
+def images_in(folder: Path) -> list[Path]:
+    """NIfTI files of a folder by their names, in order; hidden ones, such as macOS's twins, are no images.
+
+    Raises
+    ------
+    InputError
+        The folder cannot be read.
+    """
+    try:
+        files = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror}); check its rights") from error
+    return [
+        file
+        for file in files
+        if re.search(r"\.nii(\.gz)?$", file.name.lower()) and not file.name.startswith(".") and not file.is_dir()
+    ]
 
 
 def subject_from_files(flair: Path, *, t1: Path | None = None, t2: Path | None = None) -> Subject:
@@ -176,17 +236,91 @@ def contrast_of(name: str) -> str | None:
     >>> contrast_of("sub-12_ses-01_T1w.nii.gz"), contrast_of("t2_tse_dark-fluid.nii"), contrast_of("FLAIR_mask.nii")
     ('T1w', 'FLAIR', None)
     """
-    words = re.split(r"[^a-z0-9]+", name.lower().replace("dark-fluid", "darkfluid").replace("dark_fluid", "darkfluid"))
-    if any(re.fullmatch(NOT_A_CONTRAST, word) for word in words):
+    entities, rest, words = _parts(name)
+    if entities & NOT_THE_IMAGE_KEYS:
         return None
-    for contrast, pattern in CONTRASTS.items():
-        if any(re.fullmatch(pattern, word) for word in words):
-            return contrast
-    return None
+    if entities and len(rest) == 1 and rest[0] in CONTRASTS:
+        return rest[0]
+    if _says(words, f"{NOT_AN_IMAGE}|{AFTER_CONTRAST_AGENT}|{ANOTHER_SERIES}"):
+        return None
+    said = [contrast for contrast, pattern in CONTRASTS.items() if _says(words, pattern)]
+    if {"T1w", "FLAIR"} <= set(said):
+        # An inversion recovery with the contrast of a T1w, as GE calls it.
+        return "T1w"
+    if {"T2w", "PDw"} <= set(said) or (said == ["T2w"] and _says(words, GRADIENT_ECHO)):
+        # Two echoes in one file, or a T2*.
+        return None
+    return said[0] if said else None
+
+
+def is_qsm(name: str) -> bool:
+    """Whether a file's name says that it is a susceptibility map.
+
+    Examples
+    --------
+    >>> is_qsm("sub-12_Chimap.nii.gz"), is_qsm("QSM_mask.nii.gz"), is_qsm("sub-12_acq-qsm_GRE.nii.gz")
+    (True, False, False)
+    """
+    entities, rest, words = _parts(name)
+    if entities & NOT_THE_IMAGE_KEYS:
+        return False
+    return (bool(entities) and rest == ["Chimap"]) or (
+        _says(words, QSM) and not _says(words, f"{NOT_AN_IMAGE}|{NOT_A_QSM}")
+    )
+
+
+def _says(words: list[str], pattern: str) -> bool:
+    return any(re.fullmatch(pattern, word) for word in words)
+
+
+def _parts(name: str) -> tuple[set[str], list[str], list[str]]:
+    """Keys of a BIDS name, its parts that are no entities, and their words in lower case.
+
+    Behind "to", "in" and the like stands what an image was registered to: those words are left out.
+    """
+    stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
+    entities, rest = set(), []
+    for part in stem.split("_"):
+        entity = re.fullmatch(rf"({BIDS_KEYS})-[^_]+", part)
+        if entity:
+            entities.add(entity[1])
+        else:
+            rest.append(part)
+    plain = "_".join(rest).lower().replace("dark-fluid", "darkfluid").replace("dark_fluid", "darkfluid")
+    words = [word for word in re.split(r"[^a-z0-9]+", plain) if word]
+    any_contrast = "|".join(CONTRASTS.values())
+    for index, word in enumerate(words):
+        if word in ("to", "2", "in", "on", "reg", "coreg") and _says(words[:index], any_contrast):
+            return entities, rest, words[:index]
+    return entities, rest, words
+
+
+def check_description(out: Path, *, kind: str = "derivative") -> dict[str, Any]:
+    """What ``dataset_description.json`` of an output folder says, empty if there is none.
+
+    Raises
+    ------
+    OutputError
+        msrim has not written it, or it describes another kind of dataset.
+    """
+    path = out / "dataset_description.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        own = any(program.get("Name") == "msrim" for program in content.get("GeneratedBy", []))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        content, own = {}, False
+    if not own or content.get("DatasetType") != kind:
+        what = f"a {content.get('DatasetType')} dataset" if own else "a dataset that msrim has not written"
+        raise OutputError(f"{out}: holds {what}; choose another folder, for example {out / 'derivatives' / 'msrim'}")
+    return content
 
 
 def write_dataset_description(out: Path, *, name: str = "msrim", kind: str = "derivative") -> Path:
     """Write ``dataset_description.json``, which makes a folder a BIDS dataset, and what its validator needs.
+
+    Of an earlier description by msrim, and of a ``.bidsignore``, whatever somebody has added stays.
 
     Parameters
     ----------
@@ -205,21 +339,36 @@ def write_dataset_description(out: Path, *, name: str = "msrim", kind: str = "de
     Raises
     ------
     OutputError
-        The folder cannot be written to.
+        The folder cannot be written to, or there is a description that msrim has not written.
     """
-    write_text("\n".join(NOT_BIDS) + "\n", out / ".bidsignore")
+    before = check_description(out, kind=kind)
+    _write_bidsignore(out / ".bidsignore")
     images = [path.name for folder in ("sub-*", "sub-*/ses-*") for path in out.glob(f"{folder}/anat/*.nii.gz")]
     for (space, reference), suffix in product(SPACES.items(), ("mask", "dseg", "probseg")):
         if any(f"_space-{space}_" in image and image.endswith(f"_{suffix}.nii.gz") for image in images):
             described = json.dumps({"SpatialReference": reference}, indent=2) + "\n"
             write_text(described, out / f"space-{space}_{suffix}.json")
+    others = [program for program in before.get("GeneratedBy", []) if program.get("Name") != "msrim"]
     content = {
         "Name": name,
         "BIDSVersion": "1.10.0",
         "DatasetType": kind,
-        "GeneratedBy": [{"Name": "msrim", "Version": __version__}],
+        **before,
+        "GeneratedBy": [{"Name": "msrim", "Version": __version__}, *others],
     }
     return write_text(json.dumps(content, indent=2) + "\n", out / "dataset_description.json")
+
+
+def _write_bidsignore(path: Path) -> None:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except FileNotFoundError:
+        lines = []
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read ({error.strerror}); choose another output folder") from error
+    missing = [line for line in NOT_BIDS if line not in lines]
+    if missing:
+        write_text("\n".join([*lines, *missing]) + "\n", path)
 
 
 def _image_folder(path: Path) -> Path:

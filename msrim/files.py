@@ -59,9 +59,9 @@ def remove_partial_files(folder: Path) -> None:
 
 
 def write_text(text: str, path: Path) -> Path:
-    """Write a text file whole or not at all."""
+    """Write a text file whole or not at all; names of files that are no UTF-8 stay what they are."""
     with written_atomically(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
     return path
 
 

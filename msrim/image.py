@@ -6,7 +6,11 @@ at the border, in this file.
 
 from __future__ import annotations
 
-import zlib
+import gzip
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +18,27 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
-from msrim.errors import InputError
+from msrim.errors import Fallback, InputError
 from msrim.files import written_atomically
 from msrim.transform import LPS_FROM_RAS, itk_from_ras
 
 # Scanners round header fields; further apart than this the two poses of a file would move a lesion by a voxel.
 MAX_POSE_DISAGREEMENT_MM = 0.5
 MIN_SLICES = 8
+# More voxels than any scan of a head has (0.25 mm: 400 million); a header that claims more is damaged.
+MAX_VOXELS = 2**29
+# Of what may be read at all; whether it can be a head is asked in :mod:`msrim.workflows.inputs`.
+MIN_EXTENT_MM, MAX_EXTENT_MM, MAX_POSITION_MM = 1.0, 1500.0, 10_000.0
+# Grids within the first are one; a user's mask may lie off by the last, which moves no voxel's centre into another.
+SAME_GRID_VOXELS, TOLD_GRID_GAP_VOXELS, MAX_GRID_GAP_VOXELS = 0.02, 0.1, 0.5
+# Masks resampled by splines overshoot 1.
+MAX_OVERSHOOT = 1.5
+# Tables of lesions and the arrays that are indexed by their numbers stay small.
+MAX_LABEL = 1_000_000
+GZIP_MAGIC = b"\x1f\x8b"
+# What deflate can do at best.
+GZIP_MAX_RATIO = 1040
+HEADER_BYTES = 544
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,99 +77,387 @@ class Volume:
         return Volume(data, self.affine)
 
 
-def same_grid(a: Volume, b: Volume, *, tolerance_mm: float = 1e-3) -> bool:
-    """Whether two volumes have the same shape and pose."""
-    return a.shape == b.shape and bool(np.allclose(a.affine, b.affine, atol=tolerance_mm))
+def same_grid(a: Volume, b: Volume, *, tolerance_mm: float | None = None) -> bool:
+    """Whether two volumes have the same shape and pose, to the rounding of headers: a fiftieth of a voxel.
+
+    Parameters
+    ----------
+    a, b : Volume
+    tolerance_mm : float, optional
+        How far apart corners may lie along any axis; a fiftieth of the smallest voxel edge if not given.
+    """
+    if a.shape != b.shape:
+        return False
+    allowed = SAME_GRID_VOXELS * a.spacing.min() if tolerance_mm is None else tolerance_mm
+    return bool(np.abs((a.affine - b.affine) @ _corners(a.shape)).max() <= allowed)
+
+
+def on_grid_of(volume: Volume, target: Volume, *, name: object, target_name: object) -> Volume:
+    """A user's mask or map on the grid that it is said to share with another file.
+
+    Axes that are stored in another order or direction are reordered. What then lies within a tenth of a voxel is on the
+    grid; within half a voxel it is taken so with a :class:`msrim.errors.Fallback`.
+
+    Parameters
+    ----------
+    volume, target : Volume
+    name, target_name : object
+        What the user calls them, for the message.
+
+    Returns
+    -------
+    Volume
+        The data of ``volume``, the affine of ``target``.
+
+    Raises
+    ------
+    InputError
+        The grids differ.
+
+    Examples
+    --------
+    >>> stored = Volume(np.arange(8.0).reshape(2, 2, 2), np.diag([1.0, 1, 1, 1]))
+    >>> flipped = Volume(stored.data[::-1], np.array([[-1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
+    >>> bool((on_grid_of(flipped, stored, name="a.nii", target_name="b.nii").data == stored.data).all())
+    True
+    """
+    order = nib.orientations.ornt_transform(nib.io_orientation(volume.affine), nib.io_orientation(target.affine))
+    data = nib.apply_orientation(volume.data, order)
+    affine = volume.affine @ nib.orientations.inv_ornt_aff(order, volume.shape)
+    if data.shape != target.shape:
+        raise InputError(
+            f"{name}: {_size(volume)}, but {target_name} has {_size(target)}: different grids; "
+            "resample one onto the other's grid"
+        )
+    gaps_mm = ((affine - target.affine) @ _corners(target.shape))[:3]
+    gap_mm = np.linalg.norm(gaps_mm, axis=0).max()
+    gap_voxels = np.abs(np.linalg.inv(target.affine[:3, :3]) @ gaps_mm).max()
+    if gap_voxels > MAX_GRID_GAP_VOXELS:
+        raise InputError(
+            f"{name}: lies up to {gap_mm:.3g} mm from where {target_name} has the same voxels: different grids; "
+            "resample one onto the other's grid"
+        )
+    if gap_voxels > TOLD_GRID_GAP_VOXELS:
+        warnings.warn(
+            f"{name}: lies up to {gap_mm:.2g} mm from the grid of {target_name}, less than half a voxel; "
+            "taken as being on it",
+            Fallback,
+            stacklevel=2,
+        )
+    return Volume(data, target.affine)
 
 
 def read_volume(path: Path, *, mask: bool = False) -> Volume:
     """Read a NIfTI file as float32, in the orientation in which it is stored.
 
+    What is taken with a doubt is told by a :class:`msrim.errors.Fallback`: no pose in the header, a damaged qform or
+    sform beside a good one, a mask that is not binary.
+
     Parameters
     ----------
     path : Path
-        ``.nii`` or ``.nii.gz``.
+        ``.nii`` or ``.nii.gz``; NIfTI-1 or NIfTI-2.
     mask : bool
-        Read a mask: bool data, and all zeros is a valid answer.
+        Read a mask, a label map or a probability map: bool data, true above 0.5. All zeros is a valid answer.
 
     Raises
     ------
     InputError
-        Missing, not NIfTI, truncated, not 3-D, a single slice, NaN or Inf, constant, or its qform and sform disagree.
+        Missing, not NIfTI, truncated, damaged, named unlike its content, not 3-D, colours or complex numbers, NaN or
+        Inf, of impossible size or position, or its qform and sform disagree. An image: a single slice, constant. A
+        mask: values that no mask, label map or probability map has, or none above 0.5 although it is not empty.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; check the path")
-    try:
-        image = nib.load(path)
-        if not isinstance(image, nib.Nifti1Image):
-            raise InputError(f"{path}: not a NIfTI image; convert it to .nii or .nii.gz, for example with dcm2niix")
-        shape = image.shape
-        while len(shape) > 3 and shape[-1] == 1:
-            shape = shape[:-1]
-        if len(shape) != 3:
-            raise InputError(f"{path}: has {len(shape)} dimensions {shape}, 3 are needed; extract one volume")
-        data = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
-        raise InputError(
-            f"{path}: not a NIfTI image; convert it to .nii or .nii.gz, for example with dcm2niix"
-        ) from error
-    except (EOFError, zlib.error, OSError, ValueError) as error:
-        raise InputError(f"{path}: damaged or truncated ({error}); copy it again from its source") from error
-    _check_pose(image, path)
-    if not np.isfinite(data).all():
-        raise InputError(f"{path}: {np.count_nonzero(~np.isfinite(data))} voxels are NaN or infinite; export it again")
-    affine = np.array(image.affine, dtype=np.float64)
+    volume = read_map(path)
+    data, shape = volume.data, volume.shape
     if mask:
-        return Volume(data > 0.5, affine)
+        return volume.like(_inside(data, Path(path)))
     if min(shape) < MIN_SLICES:
         raise InputError(f"{path}: only {min(shape)} slice(s) along one axis {shape}; a volume of the brain is needed")
     if data.min() == data.max():
         raise InputError(f"{path}: every voxel is {data.min():g}; this file holds no image")
+    return volume
+
+
+def read_map(path: Path) -> Volume:
+    """Read a NIfTI file as float32 whatever its finite values are, all zeros too; errors as :func:`read_volume`."""
+    path = Path(path)
+    image, affine = _open(path)
+    with _guarded(path):
+        data = np.asarray(image.dataobj, dtype=np.float32).reshape(_shape(image.header, path))
+    if not np.isfinite(data).all():
+        raise InputError(f"{path}: {np.count_nonzero(~np.isfinite(data))} voxels are NaN or infinite; export it again")
     return Volume(data, affine)
 
 
-def _check_pose(image: nib.Nifti1Image, path: Path) -> None:
-    header = image.header
-    qform_code, sform_code = int(header["qform_code"]), int(header["sform_code"])
-    if abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
-        raise InputError(f"{path}: its affine is singular; the voxel size or orientation in the header is broken")
-    if not (qform_code and sform_code):
-        return
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.shape[:3]], indexing="ij")).reshape(3, -1)
-    corners = np.vstack([corners, np.ones(corners.shape[1])])
-    gap_mm = np.abs((image.get_qform() - image.get_sform()) @ corners).max()
-    if gap_mm > MAX_POSE_DISAGREEMENT_MM:
-        raise InputError(
-            f"{path}: its qform and sform place the image {gap_mm:.1f} mm apart; "
-            "keep the right one (for example fslorient -copysform2qform) and run again"
-        )
+def read_labels(path: Path) -> Volume:
+    """Read a mask or label map with its numbers: int32; errors and doubts as those of a mask by :func:`read_volume`.
 
-
-def write_volume(volume: Volume, path: Path) -> Path:
-    """Write a NIfTI file: masks and labels as uint8 or int16, uint16 as it is, else float32; sform and qform both set.
+    A map of values that are not whole numbers, such as probabilities, is one of 0 and 1, as its mask is.
 
     Raises
     ------
+    InputError
+        As a mask, or a number above MAX_LABEL.
+    """
+    mask = read_volume(path, mask=True)
+    image, _ = _open(Path(path))
+    with _guarded(Path(path)):
+        data = np.asarray(image.dataobj).reshape(mask.shape)
+    if not np.array_equal(data, data.round()):
+        return mask.like(mask.data.astype(np.int32))
+    if data.max(initial=0) > MAX_LABEL:
+        raise InputError(
+            f"{path}: holds the label {int(data.max())}; numbers up to {MAX_LABEL} can be kept: number the lesions anew"
+        )
+    return mask.like(np.where(mask.data, data, 0).astype(np.int32))
+
+
+def _open(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
+    """A user's file, whole in memory with its header judged, and its affine."""
+    if not path.is_file():
+        if path.is_symlink():
+            raise InputError(f"{path}: is a link to a file that is not there; fetch it (for example datalad get)")
+        raise InputError(f"{path}: no such file; check the path")
+    with _guarded(path):
+        with open(path, "rb") as stream:
+            start = stream.read(HEADER_BYTES)
+        zipped = start.startswith(GZIP_MAGIC)
+        if not zipped and _kind(start) is not None and _is_called_zipped(path):
+            raise InputError(f"{path}: its name says compressed, but it is not; rename it to .nii")
+        if zipped and not _is_called_zipped(path):
+            raise InputError(f"{path}: is compressed, but its name does not say so; rename it to .nii.gz")
+        with (gzip.open if zipped else open)(path, "rb") as stream:
+            start = stream.read(HEADER_BYTES)
+            kind = _kind(start)
+            if kind is None:
+                raise InputError(f"{path}: not a NIfTI image; convert it to .nii or .nii.gz, for example with dcm2niix")
+            header = kind.header_class(start[: kind.header_class.template_dtype.itemsize])
+            shape = _shape(header, path)
+            affine = _affine(header, shape, path)
+            # Asked for before it is read: a damaged header may claim more than any memory holds.
+            wanted = int(header.get_data_offset()) + math.prod(shape) * header.get_data_dtype().itemsize
+            if wanted > path.stat().st_size * (GZIP_MAX_RATIO if zipped else 1):
+                raise InputError(f"{path}: damaged or truncated (its header asks for more data); copy it again")
+            content = start + stream.read(wanted - len(start))
+            # Beyond the data lies the checksum, which gzip verifies when it gets there.
+            stream.read(1)
+        if len(content) < wanted:
+            raise InputError(f"{path}: damaged or truncated ({len(content)} of {wanted} bytes); copy it again")
+        return kind.from_bytes(content), affine
+
+
+def _is_called_zipped(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
+def _kind(start: bytes) -> type[nib.Nifti1Image] | None:
+    """NIfTI-1 or NIfTI-2 in one file, by its first bytes; None for anything else."""
+    size = {int.from_bytes(start[:4], order) for order in ("little", "big")}
+    if 348 in size and start[344:347] == b"n+1":
+        return nib.Nifti1Image
+    return nib.Nifti2Image if 540 in size and start[4:7] == b"n+2" else None
+
+
+@contextmanager
+def _guarded(path: Path) -> Iterator[None]:
+    """Whatever nibabel makes of a damaged file, in one line; nothing of it on stderr."""
+    try:
+        with nib.imageglobals.LoggingOutputSuppressor(), np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=RuntimeWarning)
+            yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path}: damaged or truncated ({error}); copy it again from its source") from error
+
+
+def _shape(header: nib.Nifti1Header, path: Path) -> tuple[int, int, int]:
+    shape = header.get_data_shape()
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    dtype = header.get_data_dtype()
+    if dtype.fields is not None:
+        raise InputError(f"{path}: a colour image (RGB), as screenshots are; give the image that the scanner made")
+    if dtype.kind == "c":
+        raise InputError(f"{path}: holds complex numbers; give the magnitude (or the map that is meant)")
+    if len(shape) != 3:
+        raise InputError(f"{path}: has {len(shape)} dimensions {shape}, 3 are needed; extract one volume")
+    if min(shape) < 1 or math.prod(shape) > MAX_VOXELS:
+        raise InputError(f"{path}: its header says {shape} voxels, which no head scan has; export it again")
+    return shape
+
+
+def _affine(header: nib.Nifti1Header, shape: tuple[int, int, int], path: Path) -> np.ndarray:
+    """Voxel index to RAS mm by what is sound in the header: (4, 4) float64."""
+    found: dict[str, np.ndarray] = {}
+    damaged = []
+    for name, get in (("sform", header.get_sform), ("qform", header.get_qform)):
+        if int(header[f"{name}_code"]) <= 0:
+            continue
+        try:
+            affine = get()
+        except Exception:  # nibabel raises what it likes for a quaternion that is none.
+            affine = np.full((4, 4), np.nan)
+        if _is_sound(affine):
+            found[name] = affine
+        else:
+            damaged.append(name)
+    if damaged and not found:
+        what = "is singular" if damaged == ["sform"] else f"({' and '.join(damaged)}) is damaged"
+        raise InputError(f"{path}: its affine {what}; the voxel size or orientation in the header is broken")
+    if damaged:
+        _doubt(f"{path}: its {damaged[0]} is damaged; its {next(iter(found))} is used")
+    if not found:
+        affine = header.get_base_affine()
+        if not _is_sound(affine):
+            raise InputError(f"{path}: its affine is singular; the voxel size in the header is broken")
+        _doubt(
+            f"{path}: its header does not say how the head lies (qform and sform codes are 0): left and right are not "
+            f"known and are taken as stored {''.join(nib.aff2axcodes(affine))}; a mirrored image would stay mirrored"
+        )
+        found["sform"] = affine
+    affine = next(iter(found.values())).astype(np.float64)
+    _check_place(affine, shape, header, path)
+    if len(found) == 2:
+        gap_mm = min(_gap_mm(found["qform"], other, shape) for other in (affine, _without_shear(affine)))
+        if gap_mm > MAX_POSE_DISAGREEMENT_MM:
+            raise InputError(
+                f"{path}: its qform and sform place the image {gap_mm:.1f} mm apart; "
+                "keep the right one (for example fslorient -copysform2qform) and run again"
+            )
+    return affine
+
+
+def _check_place(affine: np.ndarray, shape: tuple[int, int, int], header: nib.Nifti1Header, path: Path) -> None:
+    """Refuse what is no part of a body on a scanner's bed: lengths in other units than mm, and broken headers."""
+    edges_mm = np.sort(np.linalg.norm(affine[:3, :3], axis=0) * shape)
+    if not MIN_EXTENT_MM <= edges_mm[1] <= MAX_EXTENT_MM or edges_mm[2] > 2 * MAX_EXTENT_MM:
+        unit = header.get_xyzt_units()[0]
+        said = f" and its unit is the {unit}" if unit in ("meter", "micron") else ""
+        raise InputError(
+            f"{path}: {' x '.join(f'{edge:.3g}' for edge in edges_mm)} mm across by its header{said}; "
+            "correct the voxel size, in mm"
+        )
+    far_mm = np.abs((affine @ _corners(shape))[:3]).max()
+    if far_mm > MAX_POSITION_MM:
+        raise InputError(f"{path}: its header places it {far_mm:.3g} mm from the scanner's centre; correct the header")
+
+
+def _is_sound(affine: np.ndarray) -> bool:
+    with np.errstate(all="ignore"):
+        edges = np.linalg.norm(affine[:3, :3], axis=0)
+        return bool(np.isfinite(affine).all() and edges.all() and abs(np.linalg.det(affine[:3, :3] / edges)) > 1e-3)
+
+
+def _without_shear(affine: np.ndarray) -> np.ndarray:
+    """The nearest affine that a qform can say."""
+    header = nib.Nifti1Header()
+    header.set_qform(affine, code=1, strip_shears=True)
+    return header.get_qform()
+
+
+def _corners(shape: tuple[int, int, int]) -> np.ndarray:
+    """Indices of the outermost voxels, homogeneous: (4, 8)."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, -1)
+    return np.vstack([corners, np.ones(corners.shape[1])])
+
+
+def _gap_mm(a: np.ndarray, b: np.ndarray, shape: tuple[int, int, int]) -> float:
+    return float(np.abs((a - b) @ _corners(shape)).max())
+
+
+def _inside(data: np.ndarray, path: Path) -> np.ndarray:
+    """Where a mask, label map or probability map is above 0.5: (X, Y, Z) bool."""
+    inside = data > 0.5
+    low, high = float(data.min(initial=0)), float(data.max(initial=0))
+    if low <= -0.5:
+        raise InputError(f"{path}: holds values down to {low:g}; no mask, label map or probability map has those")
+    whole = np.array_equal(data, np.round(data))
+    if (not whole and high > MAX_OVERSHOOT) or (whole and high > 1 and is_uneven(data)):
+        raise InputError(
+            f"{path}: holds an image with values up to {high:g}, no mask; give a mask, a label map or probabilities"
+        )
+    positive = np.count_nonzero(data > 0)
+    if positive and not inside.any():
+        raise InputError(
+            f"{path}: {positive} voxels are above 0, but none above 0.5 (the highest is {high:.3g}); "
+            "choose a threshold and make a mask of 0 and 1"
+        )
+    if not whole:
+        _doubt(
+            f"{path}: not a mask of 0 and 1; what is above 0.5 counts, "
+            f"{np.count_nonzero(inside)} of {positive} voxels above 0"
+        )
+    return inside
+
+
+def is_uneven(data: np.ndarray) -> bool:
+    """Whether neighbours outside the background hardly ever have the same value, as in an image and not in labels.
+
+    Examples
+    --------
+    >>> noise = np.random.default_rng(0).integers(0, 1000, (9, 9, 9))
+    >>> is_uneven(noise), is_uneven(np.repeat(noise, 3, axis=0).repeat(3, axis=1).repeat(3, axis=2))
+    (True, False)
+    """
+    return equal_neighbours(data, background=0) < 0.3
+
+
+def equal_neighbours(data: np.ndarray, *, background: float) -> float:
+    """Share of neighbours outside the background that have the same value, along the axis of fewest; 1 without any."""
+    shares = []
+    for axis in range(data.ndim):
+        one, other = (np.moveaxis(data, axis, 0)[part] for part in (slice(1, None), slice(-1)))
+        pairs = (one != background) & (other != background)
+        if pairs.any():
+            shares.append(float((one == other)[pairs].mean()))
+    return min(shares, default=1.0)
+
+
+def _size(volume: Volume) -> str:
+    spacing = " x ".join(f"{edge:g}" for edge in volume.spacing.round(3))
+    return f"{volume.shape} voxels of {spacing} mm"
+
+
+def _doubt(text: str) -> None:
+    warnings.warn(text, Fallback, stacklevel=4)
+
+
+def write_volume(volume: Volume, path: Path) -> Path:
+    """Write a NIfTI file: labels in the smallest of uint8, int16 and int32, uint16 as it is, all else as float32.
+
+    The sform is always set, the qform wherever it can say the same: it knows no shear.
+
+    Raises
+    ------
+    ValueError
+        A label beyond int32.
     OutputError
         The folder cannot be written to or the disk is full.
     """
     data = volume.data
     if data.dtype == bool:
         data = data.astype(np.uint8)
-    elif data.dtype == np.uint16:
-        pass  # intensities as scanners store them
     elif np.issubdtype(data.dtype, np.integer):
-        data = data.astype(np.int16 if data.size and data.max() > 255 else np.uint8)
+        if data.dtype != np.uint16:  # intensities as scanners store them
+            data = data.astype(_label_type(int(data.min(initial=0)), int(data.max(initial=0))))
     else:
         data = data.astype(np.float32)
     image = nib.Nifti1Image(data, volume.affine)
-    image.set_qform(volume.affine, code=1, strip_shears=True)
+    sheared = _gap_mm(_without_shear(volume.affine), volume.affine, volume.shape) > MAX_POSE_DISAGREEMENT_MM / 2
+    image.set_qform(volume.affine, code=0 if sheared else 1, strip_shears=True)
     image.set_sform(volume.affine, code=1)
     image.header.set_xyzt_units("mm", "sec")
     with written_atomically(path) as temporary:
         image.to_filename(temporary)
     return path
+
+
+def _label_type(low: int, high: int) -> type[np.integer]:
+    for kind in (np.uint8, np.int16, np.int32):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return kind
+    raise ValueError(f"labels from {low} to {high} fit no type that is written")
 
 
 def to_ras(volume: Volume) -> Volume:

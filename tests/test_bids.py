@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
-from msrim.bids import Subject, contrast_of, find_subject, subject_from_files, write_dataset_description
+from msrim.bids import (
+    CONTRASTS,
+    Subject,
+    contrast_of,
+    find_qsm,
+    find_subject,
+    is_qsm,
+    subject_from_files,
+    write_dataset_description,
+)
 from msrim.errors import InputError
 from msrim.files import write_text
 
@@ -55,6 +67,39 @@ def names(subject: Subject) -> dict[str, str]:
         ("consensus_gt.nii.gz", None),
         ("T2star.nii.gz", None),
         ("bold.nii.gz", None),
+        # Words of other entities say nothing.
+        ("sub-01_ses-post_FLAIR.nii.gz", "FLAIR"),
+        ("sub-01_ses-gt_T1w.nii.gz", "T1w"),
+        ("sub-GD_acq-expert_T2w.nii.gz", "T2w"),
+        ("sub-01_acq-multiseg_rec-bias_FLAIR.nii.gz", "FLAIR"),
+        ("sub-lesion_ses-mask_T1w.nii", "T1w"),
+        ("sub-flair01_acq-FLAIR_T1w.nii.gz", "T1w"),
+        ("sub-01_ses-post_flair_brain.nii.gz", "FLAIR"),
+        ("sub-01_part-phase_T1w.nii.gz", None),
+        ("sub-01_mod-T1w_defacemask.nii.gz", None),
+        ("sub-01_T2starw.nii.gz", None),
+        ("sub-01_inv-1_MP2RAGE.nii.gz", None),
+        ("sub-01_ses-t1_bold.nii.gz", None),
+        # Look-alikes.
+        ("t2_fl2d_tra_hemo.nii.gz", None),
+        ("T2_star.nii.gz", None),
+        ("T2s_map.nii.gz", None),
+        ("t2_swi.nii.gz", None),
+        ("T2_GRE.nii.gz", None),
+        ("ep2d_diff_t2.nii.gz", None),
+        ("T2-PD.nii.gz", None),
+        ("pd_t2_tse.nii.gz", None),
+        ("t1_fl2d_tra.nii.gz", "T1w"),
+        ("t2_tse_cervical_spine.nii.gz", None),
+        ("localizer_t1.nii.gz", None),
+        ("Sag_T1_FLAIR.nii.gz", "T1w"),
+        ("T1_postcontrast.nii.gz", None),
+        ("t1_mprage_km.nii.gz", None),
+        ("mp2rage_t1_inv2.nii.gz", None),
+        ("flair_to_t1.nii.gz", "FLAIR"),
+        ("T1w_in_FLAIR.nii.gz", "T1w"),
+        ("PAT01_AX_FLAIR.NII.GZ", "FLAIR"),
+        ("PAT01 Ax T1.Nii.gz", "T1w"),
     ],
 )
 def test_contrast_of_a_name(name, contrast):
@@ -88,6 +133,38 @@ def test_plain_folder(tmp_path):
     subject = find_subject(folder)
     assert (subject.label, subject.session) == ("Patient7", None)
     assert names(subject) == {"FLAIR": "flair.nii.gz", "T1w": "T1.nii", "T2w": "t2w.NII.gz"}
+
+
+def test_hidden_twins_and_folders_are_no_candidates(tmp_path):
+    folder = make(tmp_path / "jane", "FLAIR.nii.gz", "._FLAIR.nii.gz", "T1w.nii.gz", "._T1w.nii.gz", "QSM.nii.gz",
+                  "._QSM.nii.gz", "QSM_mask.nii.gz", "QSM_magnitude.nii.gz")  # fmt: skip
+    (folder / "T2w.nii.gz").mkdir()
+    assert names(find_subject(folder)) == {"FLAIR": "FLAIR.nii.gz", "T1w": "T1w.nii.gz"}
+    assert find_qsm(folder) == folder / "QSM.nii.gz"
+
+
+def test_what_was_chosen_and_left_out_is_told(tmp_path):
+    folder = make(tmp_path / "jane", "FLAIR.nii.gz", "t2_tse.nii.gz", "t2_fl2d_hemo.nii.gz", "FLAIR_mask.nii.gz")
+    told = (
+        f"FLAIR: {folder}/FLAIR.nii.gz, T2w: {folder}/t2_tse.nii.gz; left out: FLAIR_mask.nii.gz, t2_fl2d_hemo.nii.gz"
+    )
+    assert find_subject(folder).chosen() == told
+
+
+@given(name=st.text(st.characters(blacklist_characters="/\0", blacklist_categories=("Cs",)), min_size=1, max_size=40))
+@settings(max_examples=300, deadline=None)
+def test_no_name_breaks_the_search(name, tmp_path_factory):
+    """Whatever files are called, a folder gives a subject with a label that BIDS allows, or one message."""
+    assume(name not in (".", "..") and len(os.fsencode(name)) < 200)
+    assert contrast_of(name) in {*CONTRASTS, None} and is_qsm(name) in (True, False)
+    folder = tmp_path_factory.mktemp("names") / name
+    make(folder, f"{name}.nii.gz", f"{name}_FLAIR.nii.gz", f"sub-1_{name}_T1w.nii")
+    try:
+        subject = find_subject(folder)
+    except InputError as error:
+        assert str(error).startswith(f"{folder}: ")
+    else:
+        assert subject.label.isalnum() and subject.label.isascii() and "FLAIR" in subject.contrasts
 
 
 def test_pd_weighted_images_are_for_networks_that_know_them(tmp_path):

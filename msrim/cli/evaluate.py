@@ -34,11 +34,11 @@ def segmentation(
     import json
 
     from msrim.evaluation.metrics import segmentation_metrics
-    from msrim.image import read_volume
+    from msrim.image import on_grid_of, read_volume
 
-    metrics = segmentation_metrics(
-        read_volume(truth, mask=True), read_volume(prediction, mask=True), min_volume_mm3=min_volume_mm3
-    )
+    marked = read_volume(truth, mask=True)
+    found = on_grid_of(read_volume(prediction, mask=True), marked, name=prediction, target_name=truth)
+    metrics = segmentation_metrics(marked, found, min_volume_mm3=min_volume_mm3)
     typer.echo(json.dumps(metrics, indent=2))
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import Annotated
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from msrim import __version__
 from msrim.cli import cohort, doctor, evaluate, longitudinal, models, rims, segment, simulate, train
-from msrim.errors import MsrimError
+from msrim.errors import Fallback, MsrimError
 
 
 class _Group(TyperGroup):
@@ -19,10 +22,31 @@ class _Group(TyperGroup):
 
     def invoke(self, ctx: typer.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with _notes(quiet="--quiet" in ctx.args):
+                return super().invoke(ctx)
         except MsrimError as error:
             typer.echo(f"msrim: error: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(2) from error
+
+
+@contextmanager
+def _notes(*, quiet: bool) -> Iterator[None]:
+    """Tell what was taken with a doubt outside of a run's steps, which tell their own; nothing beside an error."""
+    notes: dict[str, None] = {}
+    show = warnings.showwarning
+
+    def keep(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if issubclass(category, Fallback):
+            notes[str(message)] = None
+        else:
+            show(message, category, *where)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", Fallback)
+        warnings.showwarning = keep
+        yield
+    for note in notes if not quiet else ():
+        typer.echo(f"note: {note}", err=True)
 
 
 # Plain help and tracebacks: the decorated ones triple the time of `msrim --help`.

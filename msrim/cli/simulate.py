@@ -25,7 +25,7 @@ def subject(
     """Make a whole-head patient with lesions, as a scanner would give it. Prints the path of its folder."""
     from msrim.workflows.inputs import check_output_folder
 
-    check_output_folder(out)
+    check_output_folder(out, kind="raw")
     from msrim.simulation.phantom import simulate_subject
 
     typer.echo(simulate_subject(out, seed=seed, lesion_free=lesion_free))
@@ -52,7 +52,7 @@ def rim_cohort(
     """Make patients with QSM, FLAIR and lesions whose rims are known. Prints the cohort's folder."""
     from msrim.workflows.inputs import check_output_folder
 
-    check_output_folder(out)
+    check_output_folder(out, kind="raw")
     from msrim.console import Console
     from msrim.simulation.cohort import simulate_cohort
     from msrim.simulation.rim_patient import Scanner

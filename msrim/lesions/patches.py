@@ -20,8 +20,11 @@ SPACING_TOLERANCE = 0.1
 QSM_SCALE_PPM = 0.05
 # From this share of the lesion on, zeros are a mask's and not the tissue's; with half of it there is nothing to judge.
 MASKED_SHARE, HIDDEN_SHARE = 0.05, 0.5
-# QSM of a brain spreads over some tenths of a ppm, and so over hundreds of ppb.
-MAX_PPM, MIN_PPB = 3.0, 20.0
+# Nine tenths of a brain's susceptibility lie within 0.05 (simulated) to 0.2 ppm (real, with noise); deep grey matter
+# and veins reach further. Phase in radians spreads 5 to 20 times as far, a local field in Hz over less than 20.
+PPM_SPREAD, PPB_SPREAD = (0.005, 0.3), (20.0, 300.0)
+# Neighbours in a susceptibility map differ by half of its spread (simulated, 0.75 mm), in a total field by a twelfth.
+MIN_ROUGHNESS = 0.12
 # How much further than the bright end of the values the dark one may reach: artefacts at the edge are dark, too.
 MAX_SKEW = 1.25
 
@@ -140,31 +143,53 @@ def on_spacing(volume: Volume, spacing_mm: tuple[float, float, float], *, neares
 def susceptibility_ppm(qsm: Volume, *, name: str) -> tuple[Volume, str]:
     """A QSM in ppm, and the unit ("ppm" or "ppb") that its values show it to have been in.
 
+    Judged by the middle half of the field of view along every axis, where there is brain and little else.
+
     Parameters
     ----------
     qsm : Volume of float
+        0 outside the brain.
     name : str
         For the message.
 
     Raises
     ------
     InputError
-        The values are neither ppm nor ppb of a brain.
+        The values are not those of a brain's susceptibility in ppm or ppb: they spread too little or too far, are never
+        negative, or change as smoothly as a field.
 
     Examples
     --------
-    >>> brain = np.random.default_rng(0).gamma(2, 30, (20, 20, 20))
+    >>> brain = np.random.default_rng(0).normal(0, 30, (20, 20, 20))
     >>> susceptibility_ppm(Volume(brain, np.eye(4)), name="qsm.nii")[1]
     'ppb'
     """
-    values = qsm.data[qsm.data != 0]
-    spread = np.ptp(np.percentile(values, (0.2, 99.8))) if values.size else 0.0
-    if not (1e-3 < spread < MAX_PPM or MIN_PPB < spread < 1000 * MAX_PPM):
+    middle = qsm.data[tuple(slice(n // 4, n - n // 4) for n in qsm.shape)]
+    values = middle[middle != 0]
+    spread = float(np.ptp(np.percentile(values, (5, 95)))) if values.size else 0.0
+    unit = next(
+        (unit for unit, (low, high) in {"ppm": PPM_SPREAD, "ppb": PPB_SPREAD}.items() if low < spread < high), None
+    )
+    if unit is None:
         raise InputError(
-            f"{name}: its values spread over {spread:.3g}, which is neither ppm nor ppb of a brain; "
+            f"{name}: its values spread over {spread:.3g} within the brain, which is neither ppm nor ppb of a brain "
+            f"({PPM_SPREAD[0]:g} to {PPM_SPREAD[1]:g}, or {PPB_SPREAD[0]:g} to {PPB_SPREAD[1]:g}); "
             "give a susceptibility map, not a phase or field map"
         )
-    return (qsm, "ppm") if spread < MAX_PPM else (qsm.like(qsm.data / np.float32(1000)), "ppb")
+    if values.min() >= 0:
+        raise InputError(f"{name}: has no values below 0, as susceptibility has; give a susceptibility map")
+    if _roughness(middle) < MIN_ROUGHNESS:
+        raise InputError(f"{name}: changes as smoothly as a field does; give a susceptibility map, not a field map")
+    return (qsm, "ppm") if unit == "ppm" else (qsm.like(qsm.data / np.float32(1000)), "ppb")
+
+
+def _roughness(data: np.ndarray) -> float:
+    """How much neighbours inside the brain differ, by the spread of all values, along the smoothest axis."""
+    differences = []
+    for axis in range(data.ndim):
+        one, other = (np.moveaxis(data, axis, 0)[part] for part in (slice(1, None), slice(-1)))
+        differences.append(np.std((one - other)[(one != 0) & (other != 0)]))
+    return float(min(differences) / np.std(data[data != 0]))
 
 
 def looks_inverted(qsm: Volume) -> bool:

@@ -22,6 +22,7 @@ from msrim.image import Volume, grid_around, read_volume, resample, to_ras, writ
 from msrim.lesions.regions import INFRATENTORIAL
 from msrim.models.registry import Card, read_card
 from msrim.preprocess import fsl
+from msrim.preprocess.background import rest_on_zero
 from msrim.preprocess.bias import correct_bias
 from msrim.preprocess.labels import settle_labels
 from msrim.preprocess.masks import clean_mask, grown_mask
@@ -50,6 +51,8 @@ TISSUES = {1: "CSF", 2: "GM", 3: "WM"}
 OPENING_MM, CLOSING_MM, RIM_MM = 4.0, 7.0, 1.5
 # Below this it isn't an adult's brain, and everything after would be nonsense.
 MIN_BRAIN_ML = 300.0
+# The largest brains with their CSF have 2 l.
+MAX_BRAIN_ML = 2500.0
 # Cerebellum and brainstem of an adult make up 150 ml and more; with less than half, lesions there are missed.
 MIN_INFRATENTORIAL_ML = 75.0
 # Room around the brain on the working grid, so that the network's first layers see its edge whole.
@@ -145,6 +148,7 @@ def preprocess_subject(subject: Subject, recipe: Recipe, out: Path, *, console: 
 def preprocess_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Console) -> Anatomy:
     """Prepare one visit; parameters and errors as :func:`preprocess_subject`."""
     check_visit(subject, recipe, out, cards=[*read_card(recipe.model).single, read_card(HEAD_MODEL)])
+    console.say(subject.chosen())
     folder = subject.folder(out)
     with Run(folder, console, recipe=recipe.model_dump(), inputs=subject.contrasts) as run:
         anatomy = prepare(subject, recipe, run, out=out)
@@ -163,7 +167,7 @@ def prepare(subject: Subject, recipe: Recipe, run: Run, *, out: Path) -> Anatomy
     """
     labels, brains, corrected = {}, {}, {}
     for contrast, path in subject.contrasts.items():
-        image = run.step(f"reorient_{contrast}", reorient, path)
+        image = run.step(f"reorient_{contrast}", reorient, path, brain_extracted=recipe.brain_extracted)
         labels[contrast] = run.step(
             f"label_head_{contrast}",
             label_head,
@@ -216,9 +220,10 @@ def prepare(subject: Subject, recipe: Recipe, run: Run, *, out: Path) -> Anatomy
     return Anatomy(corrected, brain, to_flair, to_mni, working, files)
 
 
-def reorient(path: Path) -> Path:
-    """Read and check a user's image; write it in RAS order."""
-    return write_volume(to_ras(read_volume(path)), Path("image.nii"))
+def reorient(path: Path, *, brain_extracted: bool) -> Path:
+    """Read and check a user's image; write it in RAS order, with a background of 0."""
+    volume = rest_on_zero(read_volume(path), name=path, brain_extracted=brain_extracted)
+    return write_volume(to_ras(volume), Path("image.nii"))
 
 
 def label_head(image: Path, *, contrast: str, card: Card, device: str, brain_extracted: bool) -> Path:
@@ -229,7 +234,7 @@ def label_head(image: Path, *, contrast: str, card: Card, device: str, brain_ext
     from msrim.models.inference import parse_head
 
     seen_as = contrast if contrast in card.contrasts else "FLAIR"
-    labels = parse_head(read_volume(image), contrast=seen_as, card=card, device=device, brain_extracted=brain_extracted)
+    labels = parse_head(read_own(image), contrast=seen_as, card=card, device=device, brain_extracted=brain_extracted)
     return write_volume(labels, Path("labels.nii"))
 
 
@@ -241,7 +246,7 @@ def extract_brain(image: Path, *, labels: Path, source: Path, backend: str, brai
     InputError
         There is no brain to be seen in the file named ``source``.
     """
-    volume = read_volume(image)
+    volume = read_own(image)
     if brain_extracted:
         brain = clean_mask(volume.like(volume.data > 0), opening_mm=1.0, closing_mm=1.0, largest_only=True)
     elif backend == "fsl":
@@ -251,6 +256,9 @@ def extract_brain(image: Path, *, labels: Path, source: Path, backend: str, brai
     volume_ml = np.count_nonzero(brain.data) * brain.voxel_volume_mm3 / 1000
     if volume_ml < MIN_BRAIN_ML:
         raise InputError(f"{source}: only {volume_ml:.0f} ml of brain found; check that it shows a whole head")
+    if volume_ml > MAX_BRAIN_ML:
+        hint = "run without --brain-extracted if it shows the whole head, else " if brain_extracted else ""
+        raise InputError(f"{source}: {volume_ml:.0f} ml of brain found; {hint}correct the voxel size in the header")
     return write_volume(brain, Path("brain.nii"))
 
 
@@ -278,14 +286,14 @@ def classify_tissue(image: Path, *, brain: Path) -> Path:
 
 def correct(image: Path, *, brain: Path) -> Path:
     """Remove the bias field."""
-    return write_volume(correct_bias(read_volume(image), read_mask(brain)), Path("corrected.nii"))
+    return write_volume(correct_bias(read_own(image), read_mask(brain)), Path("corrected.nii"))
 
 
 def align(moving: Path, *, moving_brain: Path, fixed: Path, fixed_brain: Path, backend: str) -> Path:
     """Rigid transform of another contrast to the FLAIR."""
     register = fsl.register_rigid if backend == "fsl" else register_rigid
     matrix = register(
-        read_volume(moving), read_volume(fixed), moving_mask=read_mask(moving_brain), fixed_mask=read_mask(fixed_brain)
+        read_own(moving), read_own(fixed), moving_mask=read_mask(moving_brain), fixed_mask=read_mask(fixed_brain)
     )
     return write_transform(matrix, Path("to_flair.txt"))
 
@@ -296,7 +304,7 @@ def align_to_template(image: Path, *, brain: Path, backend: str, to_flair: Path 
     The brain is always the FLAIR's: it is the mask that the user gets and looks at.
     """
     register = fsl.register_affine if backend == "fsl" else register_affine
-    volume = read_volume(image)
+    volume = read_own(image)
     image_from_flair = np.eye(4) if to_flair is None else np.linalg.inv(read_transform(to_flair))
     mask = _smooth_mask(read_mask(brain), volume, target_from_source=image_from_flair)
     masks = {"moving_mask": mask, "fixed_mask": load_template_brain_mask()}

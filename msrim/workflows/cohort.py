@@ -221,7 +221,7 @@ def _run(
     }
     nipype.config.set("execution", "check_version", "false")
     # Nipype names cluster jobs by it; containers often go without.
-    os.environ.setdefault("LOGNAME", getuser())
+    os.environ.setdefault("LOGNAME", user_name())
     arguments = plugin_args if plugin.endswith("Graph") else plugin_args | {"status_callback": follow}
     runner: Any = plugin
     if plugin == "MultiProc":
@@ -234,6 +234,14 @@ def _run(
         # Of several, Nipype gives the first as the cause of an error of its own.
         return error.__cause__ if type(error) is RuntimeError and error.__cause__ else error
     return None
+
+
+def user_name() -> str:
+    """The user's name, or number: containers run under numbers that have no name."""
+    try:
+        return getuser()
+    except (KeyError, OSError):
+        return f"user{os.getuid()}"
 
 
 def _sbatch(plugin: str, given: str) -> str:

@@ -11,7 +11,7 @@ from msrim.errors import InputError
 from msrim.evaluation.cohort import Scan, compare_methods, scan_figures, summarise_cohort
 from msrim.evaluation.curves import lesion_roc_curve, precision_recall_curve
 from msrim.files import write_text
-from msrim.image import Volume, read_volume, same_grid
+from msrim.image import Volume, on_grid_of, read_map, read_volume
 from msrim.report.cohort import Method, write_cohort_page
 
 NAME = re.compile(r"sub-([A-Za-z0-9]+)(?:_ses-([A-Za-z0-9]+))?_(?:.*_)?label-L_(?:.*_)?(mask|probseg)\.nii(?:\.gz)?")
@@ -57,9 +57,9 @@ def evaluate_cohort(
         scans = []
         for visit, path in true_masks.items():
             console.say(f"{name}: {_label(visit)}")
-            figures = scan_figures(
-                read_volume(path, mask=True), read_volume(masks[visit], mask=True), min_volume_mm3=min_volume_mm3
-            )
+            marked = read_volume(path, mask=True)
+            found = on_grid_of(read_volume(masks[visit], mask=True), marked, name=masks[visit], target_name=path)
+            figures = scan_figures(marked, found, min_volume_mm3=min_volume_mm3)
             scans.append(Scan(*visit, figures))
         precision_recall = lesion_roc = None
         if true_masks.keys() <= probabilities.keys():
@@ -99,10 +99,8 @@ def _by_visit(folder: Path, suffix: str) -> dict[Visit, Path]:
 
 def _pairs(truth: dict[Visit, Path], probabilities: dict[Visit, Path]) -> Iterator[tuple[Volume, Volume]]:
     for visit, path in truth.items():
-        mask, probability = read_volume(path, mask=True), read_volume(probabilities[visit])
-        if not same_grid(mask, probability):
-            raise InputError(f"{probabilities[visit]}: not on the grid of {path.name}; resample it")
-        yield mask, probability
+        mask = read_volume(path, mask=True)
+        yield mask, on_grid_of(read_map(probabilities[visit]), mask, name=probabilities[visit], target_name=path)
 
 
 def _label(visit: Visit) -> str:

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import itertools
+import json
 import tempfile
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from msrim.bids import Subject
-from msrim.errors import InputError, OutputError
-from msrim.image import Volume, read_volume
+from msrim.bids import Subject, check_description
+from msrim.errors import Fallback, InputError, OutputError
+from msrim.files import sha256_of
+from msrim.image import Volume, equal_neighbours, read_volume, same_grid
 from msrim.models.registry import Card
+from msrim.preprocess.background import background_of
 from msrim.recipe import Recipe
 from msrim.transform import apply_transform
 
 # Two images of one head may differ by a neck or by skull stripping, and hardly by more.
 MAX_EXTENT_RATIO = 2.0
+# The middle one of the three edges of a head's field of view: slabs are thin, and some scans go down to the chest.
+MIN_HEAD_MM, MAX_HEAD_MM = 40.0, 600.0
+# A brain alone fills a twelfth of a generous field of view; lesions fill a thousandth.
+MIN_HEAD_SHARE = 0.02
+# Neighbours of the same value: in images hardly any, half of them where voxels were doubled, nearly all in labels.
+LABELS_SHARE = 0.75
 
 
 def check_visit(subject: Subject, recipe: Recipe, out: Path, *, cards: Iterable[Card]) -> None:
@@ -42,6 +53,7 @@ def check_visit(subject: Subject, recipe: Recipe, out: Path, *, cards: Iterable[
     from msrim.preprocess import fsl
 
     check_output_folder(out)
+    check_results_folder(subject, out)
     choose_device(recipe.device)
     if recipe.backend == "fsl":
         fsl.find_fsl()
@@ -50,8 +62,39 @@ def check_visit(subject: Subject, recipe: Recipe, out: Path, *, cards: Iterable[
     read_subject(subject)
 
 
+def read_head(path: Path) -> Volume:
+    """Read an image that shows a head or a brain alone.
+
+    Raises
+    ------
+    InputError
+        As :func:`msrim.image.read_volume`; or it is of no head's size, empty but for a few voxels, or a mask.
+    """
+    volume = read_volume(path)
+    edges_mm = np.sort(volume.spacing * volume.shape)
+    if not MIN_HEAD_MM <= edges_mm[1] <= MAX_HEAD_MM:
+        raise InputError(
+            f"{path}: {' x '.join(f'{edge:.3g}' for edge in edges_mm)} mm across, which is no head; "
+            "correct the voxel size in the header, in mm"
+        )
+    background = background_of(volume.data)
+    if background is not None:
+        share = np.mean(volume.data != background)
+        if share < MIN_HEAD_SHARE:
+            raise InputError(
+                f"{path}: {100 * (1 - share):.1f} % of it is background, which is no head; "
+                "give the image that the scanner made, not a mask or a map of lesions"
+            )
+    outside = np.nan if background is None else background
+    if equal_neighbours(volume.data, background=outside) > LABELS_SHARE:
+        raise InputError(f"{path}: holds a mask or labels, no image; give the image that the scanner made")
+    return volume
+
+
 def read_subject(subject: Subject) -> dict[str, Volume]:
     """Read every contrast and check that they can be images of one head.
+
+    What is taken with a doubt is told by the step that reads the file for the run.
 
     Returns
     -------
@@ -61,9 +104,10 @@ def read_subject(subject: Subject) -> dict[str, Volume]:
     Raises
     ------
     InputError
-        A file cannot be used, or two contrasts differ too much in place or size.
+        A file cannot be used, two contrasts are one image, or they differ too much in place or size.
     """
-    volumes = {contrast: read_volume(path) for contrast, path in subject.contrasts.items()}
+    with without_doubts():
+        volumes = {contrast: read_head(path) for contrast, path in subject.contrasts.items()}
     for one, other in itertools.combinations(volumes, 2):
         names = f"{subject.contrasts[one]} and {subject.contrasts[other]}"
         low, high = field_of_view(volumes[one])
@@ -80,7 +124,17 @@ def read_subject(subject: Subject) -> dict[str, Volume]:
                 f"{names}: lie beside each other in space; "
                 "give images of the same patient and visit, or correct the position in the header"
             )
+        if same_grid(volumes[one], volumes[other]) and np.array_equal(volumes[one].data, volumes[other].data):
+            raise InputError(f"{names}: the same image as {one} and {other}; give the right one or leave out {other}")
     return volumes
+
+
+@contextmanager
+def without_doubts() -> Iterator[None]:
+    """Keep still about what files are taken with: a check before a run, whose steps tell it when they read them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Fallback)
+        yield
 
 
 def field_of_view(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
@@ -97,13 +151,19 @@ def field_of_view(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
     return corners.min(axis=0), corners.max(axis=0)
 
 
-def check_output_folder(out: Path) -> None:
+def check_output_folder(out: Path, *, kind: str = "derivative") -> None:
     """Try, without leaving a trace, whether results can be written to a folder or to the place where it would be made.
+
+    Parameters
+    ----------
+    out : Path
+    kind : str
+        Of the dataset that is to be written: "derivative" or "raw".
 
     Raises
     ------
     OutputError
-        They cannot.
+        They cannot, or a dataset lies there that msrim has not written.
     """
     out = Path(out).absolute()
     existing = next(folder for folder in (out, *out.parents) if folder.exists())
@@ -114,3 +174,37 @@ def check_output_folder(out: Path) -> None:
             pass
     except OSError as error:
         raise OutputError(f"{existing}: cannot be written ({error.strerror}); choose another output folder") from error
+    check_description(out, kind=kind)
+
+
+def check_results_folder(subject: Subject, out: Path) -> None:
+    """Refuse to write a visit's results over what is not this visit's.
+
+    Results of the same FLAIR may be replaced: the same path, or another with the same content.
+
+    Raises
+    ------
+    OutputError
+        The images themselves lie there, or files that msrim has not written, or results of another FLAIR.
+    """
+    folder, flair = subject.folder(Path(out).absolute()), subject.contrasts["FLAIR"]
+    patient = Path(out).absolute() / f"sub-{subject.label}"
+    for image in subject.contrasts.values():
+        if image.resolve().is_relative_to(patient.resolve()):
+            raise OutputError(f"{image}: lies in {patient}, where its results would go; choose another output folder")
+    run = folder / "run.json"
+    if not run.is_file():
+        written = any((folder / name).exists() for name in ("anat", "xfm", "report.html"))
+        if written and not (folder / "work").is_dir():
+            raise OutputError(f"{folder}: holds files that msrim has not written; choose another output folder")
+        return
+    try:
+        before = json.loads(run.read_text(encoding="utf-8"))["inputs"]["FLAIR"]
+        path, digest = Path(before["path"]), before["sha256"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise OutputError(f"{run}: not written by msrim; choose another output folder") from error
+    if path.resolve() != flair.resolve() and digest != sha256_of(flair):
+        raise OutputError(
+            f"{folder}: holds results of another FLAIR, {path}, and {flair} would replace them; "
+            "choose another output folder, or remove those results"
+        )

@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from msrim.bids import Subject, find_subject, subject_from_files
 from msrim.console import Console
-from msrim.errors import InputError
+from msrim.errors import Fallback, InputError
 from msrim.files import sha256_of
 from msrim.image import read_volume
 from msrim.lesions.chain import chain_lesions, write_chain_tsv
@@ -20,9 +22,11 @@ from msrim.models.registry import LESION_TASKS, Card, read_card
 from msrim.recipe import Recipe
 from msrim.workflows.anatomy import preprocess_visit
 from msrim.workflows.changes import OUTLINE_MODEL, Changes, PreparedVisit, compare_visits
-from msrim.workflows.inputs import check_output_folder, read_subject
+from msrim.workflows.inputs import check_output_folder, check_results_folder, read_subject, without_doubts
 from msrim.workflows.segment import check_finds_lesions, segment_visit
 
+# What reading a text file may end in, whatever is in it.
+UNREADABLE = (OSError, ValueError, AttributeError, RecursionError)
 # Fields of a FLAIR's JSON sidecar that tell when it was taken, as scanners' converters write them.
 DATE_FIELDS = ("AcquisitionDateTime", "AcquisitionDate", "SeriesDate", "StudyDate", "ContentDate")
 
@@ -57,6 +61,8 @@ def follow_visits(visits: Sequence[Subject], recipe: Recipe, out: Path, *, conso
     check_finds_lesions(card, (*LESION_TASKS, "longitudinal"))
     load_model(read_card(OUTLINE_MODEL))
     check_output_folder(out)
+    for visit in visits:
+        check_results_folder(visit, out)
     notes = check_visits(visits)
     for note in notes:
         console.say(f"note: {note}")
@@ -100,8 +106,9 @@ def find_visits(paths: Sequence[Path]) -> list[Subject]:
     for one, other in ((a, b) for k, a in enumerate(found) for b in found[k + 1 :]):
         if one.contrasts["FLAIR"].resolve() == other.contrasts["FLAIR"].resolve():
             raise InputError(f"{one.contrasts['FLAIR']}: given as two visits; give the FLAIR of another visit")
-    for earlier, later in pairwise(found):
-        dates = [visit_date(visit.contrasts["FLAIR"]) for visit in (earlier, later)]
+    with without_doubts():
+        known = [visit_date(visit.contrasts["FLAIR"]) for visit in found]
+    for (earlier, later), dates in zip(pairwise(found), pairwise(known), strict=True):
         # Days are compared as far as both are known: one may come with its time.
         shared = min(map(len, dates))
         if dates[0][:shared] > dates[1][:shared]:
@@ -130,7 +137,11 @@ def check_visits(visits: Sequence[Subject]) -> list[str]:
     """
     for visit in visits:
         read_subject(visit)
-    notes = []
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always", Fallback)
+        for visit in visits:
+            visit_date(visit.contrasts["FLAIR"])
+    notes = list(dict.fromkeys(str(doubt.message) for doubt in doubts))
     digests: dict[str, Path] = {}
     for flair in (visit.contrasts["FLAIR"] for visit in visits):
         first = digests.setdefault(sha256_of(flair), flair)
@@ -142,27 +153,45 @@ def check_visits(visits: Sequence[Subject]) -> list[str]:
 def visit_date(flair: Path) -> str:
     """When a FLAIR was taken, from its JSON sidecar or the session's ``*_scans.tsv``: digits of date and perhaps time.
 
-    Empty if nothing tells.
+    Empty if nothing tells. The files are the user's and nothing but the order of visits hangs on them: one that cannot
+    be read is told by a :class:`msrim.errors.Fallback`.
     """
-    sidecar = flair.with_name(re.sub(r"\.nii(\.gz)?$", ".json", flair.name))
+    sidecar = flair.with_name(re.sub(r"\.nii(\.gz)?$", ".json", flair.name, flags=re.IGNORECASE))
     if sidecar.is_file():
         try:
-            content = json.loads(sidecar.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{sidecar}: not a JSON file ({error}); mend or remove it") from error
-        for name in DATE_FIELDS:
-            if content.get(name):
-                return _digits(str(content[name]))
-    for scans in flair.parent.parent.glob("*_scans.tsv"):
-        with scans.open(encoding="utf-8") as stream:
-            for row in csv.DictReader(stream, delimiter="\t"):
-                if str(row.get("filename", "")).endswith(flair.name) and row.get("acq_time", "n/a") != "n/a":
-                    return _digits(row["acq_time"])
+            content = json.loads(sidecar.read_text(encoding="utf-8-sig"))
+            dates = [_digits(content.get(name)) for name in DATE_FIELDS]
+        except UNREADABLE as error:
+            _no_date(sidecar, error)
+        else:
+            if known := next(filter(None, dates), ""):
+                return known
+    tables = flair.parent.parent.glob("*_scans.tsv")
+    for scans in sorted(path for path in tables if not path.name.startswith(".")):
+        try:
+            with scans.open(encoding="utf-8-sig", newline="") as stream:
+                rows = list(csv.DictReader(stream, delimiter="\t"))
+        except (*UNREADABLE, csv.Error) as error:
+            _no_date(scans, error)
+            continue
+        for row in rows:
+            if Path(str(row.get("filename"))).name == flair.name and (known := _digits(row.get("acq_time"))):
+                return known
     return ""
 
 
-def _digits(date: str) -> str:
-    return re.sub(r"\D", "", date)[:14]
+def _no_date(path: Path, error: Exception) -> None:
+    warnings.warn(
+        f"{path}: cannot be read ({' '.join(str(error).split())[:100]}), so the date of the visit is not known",
+        Fallback,
+        stacklevel=3,
+    )
+
+
+def _digits(date: Any) -> str:
+    """Digits of a date that begins with year, month and day; empty for anything else."""
+    known = re.match(r"\s*(\d{4})[-:/.]?(\d{2})[-:/.]?(\d{2})", str(date))
+    return re.sub(r"\D", "", str(date))[:14] if known else ""
 
 
 def write_chain(visits: Sequence[Subject], changes: Sequence[Changes], out: Path) -> Path:

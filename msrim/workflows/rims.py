@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import cc3d
-import nibabel as nib
 import numpy as np
 from scipy.ndimage import find_objects
 
@@ -22,10 +21,10 @@ from msrim.bids import Subject, write_dataset_description
 from msrim.console import Console
 from msrim.errors import Fallback, InputError
 from msrim.files import write_text
-from msrim.image import Volume, read_volume, resample, same_grid, write_volume
+from msrim.image import Volume, on_grid_of, read_labels, read_volume, resample, same_grid, write_volume
 from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summarise, write_lesions_tsv
 from msrim.lesions.patches import cut_patches, looks_inverted, susceptibility_ppm
-from msrim.lesions.split import label_lesions
+from msrim.lesions.split import label_lesions, largest_first
 from msrim.manifest import package_versions
 from msrim.models.registry import Card, read_card
 from msrim.preprocess import fsl
@@ -36,7 +35,7 @@ from msrim.recipe import Recipe
 from msrim.report.rims import RimReport, write_rim_report
 from msrim.transform import read_transform, write_transform
 from msrim.workflows.anatomy import Anatomy, preprocess_visit, read_mask, read_own
-from msrim.workflows.inputs import check_output_folder, field_of_view, read_subject
+from msrim.workflows.inputs import check_output_folder, field_of_view, read_head, read_subject, without_doubts
 from msrim.workflows.run import Run, files_in
 from msrim.workflows.segment import segment_visit
 
@@ -173,6 +172,7 @@ def classify_rims(
     """
     card = _checked(subject, qsm, out, model=model, lesions=lesions, magnitude=magnitude)
     limit = card.rim_threshold(threshold)
+    console.say(f"QSM: {qsm}")
     console.say(f"{card.label}: {' '.join(card.limits.split())}")
     found, rows = None, None
     if lesions is None:
@@ -263,17 +263,14 @@ def _checked(
         raise InputError(f"{card.label}: tells no rims (its task is {card.task}); choose another model")
     load_model(card)
     images = read_subject(subject)
-    volume, _ = susceptibility_ppm(read_volume(qsm), name=str(qsm))
+    with without_doubts():
+        volume, _ = susceptibility_ppm(read_head(qsm), name=str(qsm))
     _check_overlap(volume, images["FLAIR"], names=(qsm, subject.contrasts["FLAIR"]))
     if magnitude is not None:
-        _check_overlap(volume, read_volume(magnitude), names=(qsm, magnitude))
+        _check_overlap(volume, read_head(magnitude), names=(qsm, magnitude))
     if lesions is not None:
-        mask = read_volume(lesions, mask=True)
-        if not (same_grid(mask, images["FLAIR"]) or same_grid(mask, volume)):
-            raise InputError(
-                f"{lesions}: lies neither on the FLAIR's grid {images['FLAIR'].shape} nor on the QSM's {volume.shape}; "
-                "resample it to one of them"
-            )
+        with without_doubts():
+            read_lesions(lesions, {subject.contrasts["FLAIR"]: images["FLAIR"], qsm: volume})
     return card
 
 
@@ -313,7 +310,7 @@ def align_to_qsm(
     Images on one grid are taken as aligned. A QSM alone says little of where it lies: grey and white matter differ by
     less than its noise. The brain's outline does, so it is made visible and kept in view to the last step.
     """
-    target, moving, mask = read_volume(qsm), read_volume(corrected), read_mask(brain)
+    target, moving, mask = read_own(qsm), read_own(corrected), read_mask(brain)
     if same_grid(read_volume(flair), target):
         return write_transform(np.eye(4), Path("to_qsm.txt"))
     inside = target.like(target.data != 0)
@@ -345,8 +342,8 @@ def bring_to_qsm(
     lesions : Path, optional
         The user's mask or instance map, on the FLAIR's grid or on the QSM's.
     """
-    target, image, matrix = read_volume(qsm), read_volume(flair), read_transform(to_qsm)
-    instances = read_own(found) if lesions is None else _read_lesions(lesions)
+    target, image, matrix = read_own(qsm), read_volume(flair), read_transform(to_qsm)
+    instances = read_own(found) if lesions is None else read_lesions(lesions, {flair: image, qsm: target})
     moved, anatomy = instances, read_own(labels)
     if not same_grid(instances, target):
         moved = resample(instances, target, target_from_source=matrix, nearest=True)
@@ -364,7 +361,7 @@ def measure_radiomics(qsm: Path, *, instances: Path) -> Path:
     """The radiomic features of every lesion."""
     from msrim.lesions.radiomics import lesion_features
 
-    np.save("features.npy", lesion_features(read_volume(qsm), read_own(instances)), allow_pickle=False)
+    np.save("features.npy", lesion_features(read_own(qsm), read_own(instances)), allow_pickle=False)
     return Path("features.npy")
 
 
@@ -372,7 +369,7 @@ def classify(qsm: Path, *, lesions: Lesions, card: Card, device: str, features: 
     """Patches of all lesions, the lesions around them, their numbers; by number, the probabilities and remarks."""
     from msrim.models.rims import INPUTS, SHOWN_PATCH, rim_probabilities
 
-    map_ppm, labels = read_volume(qsm), read_own(lesions.in_qsm)
+    map_ppm, labels = read_own(qsm), read_own(lesions.in_qsm)
     flair_z = normalise_intensity(read_own(lesions.flair), map_ppm.like(map_ppm.data != 0))
     size = INPUTS[card.network].patch or SHOWN_PATCH
     spacing_mm = tuple(card.spacing_mm)
@@ -458,12 +455,54 @@ def _touching(instances: np.ndarray, numbers: list[int]) -> list[list[int]]:
     return [group.tolist() for group in groups if len(group) > 1]
 
 
-def _read_lesions(path: Path) -> Volume:
-    """A user's mask, its connected lesions numbered, or instance map as it is; all zeros is a valid answer."""
-    mask = read_mask(path)
-    data = np.asarray(nib.load(path).dataobj).reshape(mask.shape)
-    numbered = len(np.unique(data[mask.data])) > 1 and np.array_equal(data, data.round())
-    return mask.like(data.astype(np.int32) if numbered else label_lesions(mask.data))
+def read_lesions(path: Path, grids: dict[Path, Volume]) -> Volume:
+    """A user's lesions, numbered, on the first of some grids on which they lie; all zeros is a valid answer.
+
+    Connected parts of a mask get numbers. Numbers of an instance map stay as they are; where they are kinds of lesions
+    and not lesions (few numbers, many separate parts), the parts are numbered.
+
+    Parameters
+    ----------
+    path : Path
+    grids : dict of Path to Volume
+        The FLAIR's and the QSM's, by their files.
+
+    Raises
+    ------
+    InputError
+        The file cannot be used, or lies on neither grid.
+    """
+    given = read_labels(path)
+    lesions, reasons = None, []
+    for name, grid in grids.items():
+        try:
+            lesions = on_grid_of(given, grid, name=path, target_name=name)
+            break
+        except InputError as error:
+            reasons.append(str(error))
+    if lesions is None:
+        raise InputError(f"{path}: lies neither on the FLAIR's grid nor on the QSM's; {reasons[0]}")
+    numbers = np.unique(lesions.data[lesions.data > 0])
+    if len(numbers) <= 1:
+        return lesions.like(label_lesions(lesions.data > 0))
+    # cc3d keeps touching labels apart.
+    parts = cc3d.connected_components(lesions.data.astype(np.int32), connectivity=26)
+    scattered = parts.max() - len(numbers)
+    if parts.max() > 2 * len(numbers):
+        warnings.warn(
+            f"{path}: its {len(numbers)} labels have {parts.max()} separate parts, so they are taken for kinds of "
+            "lesions; every part was numbered as a lesion",
+            Fallback,
+            stacklevel=2,
+        )
+        return lesions.like(largest_first(parts))
+    if scattered:
+        warnings.warn(
+            f"{path}: {scattered} parts lie apart from the lesion whose number they carry and count with it",
+            Fallback,
+            stacklevel=2,
+        )
+    return lesions
 
 
 def _report(subject: Subject, classified: Classified, rims: Rims, run: Run, *, card: Card) -> RimReport:

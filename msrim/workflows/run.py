@@ -142,9 +142,11 @@ class Run:
         outputs, kept = node.result.outputs, not node.interface.ran
         record = outputs.record
         self.manifest.steps.append(StepRecord(name, record["seconds"], record["peak_mib"], kept))
-        self.manifest.fallbacks.extend(record["fallbacks"])
         for text in record["fallbacks"]:
-            self.console.say(f"note: {text}")
+            # One doubt about a file is one note, however many steps read it.
+            if text not in self.manifest.fallbacks:
+                self.manifest.fallbacks.append(text)
+                self.console.say(f"note: {text}")
         self.console.finished(words, "kept" if kept else f"{record['seconds']:.1f} s")
         return outputs.value
 

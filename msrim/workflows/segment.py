@@ -126,6 +126,7 @@ def segment_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Conso
     subject = subject.for_network(card.contrasts)
     _check_contrasts(card, subject)
     check_visit(subject, recipe, out, cards=[*card.single, read_card(HEAD_MODEL)])
+    console.say(subject.chosen())
     with Run(subject.folder(out), console, recipe=recipe.model_dump(), inputs=subject.contrasts) as run:
         anatomy = prepare(subject, recipe, run, out=out)
         lesions = find(subject, anatomy, recipe, run, out=out, card=card)
@@ -249,7 +250,7 @@ def _check_contrasts(card: Card, subject: Subject) -> None:
 def _report(subject: Subject, anatomy: Anatomy, lesions: Lesions, recipe: Recipe, run: Run, *, card: Card) -> Report:
     contrasts = {}
     for contrast, transform in anatomy.to_flair.items():
-        image = read_volume(anatomy.corrected[contrast])
+        image = read_own(anatomy.corrected[contrast])
         contrasts[contrast] = Volume(image.data, read_transform(transform) @ image.affine)
     return Report(
         subject=f"sub-{subject.label}",

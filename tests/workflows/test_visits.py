@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from volumes import LPS, OBLIQUE, pose
 
 from msrim.cli.main import app
-from msrim.errors import Fallback, InputError
+from msrim.errors import Fallback
 from msrim.image import Volume, labels_on_grid, write_volume
 from msrim.transform import write_transform
 from msrim.workflows.changes import register_to_midway
@@ -105,11 +105,35 @@ def test_dates_of_a_bids_session(tmp_path):
     assert visit_date(make_visit(tmp_path / "plain") / "FLAIR.nii.gz") == ""
 
 
-def test_a_broken_sidecar(tmp_path):
-    one = make_visit(tmp_path / "one")
-    (one / "FLAIR.json").write_text("{")
-    with pytest.raises(InputError, match="not a JSON file"):
-        visit_date(one / "FLAIR.nii.gz")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("FLAIR.json", b"{"),
+        ("FLAIR.json", b"[1, 2]"),
+        ("FLAIR.json", b"null"),
+        ("FLAIR.json", '{"InstitutionName": "Universit\u00e4t", "AcquisitionDate": "20200502"}'.encode("latin-1")),
+        ("FLAIR.json", b"[" * 100_000),
+        ("sub-1_scans.tsv", "filename\tacq_time\nFLAIR.nii.gz\tf\u00fcnf\n".encode("latin-1")),
+        ("sub-1_scans.tsv", b"filename\tacq_time\n\x00\t" + b"x" * 200_000),
+    ],
+    ids=["cut", "list", "null", "Latin-1 JSON", "deep", "Latin-1 table", "long field"],
+)
+def test_text_that_cannot_be_read_is_told_and_the_run_goes_on(tmp_path, name, content):
+    """Only a date is looked for there."""
+    one = make_visit(tmp_path / "sub-1" / "one")
+    path = one / name if name.endswith("json") else one.parent / name
+    path.write_bytes(content)
+    with pytest.warns(Fallback, match=f"{name}: cannot be read"):
+        assert visit_date(one / "FLAIR.nii.gz") == ""
+    (note,) = check_visits(find_visits([one, make_visit(tmp_path / "two", seed=1)]))
+    assert note.startswith(f"{path}: ") and "the date of the visit is not known" in note
+
+
+def test_hidden_twins_of_tables_and_dates_that_are_none(tmp_path):
+    one = make_visit(tmp_path / "sub-1" / "one", sidecar={"AcquisitionDate": ["x"], "SeriesDate": "01/02/2020"})
+    (one.parent / "._sub-1_scans.tsv").write_bytes(bytes(range(256)))
+    (one.parent / "sub-1_scans.tsv").write_text("filename\tacq_time\n\nfoo\none/FLAIR.nii.gz\tunknown\textra\n")
+    assert visit_date(one / "FLAIR.nii.gz") == ""
 
 
 def test_a_model_that_finds_no_lesions(tmp_path):
