@@ -35,7 +35,14 @@ from msrim.recipe import Recipe
 from msrim.report.rims import RimReport, write_rim_report
 from msrim.transform import read_transform, write_transform
 from msrim.workflows.anatomy import Anatomy, preprocess_visit, read_mask, read_own
-from msrim.workflows.inputs import check_output_folder, field_of_view, read_head, read_subject, without_doubts
+from msrim.workflows.inputs import (
+    check_output_folder,
+    check_results_folder,
+    field_of_view,
+    read_head,
+    read_subject,
+    without_doubts,
+)
 from msrim.workflows.run import Run, files_in
 from msrim.workflows.segment import segment_visit
 
@@ -258,6 +265,7 @@ def _checked(
     from msrim.models import load_model
 
     check_output_folder(out)
+    check_results_folder(subject, out)
     card = read_card(model)
     if card.task != "rims":
         raise InputError(f"{card.label}: tells no rims (its task is {card.task}); choose another model")
