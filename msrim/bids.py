@@ -228,6 +228,21 @@ def subject_from_files(flair: Path, *, t1: Path | None = None, t2: Path | None =
     return _named({contrast: Path(file).absolute() for contrast, file in given.items() if file is not None})
 
 
+def default_results_folder(subject: Subject) -> Path:
+    """Where results go unless the user says where: to the dataset's derivatives, or beside a plain folder.
+
+    Examples
+    --------
+    >>> default_results_folder(Subject("1", None, {"FLAIR": Path("/data/sub-1/anat/sub-1_FLAIR.nii.gz")})).as_posix()
+    '/data/derivatives/msrim'
+    >>> default_results_folder(Subject("jane", None, {"FLAIR": Path("/data/jane/FLAIR.nii.gz")})).as_posix()
+    '/data/msrim-results'
+    """
+    folders = subject.contrasts["FLAIR"].parents
+    patient = next((folder for folder in folders if re.fullmatch(r"sub-[A-Za-z0-9]+", folder.name)), None)
+    return folders[1] / "msrim-results" if patient is None else patient.parent / "derivatives" / "msrim"
+
+
 def contrast_of(name: str) -> str | None:
     """The contrast that a file's name tells, or None.
 

@@ -18,16 +18,18 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 from volumes import OBLIQUE, RAS, pose
 
-from msrim.bids import Subject, subject_from_files
+from msrim.bids import Subject, default_results_folder, find_subject, subject_from_files
 from msrim.cli.main import app
 from msrim.errors import Fallback, InputError, OutputError
 from msrim.files import sha256_of
 from msrim.image import Volume, on_grid_of, read_labels, read_volume, same_grid, write_volume
 from msrim.lesions.patches import susceptibility_ppm
 from msrim.preprocess.background import background_of, rest_on_zero
+from msrim.recipe import Recipe
 from msrim.workflows.anatomy import extract_brain, read_mask, reorient
 from msrim.workflows.inputs import check_results_folder, read_head, read_subject
 from msrim.workflows.rims import read_lesions
+from msrim.workflows.segment import as_segmented
 
 SHAPE, AFFINE = (40, 44, 36), pose(RAS, (4.0, 4.0, 4.0), origin_mm=(-80.0, -88.0, -72.0))
 
@@ -564,6 +566,74 @@ def test_a_description_that_somebody_has_completed_stays_so(tmp_path):
     path.write_bytes(b"\xff{")
     with pytest.raises(OutputError, match="a dataset that msrim has not written"):
         write_dataset_description(tmp_path)
+
+
+def test_results_have_a_place_without_out(raw, tmp_path, monkeypatch):
+    plain = save(brain(), tmp_path / "jane" / "FLAIR.nii.gz")
+    for asked, place in (
+        (raw / "sub-01" / "ses-1", raw / "derivatives" / "msrim"),
+        (raw / "sub-01" / "ses-1" / "anat", raw / "derivatives" / "msrim"),
+        (plain.parent, tmp_path / "msrim-results"),
+    ):
+        assert default_results_folder(find_subject(asked)) == place
+    monkeypatch.chdir(plain.parent)
+    assert default_results_folder(find_subject(Path())) == tmp_path / "msrim-results"
+    (tmp_path / "msrim-results").write_text("mine")
+    line = refused("segment", ".", naming=tmp_path / "msrim-results")
+    assert "is a file, not a folder" in line
+
+
+# What `rim-classify` finds of `segment`.
+
+
+def segmented(flair: Path, out: Path, *, lesions: bool = True, **settings) -> Path:
+    """What `msrim segment` leaves that tells how it found the lesions."""
+    subject = subject_from_files(flair)
+    folder = results_of(flair, out)
+    told = json.loads((folder / "run.json").read_text())
+    t1 = save(brain(1), flair.with_name("T1w.nii.gz"))
+    told["inputs"]["T1w"] = {"path": str(t1), "sha256": sha256_of(t1)}
+    told["recipe"] = Recipe(**settings).model_dump()
+    mask = subject.output(out, "space-orig_label-L_mask.nii.gz").relative_to(folder).as_posix()
+    told["outputs"] = {mask: "0"} if lesions else {}
+    (folder / "run.json").write_text(json.dumps(told))
+    return t1
+
+
+def test_lesions_that_are_there_are_taken_as_they_were_found(tmp_path):
+    flair, out = save(brain(), tmp_path / "jane" / "FLAIR.nii.gz"), tmp_path / "out"
+    given = subject_from_files(flair)
+    assert as_segmented(given, Recipe(), out) == (given, Recipe())
+    t1 = segmented(flair, out, model="scp", brain_extracted=True, threshold=0.3)
+    subject, recipe = as_segmented(given, Recipe(), out)
+    assert subject.contrasts == {"FLAIR": flair, "T1w": t1}
+    assert recipe == Recipe(model="scp", brain_extracted=True, threshold=0.3)
+    t1.unlink()
+    with pytest.raises(InputError, match=r"T1w.nii.gz: gone, but the lesions"):
+        as_segmented(given, Recipe(), out)
+
+
+def test_a_visit_that_was_only_prepared_is_segmented_as_asked(tmp_path):
+    flair, out = save(brain(), tmp_path / "jane" / "FLAIR.nii.gz"), tmp_path / "out"
+    segmented(flair, out, lesions=False, model="scp")
+    given = subject_from_files(flair)
+    assert as_segmented(given, Recipe(), out) == (given, Recipe())
+
+
+def test_rim_classify_asks_for_the_lesions_of_segment(tmp_path, monkeypatch):
+    flair, out = save(brain(), tmp_path / "jane" / "FLAIR.nii.gz"), tmp_path / "out"
+    qsm = save(susceptibility().astype(np.float32), tmp_path / "jane" / "QSM.nii.gz")
+    segmented(flair, out, model="scp", brain_extracted=True)
+    asked = []
+
+    def segment_visit(subject, recipe, out, *, console):
+        asked.append((sorted(subject.contrasts), recipe.model, recipe.brain_extracted))
+        raise InputError("enough")
+
+    monkeypatch.setattr("msrim.workflows.rims.segment_visit", segment_visit)
+    shown = run("rim-classify", "--flair", flair, "--qsm", qsm, "--out", out)
+    assert asked == [(["FLAIR", "T1w"], "scp", True)]
+    assert f"images and settings are those of `msrim segment` in {out / 'sub-jane'} (scp)" in shown.stderr
 
 
 # Surroundings.

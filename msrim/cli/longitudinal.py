@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from msrim.cli.segment import Backend, BrainExtracted, Device, Model, Out, Quiet, RecipeFile
+from msrim.cli.segment import Backend, BrainExtracted, Device, Model, Out, Quiet, RecipeFile, results_folder
 
 
 def longitudinal(
@@ -19,7 +19,7 @@ def longitudinal(
         ),
     ],
     *,
-    out: Out,
+    out: Out = None,
     model: Model = None,
     backend: Backend = None,
     device: Device = None,
@@ -34,4 +34,4 @@ def longitudinal(
 
     found = find_visits(visits)
     settings = read_recipe(recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted)
-    typer.echo(follow_visits(found, settings, out, console=Console(quiet=quiet)))
+    typer.echo(follow_visits(found, settings, results_folder(out, found[0]), console=Console(quiet=quiet)))

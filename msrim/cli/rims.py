@@ -7,14 +7,24 @@ from typing import Annotated
 
 import typer
 
-from msrim.cli.segment import Backend, BrainExtracted, Device, Flair, Out, Quiet, RecipeFile, SubjectFolder
+from msrim.cli.segment import (
+    Backend,
+    BrainExtracted,
+    Device,
+    Flair,
+    Out,
+    Quiet,
+    RecipeFile,
+    SubjectFolder,
+    results_folder,
+)
 from msrim.errors import InputError
 
 
 def rim_classify(
     subject: SubjectFolder = None,
     *,
-    out: Out,
+    out: Out = None,
     flair: Flair = None,
     qsm: Annotated[
         Path | None, typer.Option("--qsm", help="Susceptibility map, ppm or ppb; SUBJECT's *_Chimap if not given.")
@@ -53,7 +63,7 @@ def rim_classify(
         patient,
         find_qsm(subject) if qsm is None else qsm.absolute(),
         settings,
-        out,
+        results_folder(out, patient),
         console=Console(quiet=quiet),
         model=model,
         threshold=threshold,

@@ -19,7 +19,15 @@ SubjectFolder = Annotated[
         help="A BIDS subject or session folder, or a folder with FLAIR.nii.gz and perhaps T1w.nii.gz, T2w.nii.gz.",
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", help="Folder for the results; made if missing.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="Folder for the results; derivatives/msrim of a BIDS dataset or msrim-results beside a plain folder "
+        "if not given.",
+        show_default=False,
+    ),
+]
 Flair = Annotated[Path | None, typer.Option("--flair", help="FLAIR image, instead of SUBJECT.")]
 T1 = Annotated[Path | None, typer.Option("--t1", help="T1w image, with --flair.")]
 T2 = Annotated[Path | None, typer.Option("--t2", help="T2w image, with --flair.")]
@@ -43,7 +51,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
 def segment(
     subject: SubjectFolder = None,
     *,
-    out: Out,
+    out: Out = None,
     flair: Flair = None,
     t1: T1 = None,
     t2: T2 = None,
@@ -62,13 +70,13 @@ def segment(
     settings = read_recipe(recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted)
     from msrim.workflows.segment import segment_subject
 
-    typer.echo(segment_subject(patient, settings, out, console=Console(quiet=quiet)))
+    typer.echo(segment_subject(patient, settings, results_folder(out, patient), console=Console(quiet=quiet)))
 
 
 def preprocess(
     subject: SubjectFolder = None,
     *,
-    out: Out,
+    out: Out = None,
     flair: Flair = None,
     t1: T1 = None,
     t2: T2 = None,
@@ -86,7 +94,14 @@ def preprocess(
     settings = read_recipe(recipe, backend=backend, device=device, brain_extracted=brain_extracted)
     from msrim.workflows.anatomy import preprocess_subject
 
-    typer.echo(preprocess_subject(patient, settings, out, console=Console(quiet=quiet)))
+    typer.echo(preprocess_subject(patient, settings, results_folder(out, patient), console=Console(quiet=quiet)))
+
+
+def results_folder(out: Path | None, subject: Subject) -> Path:
+    """What the user says, or the place for results of such a patient."""
+    from msrim.bids import default_results_folder
+
+    return default_results_folder(subject) if out is None else out
 
 
 def _patient(folder: Path | None, *, flair: Path | None, t1: Path | None, t2: Path | None) -> Subject:

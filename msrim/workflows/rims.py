@@ -44,7 +44,7 @@ from msrim.workflows.inputs import (
     without_doubts,
 )
 from msrim.workflows.run import Run, files_in
-from msrim.workflows.segment import segment_visit
+from msrim.workflows.segment import as_segmented, segment_visit
 
 # Below the visit's folder, so that a later `msrim segment` finds its own results as it left them.
 FOLDER = "rims"
@@ -153,7 +153,8 @@ def classify_rims(
     qsm : Path
         In ppm or ppb; which is told by its values.
     recipe : Recipe
-        How the FLAIR is prepared and, without ``lesions``, segmented.
+        How the FLAIR is prepared and, without ``lesions``, segmented. Where `msrim segment` has been before, its images
+        and settings are taken and what it left stays as it is.
     out : Path
         Folder of the derivative dataset; the results go to ``rims/`` below the visit's folder.
     console : Console
@@ -181,6 +182,10 @@ def classify_rims(
     limit = card.rim_threshold(threshold)
     console.say(f"QSM: {qsm}")
     console.say(f"{card.label}: {' '.join(card.limits.split())}")
+    before = subject, recipe
+    subject, recipe = as_segmented(subject, recipe, out)
+    if (subject.contrasts, recipe) != (before[0].contrasts, before[1]):
+        console.say(f"images and settings are those of `msrim segment` in {subject.folder(out)} ({recipe.model})")
     found, rows = None, None
     if lesions is None:
         anatomy, segmented = segment_visit(subject, recipe, out, console=console)

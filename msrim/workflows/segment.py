@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
 from msrim.bids import Subject, write_dataset_description
 from msrim.console import Console
@@ -136,6 +137,36 @@ def segment_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Conso
             write_dataset_description(out)
             run.write_manifest([*files_in([anatomy.files, lesions.files]), page])
     return anatomy, lesions
+
+
+def as_segmented(subject: Subject, recipe: Recipe, out: Path) -> tuple[Subject, Recipe]:
+    """Images and settings by which `msrim segment` found the lesions that lie in ``out``, else those given.
+
+    With them every step is kept, and whatever needs a visit's lesions takes those that are there.
+
+    Raises
+    ------
+    InputError
+        The lesions were found with an image that is gone, or by settings that are none any more.
+    """
+    told = subject.folder(out) / "run.json"
+    if not told.is_file():
+        return subject, recipe
+    run = json.loads(told.read_text(encoding="utf-8"))
+    mask = subject.output(out, FILES["mask"])
+    if mask.relative_to(told.parent).as_posix() not in run["outputs"]:
+        return subject, recipe
+    images = {contrast: Path(given["path"]) for contrast, given in run["inputs"].items()}
+    # The FLAIR may have another path by now: it is the same by its content.
+    images["FLAIR"] = subject.contrasts["FLAIR"]
+    again = f"run `msrim segment` again, or choose another output folder than {out}"
+    if gone := [str(path) for path in images.values() if not path.is_file()]:
+        raise InputError(f"{', '.join(gone)}: gone, but the lesions in {told.parent} were found with it; {again}")
+    try:
+        settings = Recipe.model_validate(run["recipe"])
+    except ValidationError as error:
+        raise InputError(f"{told}: holds settings of another version of msrim; {again}") from error
+    return replace(subject, contrasts=images, more={}), settings
 
 
 def find(subject: Subject, anatomy: Anatomy, recipe: Recipe, run: Run, *, out: Path, card: Card) -> Lesions:

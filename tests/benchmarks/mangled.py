@@ -284,8 +284,8 @@ def endings(p: Patient) -> None:
 
 def names(p: Patient) -> None:
     key = p.any_image()
-    words = ["post", "gd", "T2", "t2_tse", "hemo", "star", "FLAIR", "T1", "brain", "mask", "äöü", "ł",
-             "x" * 150, "a b", "new\nline", "\tq", "'\"", "-", "--out", "$HOME", "%s", "[red]", "\u202e", "\udcff", "."]  # fmt: skip
+    words = ["post", "gd", "T2", "t2_tse", "hemo", "star", "FLAIR", "T1", "brain", "mask", "äöü", "x" * 150,
+             "ł", "a b", "new\nline", "\tq", "'\"", "-", "--out", "%s", "[red]", "\u202e", "\udcff"]  # fmt: skip
     chosen = [str(word) for word in p.rng.choice(words, p.rng.integers(1, 3))]
     p.names[key] = "_".join([*chosen, key][:: int(p.rng.choice([1, -1]))]).strip(".") + ".nii.gz"
 
