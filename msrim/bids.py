@@ -320,6 +320,10 @@ def check_description(out: Path, *, kind: str = "derivative") -> dict[str, Any]:
     """
     path = out / "dataset_description.json"
     if not path.is_file():
+        ignored = out / ".bidsignore"
+        foreign = ignored.is_file() and not set(ignored.read_text("utf-8", "replace").splitlines()) <= set(NOT_BIDS)
+        if foreign or (kind == "raw" and any(out.glob("sub-*"))):
+            raise OutputError(f"{out}: holds a dataset that msrim has not written; choose another folder")
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

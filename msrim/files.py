@@ -10,8 +10,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
-from msrim.errors import OutputError
+from msrim.errors import InputError, OutputError
 
 # Marks the temporary names, which begin with a dot as well.
 PARTIAL = "-partial-"
@@ -92,6 +94,23 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise OutputError(f"{folder}: another msrim run is working here; wait for it to end") from error
         yield
+
+
+def read_arrays(path: Path, *names: str) -> list[Any]:
+    """Arrays of an ``.npz`` file by their names.
+
+    Raises
+    ------
+    InputError
+        The file is missing, damaged, or holds no such array.
+    """
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return [arrays[name] for name in names]
+    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, BadZipFile) as error:
+        raise InputError(f"{path}: not an .npz file with {', '.join(names)}; check the path") from error
 
 
 def sha256_of(path: Path) -> str:

@@ -7,6 +7,7 @@ at the border, in this file.
 from __future__ import annotations
 
 import gzip
+import logging
 import math
 import warnings
 from collections.abc import Iterator
@@ -261,14 +262,19 @@ def _kind(start: bytes) -> type[nib.Nifti1Image] | None:
 @contextmanager
 def _guarded(path: Path) -> Iterator[None]:
     """Whatever nibabel makes of a damaged file, in one line; nothing of it on stderr."""
+    logger = nib.imageglobals.logger
+    handlers, propagate = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = [logging.NullHandler()], False
     try:
-        with nib.imageglobals.LoggingOutputSuppressor(), np.errstate(all="ignore"), warnings.catch_warnings():
+        with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=RuntimeWarning)
             yield
     except InputError:
         raise
     except Exception as error:
         raise InputError(f"{path}: damaged or truncated ({error}); copy it again from its source") from error
+    finally:
+        logger.handlers, logger.propagate = handlers, propagate
 
 
 def _shape(header: nib.Nifti1Header, path: Path) -> tuple[int, int, int]:

@@ -120,6 +120,14 @@ def read_transform(path: Path) -> np.ndarray:
         transform = sitk.ReadTransform(str(path))
     except RuntimeError as error:
         raise InputError(f"{path}: not an ITK transform file; give the *_xfm.txt that msrim or ANTs wrote") from error
-    if not transform.IsLinear():
-        raise InputError(f"{path}: the transform is not linear; only rigid and affine transforms can be used")
-    return ras_from_itk(transform)
+    if not transform.IsLinear() or transform.GetDimension() != 3:
+        raise InputError(f"{path}: the transform is not linear in 3-D; only rigid and affine transforms can be used")
+    try:
+        matrix = ras_from_itk(transform)
+    except np.linalg.LinAlgError as error:
+        raise InputError(
+            f"{path}: the transform flattens space; give the *_xfm.txt that msrim or ANTs wrote"
+        ) from error
+    if not np.isfinite(matrix).all():
+        raise InputError(f"{path}: the transform holds NaN or infinite numbers; write it again")
+    return matrix

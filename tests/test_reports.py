@@ -26,6 +26,7 @@ from msrim.image import Volume, on_grid_of, read_labels, read_volume, same_grid,
 from msrim.lesions.patches import susceptibility_ppm
 from msrim.preprocess.background import background_of, rest_on_zero
 from msrim.recipe import Recipe
+from msrim.transform import read_transform
 from msrim.workflows.anatomy import extract_brain, read_mask, reorient
 from msrim.workflows.inputs import check_results_folder, read_head, read_subject
 from msrim.workflows.rims import read_lesions
@@ -154,6 +155,14 @@ def test_a_header_that_claims_more_than_there_is(tmp_path):
                       ([3, 300, 300, 300, 1, 1, 1, 1], "damaged or truncated")):  # fmt: skip
         flair = save(brain(), tmp_path / "FLAIR.nii.gz", dim=dim)
         assert what in refused("preprocess", "--flair", flair, "--out", tmp_path / "out", naming=flair)
+
+
+def test_nothing_but_the_message_is_said_of_a_type_that_is_none(tmp_path):
+    flair = save(brain(), tmp_path / "FLAIR.nii.gz", datatype=272)
+    # Where Python's own handler of last resort would speak: outside of pytest's capture.
+    command = [sys.executable, "-m", "msrim", "preprocess", "--flair", flair, "--out", tmp_path / "out"]
+    shown = subprocess.run(command, capture_output=True, text=True)
+    assert shown.returncode == 2 and len(shown.stderr.splitlines()) == 1, shown.stderr
 
 
 def test_a_bit_that_turned_in_a_compressed_file(tmp_path):
@@ -447,6 +456,36 @@ def test_images_and_fields_are_no_susceptibility():
         susceptibility_ppm(Volume(field, AFFINE), name="x")
 
 
+def test_values_of_any_size_are_brought_to_what_can_be_summed():
+    for scale in (1e-9, 1e-30, 1e9, 1e30):
+        image = Volume((brain() * np.float32(scale)).astype(np.float32), AFFINE)
+        found = rest_on_zero(image, name="x").data
+        np.testing.assert_allclose(found, brain() * found.max() / brain().max(), rtol=1e-4)
+        assert 1 < found.max() < 1e5
+
+
+# Other files.
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 no", b"\x93NUMPY"])
+def test_a_lesion_bank_that_is_none(tmp_path, content):
+    bank = tmp_path / "bank.npz"
+    if content is not None:
+        bank.write_bytes(content)
+    refused("simulate", "rim-cohort", "--subjects", 1, "--lesion-bank", bank, "--out", tmp_path / "out", naming=bank)
+
+
+@pytest.mark.parametrize("numbers", ["0 0 0 0 0 0 0 0 0 1 2 3", "nan 0 0 0 1 0 0 0 1 0 0 0", "1 2"])
+def test_a_transform_that_is_none(tmp_path, numbers):
+    path = tmp_path / "xfm.txt"
+    path.write_text(
+        "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\n"
+        f"Parameters: {numbers}\nFixedParameters: 0 0 0\n"
+    )
+    with pytest.raises(InputError, match=r"xfm\.txt: "):
+        read_transform(path)
+
+
 # Whose results these are.
 
 
@@ -550,6 +589,29 @@ def test_cohort_does_not_write_into_a_raw_dataset(raw, level):
     before = digests(raw)
     refused("cohort", raw, raw, level, naming=raw)
     assert digests(raw) == before
+
+
+def test_runs_leave_a_raw_dataset_as_it_is(raw):
+    """Every workflow of a visit, its rims and its changes, with the results in the dataset's own derivatives."""
+    before = digests(raw)
+    shown = run("cohort", raw, raw / "derivatives" / "msrim", "participant", "--brain-extracted", "--quiet")
+    assert shown.exit_code == 0, shown.stderr
+    results = raw / "derivatives" / "msrim" / "sub-01"
+    for left in ("ses-1/run.json", "ses-2/rims/run.json", "ses-1_to_ses-2/run.json"):
+        assert (results / left).is_file()
+    run("cohort", raw, raw / "derivatives" / "msrim", "group", "--quiet")
+    run("preprocess", raw / "sub-01" / "ses-1", "--brain-extracted", "--quiet")
+    assert {name: sum_ for name, sum_ in digests(raw).items() if not name.startswith("derivatives/")} == before
+
+
+def test_simulated_patients_do_not_replace_ones_without_a_description(tmp_path):
+    flair = save(brain(), tmp_path / "sub-001" / "anat" / "sub-001_FLAIR.nii.gz")
+    before = digests(tmp_path)
+    refused("simulate", "rim-cohort", "--subjects", 1, "--out", tmp_path, naming=tmp_path)
+    (flair.parent.parent / "note").touch()
+    (tmp_path / ".bidsignore").write_text("sub-001/note\n")
+    refused("cohort", tmp_path, tmp_path / "out", "participant", naming="no dataset_description.json")
+    assert digests(tmp_path).items() >= before.items()
 
 
 def test_a_description_that_somebody_has_completed_stays_so(tmp_path):

@@ -9,6 +9,8 @@ import numpy as np
 from msrim.errors import Fallback
 from msrim.image import Volume
 
+# Of 99 of 100 voxels; beyond, sums of squares leave what float32 can hold.
+ORDINARY = (1e-3, 1e7)
 # Of the voxels on an image's six faces; noise has no such value.
 BACKGROUND_SHARE = 0.5
 # Splines that resampled an image leave faint negative rings around edges, in fewer voxels than this.
@@ -37,9 +39,9 @@ def background_of(data: np.ndarray) -> float | None:
 def rest_on_zero(volume: Volume, *, name: object, brain_extracted: bool = False) -> Volume:
     """The image with a background of 0 and a head or brain above it, as every later step takes for granted.
 
-    Images that are so already come back as they are. Z-scored and otherwise shifted ones are moved up, and a
-    :class:`msrim.errors.Fallback` says so: by their background where nothing is darker, so that what was an offset is
-    gone; else by their darkest values.
+    Images that are so already come back as they are, scaled where their values are tiny or huge. Z-scored and otherwise
+    shifted ones are moved up, and a :class:`msrim.errors.Fallback` says so: by their background where nothing is
+    darker, so that what was an offset is gone; else by their darkest values.
 
     Parameters
     ----------
@@ -57,6 +59,9 @@ def rest_on_zero(volume: Volume, *, name: object, brain_extracted: bool = False)
     >>> bool(np.array_equal(rest_on_zero(scored, name="FLAIR.nii").data > 0, brain.data > 0))
     True
     """
+    highest = np.percentile(np.abs(volume.data), 99)
+    if highest and not ORDINARY[0] <= highest <= ORDINARY[1]:
+        volume = volume.like((volume.data.astype(np.float64) * (1000 / highest)).astype(np.float32))
     data, background = volume.data, background_of(volume.data)
     around = np.zeros(data.shape, bool) if background is None else data == background
     seen = data[~around]

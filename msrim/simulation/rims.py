@@ -13,6 +13,7 @@ import numpy as np
 from edt import edt
 from scipy.ndimage import map_coordinates
 
+from msrim.files import read_arrays
 from msrim.simulation.shapes import Blob, random_blob
 
 # What tells lesions apart, tuned once and frozen; msrim.simulation.cohort says on what.
@@ -178,9 +179,9 @@ class ShapeBank:
     """
 
     def __init__(self, path: Path) -> None:
-        with np.load(path) as bank:
-            self.voxels, self.offsets = bank["voxels"].astype(np.int64), bank["offsets"].astype(np.int64)
-            self.shape, self.affine = tuple(int(n) for n in bank["shape"]), bank["affine"]
+        voxels, offsets, shape, self.affine = read_arrays(path, "voxels", "offsets", "shape", "affine")
+        self.voxels, self.offsets = voxels.astype(np.int64), offsets.astype(np.int64)
+        self.shape = tuple(int(n) for n in shape)
         # Half of a map is often its other half's mirror image; sizes are of one.
         self.radii_mm = (np.diff(self.offsets) / 2 * 3 / (4 * np.pi)) ** (1 / 3)
 

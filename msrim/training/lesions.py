@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from msrim.files import read_arrays
 from msrim.image import Volume
 from msrim.lesions.spheres import lesion_spheres
 from msrim.training import synthesis
@@ -121,10 +122,11 @@ class LesionBank:
     """
 
     def __init__(self, path: Path, masks: Sequence[Volume] = ()) -> None:
-        with np.load(path) as bank:
-            self.voxels, self.offsets = bank["voxels"].astype(np.int64), bank["offsets"]
-            self.shape, self.affine = tuple(int(n) for n in bank["shape"]), bank["affine"]
-            classes = np.array([str(name).split("/")[0] for name in bank["names"]])
+        voxels, self.offsets, shape, self.affine, names = read_arrays(
+            path, "voxels", "offsets", "shape", "affine", "names"
+        )
+        self.voxels, self.shape = voxels.astype(np.int64), tuple(int(n) for n in shape)
+        classes = np.array([str(name).split("/")[0] for name in names])
         self.members = [np.flatnonzero(classes == label) for label in np.unique(classes)]
         maps = [LesionMap(np.flatnonzero(mask.data), mask.shape, mask.affine) for mask in masks]
         self.whole = [lesions for lesions in maps if len(lesions.voxels)]

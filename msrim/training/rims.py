@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from msrim.console import Console
 from msrim.errors import InputError
-from msrim.image import Volume, read_volume
+from msrim.image import read_labels, read_volume
 from msrim.lesions.patches import cut_patches, susceptibility_ppm
 from msrim.lesions.radiomics import FIRST_ORDER_COLUMNS, lesion_features
 from msrim.models.aprl import Forest
@@ -117,7 +116,7 @@ def _read_subject(
 ) -> RimLesions:
     name, derived = folder.name, data / "derivatives" / "truth" / folder.name / "anat"
     qsm, _ = susceptibility_ppm(read_volume(folder / "anat" / f"{name}_Chimap.nii.gz"), name=name)
-    instances = _read_instances(derived / f"{name}_seg-lesions_dseg.nii.gz")
+    instances = read_labels(derived / f"{name}_seg-lesions_dseg.nii.gz")
     rows = _read_labels(derived / f"{name}_desc-lesions.tsv")
     if len(rows) != len(np.unique(instances.data)) - 1:
         raise InputError(f"{derived}: {len(rows)} rows in the table, but not as many lesions in the instance map")
@@ -267,17 +266,9 @@ def fit_forest(lesions: RimLesions, *, trees: int = 200, seed: int = 0) -> Fores
     return Forest.of(forest, columns=FIRST_ORDER_COLUMNS)
 
 
-def _read_instances(path: Path) -> Volume:
-    """An instance map; one without any lesion is a valid one, which :func:`read_volume` refuses."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; every subject needs a map of its lesions")
-    image = nib.load(path)
-    return Volume(np.asarray(image.dataobj).astype(np.int32), image.affine)
-
-
 def _read_labels(path: Path) -> list[dict[str, str]]:
     try:
         with open(path, encoding="utf-8", newline="") as stream:
             return list(csv.DictReader(stream, delimiter="\t"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); every subject needs a table of rims") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read ({error}); every subject needs a table of rims") from error

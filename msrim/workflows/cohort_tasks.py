@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from msrim.bids import Subject, find_subject
+from msrim.bids import Subject, find_subject, images_in, is_qsm
 from msrim.errors import InputError
 from msrim.files import write_text
 
@@ -40,7 +40,8 @@ class Visit:
 
     def has_qsm(self) -> bool:
         """Whether a susceptibility map belongs to it."""
-        return any((self.folder / "anat").glob("*_Chimap.nii*"))
+        anat = self.folder / "anat"
+        return anat.is_dir() and any(is_qsm(image.name) for image in images_in(anat))
 
 
 @dataclass(frozen=True)
