@@ -32,14 +32,22 @@ class Console:
         self._rich.print(text, markup=False)
 
     @contextmanager
-    def progress(self) -> Iterator[None]:
-        """Show the steps of a run, told by :meth:`started` and :meth:`finished`, while the block runs."""
+    def progress(self, total: int | None = None) -> Iterator[None]:
+        """Show the steps of a run, told by :meth:`started` and :meth:`finished`, while the block runs.
+
+        Parameters
+        ----------
+        total : int, optional
+            How many there are, where that is known.
+        """
         if not self._rich.is_terminal:
             yield
             return
-        columns = SpinnerColumn(), TextColumn("step {task.completed}: {task.description}"), TimeElapsedColumn()
+        of = "" if total is None else f" of {total}"
+        count = TextColumn(f"step {{task.completed}}{of}: {{task.description}}")
+        columns = SpinnerColumn(), count, TimeElapsedColumn()
         with Progress(*columns, console=self._rich, transient=True) as self._spinner:
-            self._spinner.add_task("", total=None)
+            self._spinner.add_task("", total=total)
             try:
                 yield
             finally:

@@ -14,7 +14,7 @@ from msrim.console import Console
 CODE = """
 from msrim.console import Console
 console = Console()
-with console.progress():
+with console.progress({total}):
     for name in ("find brain", "find lesions"):
         console.started(name)
         console.finished(name, "1.0 s")
@@ -35,15 +35,20 @@ def test_long_lines_are_not_broken(capsys):
     assert capsys.readouterr().err == "x" * 300 + "\n"
 
 
-def test_spinner_on_a_terminal():
+@pytest.mark.parametrize(("total", "expected"), [("", "step 2: find lesions"), ("2", "step 2 of 2: find lesions")])
+def test_spinner_on_a_terminal(total, expected):
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm"}
     done = subprocess.run(
-        [sys.executable, "-c", CODE], env=environment, check=True, stdout=subprocess.PIPE, stderr=theirs
+        [sys.executable, "-c", CODE.format(total=total)],
+        env=environment,
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
     )
     os.close(theirs)
     shown = os.read(ours, 100_000).decode()
     os.close(ours)
     assert done.stdout == b""
     assert "find brain: 1.0 s" in shown
-    assert "step 2: find lesions" in shown
+    assert expected in shown
