@@ -26,7 +26,9 @@ CONTRASTS = {
 }
 # Of these, what only networks that were trained with it look at.
 MORE = ("PDw",)
-QSM = r"chimap|qsm|chi|susceptibility"
+QSM = r"chimap|qsm|susceptibility"
+# A QSM as well, or a patient's name.
+CHI = r"chi"
 # What a plain name may say besides, and then is no such image. Masks and results:
 NOT_AN_IMAGE = (
     r".*mask|.*seg|labels?|lesions?|truth|gt|consensus|manual|expert|bias|biasfield|pve|prob.*|"
@@ -42,7 +44,7 @@ ANOTHER_SERIES = (
 )
 # Gradient echoes: a T2w of them is a T2*, a T1w is one.
 GRADIENT_ECHO = r"gre|ffe|fl2d|fl3d"
-NOT_A_QSM = r"mag|magnitude|pha(se)?|.*field|r2s?|unwrapped"
+NOT_A_QSM = r"mag|magnitude|pha(se)?|.*field|r2s?|unwrapped|swi|swan|weighted"
 # Keys of BIDS names (and derivatives): their values are labels, whatever they say; but these few change what a file is.
 BIDS_KEYS = (
     r"sub|ses|sample|task|tracksys|acq|nuc|voi|ce|trc|stain|rec|dir|run|mod|echo|flip|inv|mt|part|proc|hemi|space|split|"
@@ -155,7 +157,11 @@ def find_subject(path: Path) -> Subject:
         No such folder, several sessions, no FLAIR, or several files for one contrast.
     """
     path = Path(path).absolute()
-    if not path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its rights") from error
+    if not is_folder:
         what = "is a file, not a folder; name files with --flair, --t1, --t2" if path.exists() else "no such folder"
         raise InputError(f"{path}: {what}")
     folder = _image_folder(path)
@@ -256,7 +262,7 @@ def contrast_of(name: str) -> str | None:
         return None
     if entities and len(rest) == 1 and rest[0] in CONTRASTS:
         return rest[0]
-    if _says(words, f"{NOT_AN_IMAGE}|{AFTER_CONTRAST_AGENT}|{ANOTHER_SERIES}"):
+    if _says(words, f"{NOT_AN_IMAGE}|{AFTER_CONTRAST_AGENT}|{ANOTHER_SERIES}|{QSM}"):
         return None
     said = [contrast for contrast, pattern in CONTRASTS.items() if _says(words, pattern)]
     if {"T1w", "FLAIR"} <= set(said):
@@ -279,9 +285,10 @@ def is_qsm(name: str) -> bool:
     entities, rest, words = _parts(name)
     if entities & NOT_THE_IMAGE_KEYS:
         return False
-    return (bool(entities) and rest == ["Chimap"]) or (
-        _says(words, QSM) and not _says(words, f"{NOT_AN_IMAGE}|{NOT_A_QSM}")
-    )
+    if entities and rest == ["Chimap"]:
+        return True
+    said = _says(words, QSM) or (_says(words, CHI) and contrast_of(name) is None)
+    return said and not _says(words, f"{NOT_AN_IMAGE}|{NOT_A_QSM}")
 
 
 def _says(words: list[str], pattern: str) -> bool:
@@ -303,7 +310,7 @@ def _parts(name: str) -> tuple[set[str], list[str], list[str]]:
             rest.append(part)
     plain = "_".join(rest).lower().replace("dark-fluid", "darkfluid").replace("dark_fluid", "darkfluid")
     words = [word for word in re.split(r"[^a-z0-9]+", plain) if word]
-    any_contrast = "|".join(CONTRASTS.values())
+    any_contrast = "|".join([*CONTRASTS.values(), QSM, CHI])
     for index, word in enumerate(words):
         if word in ("to", "2", "in", "on", "reg", "coreg") and _says(words[:index], any_contrast):
             return entities, rest, words[:index]

@@ -215,11 +215,11 @@ def read_labels(path: Path) -> Volume:
 
 def _open(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
     """A user's file, whole in memory with its header judged, and its affine."""
-    if not path.is_file():
-        if path.is_symlink():
-            raise InputError(f"{path}: is a link to a file that is not there; fetch it (for example datalad get)")
-        raise InputError(f"{path}: no such file; check the path")
     with _guarded(path):
+        if not path.is_file():
+            if path.is_symlink():
+                raise InputError(f"{path}: is a link to a file that is not there; fetch it (for example datalad get)")
+            raise InputError(f"{path}: no such file{', but a folder' if path.is_dir() else ''}; check the path")
         with open(path, "rb") as stream:
             start = stream.read(HEADER_BYTES)
         zipped = start.startswith(GZIP_MAGIC)
@@ -272,6 +272,8 @@ def _guarded(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its rights") from error
         raise InputError(f"{path}: damaged or truncated ({error}); copy it again from its source") from error
     finally:
         logger.handlers, logger.propagate = handlers, propagate

@@ -98,6 +98,8 @@ def names(subject: Subject) -> dict[str, str]:
         ("mp2rage_t1_inv2.nii.gz", None),
         ("flair_to_t1.nii.gz", "FLAIR"),
         ("T1w_in_FLAIR.nii.gz", "T1w"),
+        ("QSM_to_FLAIR.nii.gz", None),
+        ("chi_FLAIR.nii.gz", "FLAIR"),
         ("PAT01_AX_FLAIR.NII.GZ", "FLAIR"),
         ("PAT01 Ax T1.Nii.gz", "T1w"),
     ],
@@ -141,6 +143,24 @@ def test_hidden_twins_and_folders_are_no_candidates(tmp_path):
     (folder / "T2w.nii.gz").mkdir()
     assert names(find_subject(folder)) == {"FLAIR": "FLAIR.nii.gz", "T1w": "T1w.nii.gz"}
     assert find_qsm(folder) == folder / "QSM.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("QSM.nii.gz", True),
+        ("chi_ppb.nii", True),
+        ("sub-1_ses-mask_Chimap.nii.gz", True),
+        ("QSM_to_FLAIR.nii.gz", True),
+        ("chi_FLAIR.nii.gz", False),
+        ("susceptibility_weighted.nii.gz", False),
+        ("QSM_brainmask.nii.gz", False),
+        ("sub-1_acq-qsm_T1w.nii.gz", False),
+        ("sub-1_part-phase_QSM.nii.gz", False),
+    ],
+)
+def test_qsm_by_its_name(name, known):
+    assert is_qsm(name) == known
 
 
 def test_what_was_chosen_and_left_out_is_told(tmp_path):

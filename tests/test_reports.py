@@ -195,6 +195,15 @@ def test_a_link_whose_file_was_not_fetched(tmp_path):
     assert "datalad get" in line
 
 
+def test_files_that_cannot_be_looked_at(tmp_path):
+    long = tmp_path / ("x" * 300)
+    for path in (tmp_path, tmp_path / "a" / ".." / "b", long):
+        assert "damaged" not in refused("segment", "--flair", path, "--out", tmp_path / "out", naming=path)
+    refused("segment", long, "--out", tmp_path / "out", naming=long)
+    flair = save(brain(), tmp_path / "FLAIR.nii.gz")
+    refused("segment", "--flair", flair, "--out", long, naming=long)
+
+
 # Background.
 
 

@@ -95,4 +95,6 @@ def end_on_sigterm() -> None:
 def main() -> None:
     """Run the command line."""
     end_on_sigterm()
+    # Paths need not be UTF-8.
+    sys.stdout.reconfigure(errors="surrogateescape")
     app()

@@ -166,7 +166,10 @@ def check_output_folder(out: Path, *, kind: str = "derivative") -> None:
         They cannot, or a dataset lies there that msrim has not written.
     """
     out = Path(out).absolute()
-    existing = next(folder for folder in (out, *out.parents) if folder.exists())
+    try:
+        existing = next(folder for folder in (out, *out.parents) if folder.exists())
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another output folder") from error
     if not existing.is_dir():
         raise OutputError(f"{existing}: is a file, not a folder; choose another output folder")
     try:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from msrim.bids import CONTRASTS, Subject, find_subject
+from msrim.bids import CONTRASTS, Subject, find_subject, images_in
 from msrim.console import Console
 from msrim.errors import InputError, ModelError
 from msrim.image import read_volume, resample
@@ -163,7 +163,7 @@ def start_from(network: nn.Module, card: Card, *, contrasts: Sequence[str]) -> N
 
 
 def _label_maps(folder: Path) -> list[Path]:
-    paths = sorted(folder.glob("*.nii*"))
+    paths = images_in(folder) if folder.is_dir() else []
     if not paths:
         raise InputError(f"{folder}: no label maps (*.nii.gz)")
     return paths
@@ -181,7 +181,8 @@ def painted_from(recipe: TrainingRecipe, *, leave_out: Sequence[str]) -> LesionB
         if recipe.lesion_masks is not None:
             raise InputError(f"{recipe.lesion_masks}: lesion masks are painted beside a lesion bank; give that as well")
         return None
-    masks = [] if recipe.lesion_masks is None else sorted(recipe.lesion_masks.glob("*.nii*"))
+    folder = recipe.lesion_masks
+    masks = images_in(folder) if folder is not None and folder.is_dir() else []
     if recipe.lesion_masks is not None and not masks:
         raise InputError(f"{recipe.lesion_masks}: no lesion masks (*.nii.gz)")
     painted = [path for path in masks if path.name.removeprefix("sub-").split("_")[0] not in leave_out]
@@ -247,7 +248,7 @@ def marked_visits(data: Path) -> list[tuple[Subject, Path]]:
     """Every visit below a folder that has a FLAIR and a lesion mask beside it."""
     visits = []
     for mask in sorted(data.rglob("*.nii*")):
-        if MASK.fullmatch(mask.name):
+        if MASK.fullmatch(mask.name) and not mask.name.startswith("."):
             visits.append((find_subject(mask.parent), mask))
     return visits
 
