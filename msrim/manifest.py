@@ -28,6 +28,7 @@ NUMERIC_PACKAGES = (
     "edt",
     "nilearn",
     "nipype",
+    "antspyx",
 )
 
 
@@ -83,12 +84,18 @@ class Manifest:
         In the order in which they ended.
     fallbacks : list of str
         What was replaced by what, and why.
+    backend : str or None
+        Who prepared the images, where the run asks for that; "auto" is never among them.
+    versions : dict of str to str
+        Of :func:`package_versions`, and of the backend's program.
     """
 
     recipe: dict[str, Any]
     inputs: dict[str, Path]
     steps: list[StepRecord] = field(default_factory=list)
     fallbacks: list[str] = field(default_factory=list)
+    backend: str | None = None
+    versions: dict[str, str] = field(default_factory=lambda: package_versions())
 
     def write(self, path: Path, *, outputs: list[Path]) -> Path:
         """Write run.json with the hashes of everything read and written; paths of outputs are relative to its folder.
@@ -99,7 +106,8 @@ class Manifest:
             The folder cannot be written to.
         """
         content = {
-            "versions": package_versions(),
+            "versions": self.versions,
+            "backend": self.backend,
             "recipe": self.recipe,
             "inputs": {
                 name: {"path": str(file), "sha256": sha256_of(file)} for name, file in sorted(self.inputs.items())

@@ -22,8 +22,8 @@ class Recipe(BaseModel):
     model : str
         Name in the table of ``msrim models``, or folder of a card and its weights; ``+`` joins several.
     backend : str
-        Who registers, extracts the brain and finds the tissues: msrim itself ("embedded") or FSL; "auto" takes the
-        embedded one.
+        Who registers, corrects the bias field, extracts the brain and finds the tissues: msrim itself ("embedded"), FSL
+        or ANTs, see :mod:`msrim.preprocess.backends`; "auto" takes the embedded one.
     device : str
         Where networks run; "auto" takes CUDA if there is one.
     brain_extracted : bool
@@ -42,7 +42,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(default="allnet+scp", min_length=1)
-    backend: Literal["auto", "embedded", "fsl"] = "auto"
+    backend: Literal["auto", "embedded", "fsl", "ants"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     brain_extracted: bool = False
     threshold: float | None = Field(default=None, gt=0, lt=1)

@@ -36,7 +36,8 @@ Model = Annotated[
     typer.Option("--model", help="Names from `msrim models` or folders of your own; + lets several decide together."),
 ]
 Backend = Annotated[
-    Literal["auto", "embedded", "fsl"] | None, typer.Option("--backend", help="Who prepares the images.")
+    Literal["auto", "embedded", "fsl", "ants"] | None,
+    typer.Option("--backend", help="Who prepares the images: msrim itself (embedded, auto), FSL in $FSLDIR, or ANTs."),
 ]
 Device = Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option("--device", help="Where the networks run.")]
 BrainExtracted = Annotated[

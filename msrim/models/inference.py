@@ -19,6 +19,7 @@ from msrim.models.registry import Card
 from msrim.models.scp import fit_to_plane, z_scored
 from msrim.preprocess.anatomy import anatomical_coordinates
 from msrim.preprocess.masks import without_faint, without_shallow
+from msrim.preprocess.tissue import csf_structures
 from msrim.transform import apply_transform
 
 MULTIPLE = 16
@@ -105,7 +106,7 @@ def scale_intensities(image: np.ndarray) -> np.ndarray:
 def find_lesions(
     images: dict[str, Volume],
     *,
-    labels: Volume,
+    tissue: Volume,
     brain: Volume,
     mni_from_world: np.ndarray,
     card: Card,
@@ -121,19 +122,20 @@ def find_lesions(
     ----------
     images : dict of str to Volume
         Normalised contrasts on the working grid; contrasts that a model knows and the patient lacks stay zero.
-    labels, brain : Volume
-        Head labels and brain mask on the same grid.
+    tissue, brain : Volume
+        Tissue classes, whose CSF makes the distance maps, and brain mask on the same grid.
     mni_from_world : (4, 4) float
     card : Card
         Of one model or of several.
     """
     lesions, spheres = [], []
+    csf = csf_structures(tissue)
     for each in card.single:
         network, channels = load_model(each), _channels(images, brain=brain, card=each)
         if each.task == "slices":
             lesions.append(_slice_logits(network, channels, device=device))
         else:
-            coordinates = anatomical_coordinates(brain, mni_from_world=mni_from_world, csf=csf_of(labels), brain=brain)
+            coordinates = anatomical_coordinates(brain, mni_from_world=mni_from_world, csf=csf, brain=brain)
             stack = np.concatenate([channels, coordinates])[None]
             lesion, sphere = run_network(network, stack, device=device)[0].numpy()
             lesions.append(lesion)
@@ -158,11 +160,6 @@ def _slice_logits(network: nn.Module, channels: np.ndarray, *, device: str) -> n
     """Log odds of lesion (X, Y, Z) by a network of slices, which sees the middle of each."""
     logits = run_network(network, z_scored(fit_to_plane(channels, network.plane))[None], device=device)[0, 0].numpy()
     return fit_to_plane(logits, channels.shape[1:3], fill=UNSEEN)
-
-
-def csf_of(labels: Volume) -> Volume:
-    """CSF-filled structures: the ventricles and the space around the brain."""
-    return labels.like((labels.data == 1) | (labels.data == 2))
 
 
 def run_network(network: nn.Module, channels: np.ndarray, *, device: str) -> Tensor:

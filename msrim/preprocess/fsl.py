@@ -85,7 +85,7 @@ def extract_brain(volume: Volume) -> Volume:
     """
     with _folder_with(head=volume) as folder:
         said = _run("BET", folder, in_file="head.nii.gz", out_file="brain.nii.gz", mask=True, robust=True)
-        return volume.like(_result("BET", folder / "brain_mask.nii.gz", said, mask=True).data)
+        return volume.like(_result("BET", folder / "brain_mask.nii.gz", said).data > 0)
 
 
 def register_rigid(
@@ -270,11 +270,11 @@ def _run(interface: str, folder: Path, **inputs: Any) -> str:
     return words
 
 
-def _result(interface: str, path: Path, said: str, *, mask: bool = False) -> Volume:
+def _result(interface: str, path: Path, said: str) -> Volume:
     if not path.is_file():
         raise BackendError(f"{interface} of FSL ended without an error but wrote no {path.name}; {said}")
     try:
-        return read_volume(path, mask=mask)
+        return read_volume(path)
     except InputError as error:
         raise BackendError(
             f"{interface} of FSL wrote a {path.name} that cannot be used ({str(error).split(': ', 1)[-1]}); "

@@ -63,8 +63,8 @@ def settle_labels(flair: Volume, t1w: Volume | None, *, brain: Volume, mni_from_
             labels = t1w
         else:
             warnings.warn(
-                f"the head model does not see {100 * in_t1w:.0f} % of the brain in the T1w: tissue classes and regions "
-                "are those of the FLAIR",
+                f"the head model does not see {100 * in_t1w:.0f} % of the brain in the T1w: its labels, which "
+                "tell the regions of lesions, are those of the FLAIR",
                 Fallback,
                 stacklevel=2,
             )

@@ -11,7 +11,14 @@ from msrim.image import Volume, from_sitk, to_sitk
 from msrim.preprocess.anatomy import distance_to_boundary
 
 
-def clean_mask(mask: Volume, *, opening_mm: float, closing_mm: float, largest_only: bool = False) -> Volume:
+def clean_mask(
+    mask: Volume,
+    *,
+    opening_mm: float,
+    closing_mm: float,
+    largest_only: bool = False,
+    max_hole_mm3: float = np.inf,
+) -> Volume:
     """Opening, closing and hole filling by a ball, in millimetres on any voxel size.
 
     Parameters
@@ -23,6 +30,8 @@ def clean_mask(mask: Volume, *, opening_mm: float, closing_mm: float, largest_on
         Radius of the ball that closes: gaps thinner than its diameter fill.
     largest_only : bool
         Keep only the largest component after opening, for a brain.
+    max_hole_mm3 : float, mm3
+        Larger holes stay: those of CSF, which surrounds the brain.
 
     Returns
     -------
@@ -45,7 +54,7 @@ def clean_mask(mask: Volume, *, opening_mm: float, closing_mm: float, largest_on
     if largest_only and opened.any():
         opened = cc3d.largest_k(opened, k=1, connectivity=6) > 0
     closed = _eroded(_dilated(opened, spacing, closing_mm), spacing, closing_mm)
-    cleaned[box] = _without_holes(closed)
+    cleaned[box] = _without_holes(closed, max_voxels=max_hole_mm3 / mask.voxel_volume_mm3)
     return mask.like(cleaned)
 
 
@@ -154,9 +163,11 @@ def _dilated(mask: np.ndarray, spacing: np.ndarray, radius_mm: float) -> np.ndar
     return ~_eroded(~mask, spacing, radius_mm)
 
 
-def _without_holes(mask: np.ndarray) -> np.ndarray:
-    """Fill what the image's border cannot reach through face neighbours."""
+def _without_holes(mask: np.ndarray, *, max_voxels: float) -> np.ndarray:
+    """Fill what the image's border cannot reach through face neighbours, up to a size."""
     background = cc3d.connected_components(~mask, connectivity=6)
     faces = [background.take(i, axis=axis) for axis in range(3) for i in (0, -1)]
     outside = np.unique(np.concatenate([face.ravel() for face in faces]))
-    return ~np.isin(background, outside[outside > 0])
+    large = np.flatnonzero(np.bincount(background.ravel()) > max_voxels)
+    open_ = np.union1d(outside, large)
+    return ~np.isin(background, open_[open_ > 0])

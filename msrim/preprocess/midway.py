@@ -13,8 +13,10 @@ import numpy as np
 from scipy import ndimage
 from scipy.linalg import expm, logm
 
+from msrim.errors import InputError
 from msrim.image import Volume, grid_around, resample
 from msrim.preprocess.register import refine_affine, register_rigid
+from msrim.preprocess.verify import why_wrong
 from msrim.transform import apply_transform, rigid_part
 
 SPACING_MM = 1.0
@@ -57,6 +59,11 @@ def find_midway(
         Brain masks on their grids.
     upright : (2, 4, 4) float
         MNI from the world of each visit; the grid stands as the mean of both says.
+
+    Raises
+    ------
+    InputError
+        What is found cannot be right, see :mod:`msrim.preprocess.verify`.
 
     Examples
     --------
@@ -149,8 +156,15 @@ def brain_overlap(baseline: Volume, followup: Volume) -> float:
 
 
 def _register(moving: Volume, fixed: Volume, *, moving_brain: Volume, fixed_brain: Volume) -> np.ndarray:
-    rigid = register_rigid(moving, fixed, moving_mask=moving_brain, fixed_mask=fixed_brain)
-    return refine_affine(moving, fixed, fixed_from_moving=rigid, fixed_mask=fixed_brain)
+    masks = {"moving_mask": moving_brain, "fixed_mask": fixed_brain}
+    rigid = register_rigid(moving, fixed, **masks)
+    matrix = refine_affine(moving, fixed, fixed_from_moving=rigid, fixed_mask=fixed_brain)
+    if why := why_wrong(matrix, moving, fixed, **masks, rigid=False):
+        raise InputError(
+            f"the FLAIRs of the two visits cannot be registered: what was found {why}; make sure that both show the "
+            "brain of one patient"
+        )
+    return matrix
 
 
 def _gap_mm(one: np.ndarray, other: np.ndarray, points: np.ndarray) -> float:

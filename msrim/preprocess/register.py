@@ -9,6 +9,7 @@ A pair takes about 2 s of one core, so one thread is enough, and the result is t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -18,7 +19,7 @@ from scipy import ndimage
 from msrim.image import Volume, to_sitk
 from msrim.preprocess.masks import blanked
 from msrim.preprocess.threads import one_itk_thread
-from msrim.transform import LPS_FROM_RAS, apply_transform, ras_from_itk
+from msrim.transform import LPS_FROM_RAS, apply_transform, itk_from_ras, ras_from_itk
 
 HISTOGRAM_BINS = 32
 # Every combination of these turns about the three axes is tried at START_SPACING_MM; the best goes on.
@@ -73,7 +74,7 @@ def register_rigid(
     np.float64(-12.0)
     """
     with one_itk_thread():
-        matrix = _start(moving, fixed, moving_mask, fixed_mask)
+        matrix = starting_pose(moving, fixed, moving_mask=moving_mask, fixed_mask=fixed_mask)
         return _refine(matrix, moving, fixed, fixed_mask, RIGID_STEPS, sitk.VersorRigid3DTransform())
 
 
@@ -101,23 +102,9 @@ def register_affine(
     """
     moving, fixed = blanked(moving, moving_mask), blanked(fixed, fixed_mask)
     with one_itk_thread():
-        matrix = _start(moving, fixed, moving_mask, fixed_mask)
+        matrix = starting_pose(moving, fixed, moving_mask=moving_mask, fixed_mask=fixed_mask)
         matrix = _refine(matrix, moving, fixed, fixed_mask, RIGID_STEPS[:1], sitk.VersorRigid3DTransform())
         return _refine(matrix, moving, fixed, fixed_mask, AFFINE_STEPS, sitk.AffineTransform(3))
-
-
-def is_believable(template_from_brain: np.ndarray) -> bool:
-    """Whether an affine takes a brain to the template as brains are: not mirrored, not collapsed, not blown up.
-
-    Examples
-    --------
-    >>> is_believable(np.diag([1.1, 1.2, 1.0, 1])), is_believable(np.diag([-1.1, 1.2, 1.0, 1]))
-    (True, False)
-    """
-    linear = template_from_brain[:3, :3]
-    low, high = BELIEVABLE_SCALES
-    scales = np.linalg.svd(linear, compute_uv=False)
-    return bool(np.linalg.det(linear) > 0 and low <= scales.min() and scales.max() <= high)
 
 
 def align_by_volume(moving: Volume, fixed: Volume, *, moving_mask: Volume, fixed_mask: Volume) -> np.ndarray:
@@ -158,34 +145,64 @@ def refine_affine(
         return _refine(fixed_from_moving, moving, fixed, fixed_mask, RIGID_STEPS[1:], sitk.AffineTransform(3))
 
 
-def _start(moving: Volume, fixed: Volume, moving_mask: Volume | None, fixed_mask: Volume | None) -> np.ndarray:
-    """The pose that the headers give, or centre on centre at one of a few tilts: whichever matches best."""
+def starting_pose(
+    moving: Volume, fixed: Volume, *, moving_mask: Volume | None = None, fixed_mask: Volume | None = None
+) -> np.ndarray:
+    """The pose that the headers give, or centre on centre at one of a few tilts: whichever matches best.
+
+    Parameters and result as those of :func:`register_rigid`.
+    """
     if moving_mask is None or fixed_mask is None:
         moving_mask = fixed_mask = None
-    moving_centre, fixed_centre = _centre(moving, moving_mask), _centre(fixed, fixed_mask)
-    fixed_image, moving_image = _averaged(fixed, START_SPACING_MM), _averaged(moving, START_SPACING_MM)
-    metric = _metric(_mask_image(fixed_mask, START_SPACING_MM, margin_mm=START_SPACING_MM))
-
-    def metric_at(transform: sitk.Transform) -> float:
-        metric.SetInitialTransform(transform)
-        try:
-            return metric.MetricEvaluate(fixed_image, moving_image)
-        except RuntimeError:  # The two don't overlap at all.
-            return np.inf
-
-    # A mask that took in the neck moves its centre by centimetres; scanners place two images of one session far better.
-    best_value, best = metric_at(sitk.VersorRigid3DTransform()), np.eye(4)
-    # The upright start comes first, so that it wins where there is nothing to choose.
-    for turns in sorted(product(START_TURNS_DEG, repeat=3), key=np.count_nonzero):
-        transform = sitk.VersorRigid3DTransform()
-        euler = sitk.Euler3DTransform((0.0, 0.0, 0.0), *np.deg2rad(turns).tolist())
-        transform.SetMatrix(euler.GetMatrix())
-        transform.SetCenter((LPS_FROM_RAS[:3, :3] @ fixed_centre).tolist())
-        transform.SetTranslation((LPS_FROM_RAS[:3, :3] @ (moving_centre - fixed_centre)).tolist())
-        value = metric_at(transform)
-        if value < best_value:
-            best_value, best = value, ras_from_itk(transform)
+    with one_itk_thread():
+        match = mutual_information(moving, fixed, fixed_mask=fixed_mask, spacing_mm=START_SPACING_MM)
+        moving_centre, fixed_centre = _centre(moving, moving_mask), _centre(fixed, fixed_mask)
+        # A mask that took in the neck moves its centre by centimetres; scanners place two images of one session better.
+        best = np.eye(4)
+        best_value = match(best)
+        # The upright start comes first, so that it wins where there is nothing to choose.
+        for turns in sorted(product(START_TURNS_DEG, repeat=3), key=np.count_nonzero):
+            transform = sitk.VersorRigid3DTransform()
+            euler = sitk.Euler3DTransform((0.0, 0.0, 0.0), *np.deg2rad(turns).tolist())
+            transform.SetMatrix(euler.GetMatrix())
+            transform.SetCenter((LPS_FROM_RAS[:3, :3] @ fixed_centre).tolist())
+            transform.SetTranslation((LPS_FROM_RAS[:3, :3] @ (moving_centre - fixed_centre)).tolist())
+            pose = ras_from_itk(transform)
+            value = match(pose)
+            if value > best_value:
+                best_value, best = value, pose
     return best
+
+
+def mutual_information(
+    moving: Volume, fixed: Volume, *, fixed_mask: Volume | None = None, spacing_mm: float
+) -> Callable[[np.ndarray], float]:
+    """How well two images match, as a function of ``fixed_from_moving``.
+
+    Parameters
+    ----------
+    moving, fixed : Volume
+        Averaged down to about ``spacing_mm``.
+    fixed_mask : Volume of bool, optional
+        Where it is measured, with a margin of START_SPACING_MM.
+    spacing_mm : float
+
+    Returns
+    -------
+    callable
+        From a (4, 4) float, RAS mm, to nats; 0 where the images do not meet.
+    """
+    metric = _metric(_mask_image(fixed_mask, spacing_mm, margin_mm=START_SPACING_MM))
+    fixed_image, moving_image = _averaged(fixed, spacing_mm), _averaged(moving, spacing_mm)
+
+    def at(fixed_from_moving: np.ndarray) -> float:
+        metric.SetInitialTransform(itk_from_ras(fixed_from_moving))
+        try:
+            return -metric.MetricEvaluate(fixed_image, moving_image)
+        except RuntimeError:
+            return 0.0
+
+    return at
 
 
 def _refine(

@@ -13,6 +13,7 @@ from msrim.preprocess.anatomy import anatomical_coordinates
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.preprocess.register import register_affine
 from msrim.preprocess.template import load_template
+from msrim.preprocess.tissue import csf_structures, tissue_of
 from msrim.training import synthesis
 from msrim.training.heads import TISSUES, answers, load_head, paint
 from msrim.training.lesions import Patient
@@ -52,7 +53,7 @@ def synthetic_brain(path: Path, *, contrasts: Sequence[str], seed: int) -> Patie
         for mask in (brain.data, tissues.numpy() == LESION)
     )
     labels = resample(brain.like(labels.numpy().astype(np.uint8)), grid, nearest=True)
-    csf = grid.like(np.isin(labels.data, (1, 2)))
+    csf = csf_structures(tissue_of(labels))
     coordinates = anatomical_coordinates(grid, mni_from_world=mni_from_world, csf=csf, brain=inside)
     seen = [resample(images[contrast], grid).data * inside.data for contrast in contrasts]
     return Patient(

@@ -21,20 +21,21 @@ from msrim.files import write_text
 from msrim.image import Volume, grid_around, read_volume, resample, to_ras, write_volume
 from msrim.lesions.regions import INFRATENTORIAL
 from msrim.models.registry import Card, read_card
-from msrim.preprocess import fsl
+from msrim.preprocess import backends, fsl
+from msrim.preprocess.backends import kind_of
 from msrim.preprocess.background import rest_on_zero
-from msrim.preprocess.bias import correct_bias
 from msrim.preprocess.labels import settle_labels
 from msrim.preprocess.masks import clean_mask, grown_mask
 from msrim.preprocess.normalise import normalise_intensity
-from msrim.preprocess.register import align_by_volume, is_believable, register_affine, register_rigid
 from msrim.preprocess.template import load_template, load_template_brain_mask
+from msrim.preprocess.tissue import CSF, tissue_of
 from msrim.recipe import Recipe
 from msrim.transform import apply_transform, mean_scaling, read_transform, rigid_part, write_transform
 from msrim.workflows.inputs import check_visit
 from msrim.workflows.run import Run, files_in
 
 HEAD_MODEL = "head"
+TISSUE_PROGRAMS = {"fsl": "FAST", "ants": "Atropos"}
 TEMPLATE = "MNI152NLin2009aSym"
 # Which result is which file.
 FILES = {
@@ -43,9 +44,6 @@ FILES = {
     "tissue_table": "space-orig_dseg.tsv",
     "labels": "space-orig_desc-head_dseg.nii.gz",
 }
-# Head label -> tissue class of the *_dseg file: 1 CSF, 2 grey matter, 3 white matter. The brainstem is mostly white.
-TISSUE_OF_LABEL = np.array([0, 1, 1, 2, 2, 3, 2, 3, 3], np.uint8)
-CSF = 1
 TISSUES = {1: "CSF", 2: "GM", 3: "WM"}
 # Radii of the brain mask's opening and closing, and the rim of pial surface and CSF that raters include.
 OPENING_MM, CLOSING_MM, RIM_MM = 4.0, 7.0, 1.5
@@ -55,6 +53,8 @@ MIN_BRAIN_ML = 300.0
 MAX_BRAIN_ML = 2500.0
 # Cerebellum and brainstem of an adult make up 150 ml and more; with less than half, lesions there are missed.
 MIN_INFRATENTORIAL_ML = 75.0
+# Of the brain; more without a class than this is told.
+MAX_UNCLASSIFIED = 0.01
 # Room around the brain on the working grid, so that the network's first layers see its edge whole.
 MARGIN_MM = 4.0
 
@@ -67,13 +67,14 @@ class Working:
     ----------
     images : dict of str to Path
         By contrast, intensities normalised.
-    brain, labels : Path
-        Brain mask and head labels.
+    brain, labels, tissue : Path
+        Brain mask, head labels, and tissue classes: 1 CSF, 2 grey matter, 3 white matter.
     """
 
     images: dict[str, Path]
     brain: Path
     labels: Path
+    tissue: Path
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,7 @@ def prepare(subject: Subject, recipe: Recipe, run: Run, *, out: Path) -> Anatomy
     Each contrast by itself: reorient, label the head, extract the brain, correct the bias. Then together: rigid to the
     FLAIR, affine to MNI152 (of the T1w where there is one: it looks most like the template), and onto one working grid.
     """
+    backend = run.prepared_by(recipe.backend)
     labels, brains, corrected = {}, {}, {}
     for contrast, path in subject.contrasts.items():
         image = run.step(f"reorient_{contrast}", reorient, path, brain_extracted=recipe.brain_extracted)
@@ -183,10 +185,10 @@ def prepare(subject: Subject, recipe: Recipe, run: Run, *, out: Path) -> Anatomy
             image,
             labels=labels[contrast],
             source=path,
-            backend=recipe.backend,
+            backend=backend,
             brain_extracted=recipe.brain_extracted,
         )
-        corrected[contrast] = run.step(f"correct_{contrast}", correct, image, brain=brains[contrast])
+        corrected[contrast] = run.step(f"correct_{contrast}", correct, image, brain=brains[contrast], backend=backend)
     flair, brain = corrected["FLAIR"], brains["FLAIR"]
     to_flair = {
         contrast: run.step(
@@ -196,27 +198,23 @@ def prepare(subject: Subject, recipe: Recipe, run: Run, *, out: Path) -> Anatomy
             moving_brain=brains[contrast],
             fixed=flair,
             fixed_brain=brain,
-            backend=recipe.backend,
+            contrast=contrast,
+            backend=backend,
         )
         for contrast, image in corrected.items()
         if contrast != "FLAIR"
     }
     best = "T1w" if "T1w" in corrected else "FLAIR"
-    to_mni = run(align_to_template, corrected[best], brain=brain, backend=recipe.backend, to_flair=to_flair.get(best))
-    working = run(make_working_images, corrected, brain=brain, labels=labels, to_mni=to_mni, to_flair=to_flair)
-    tissue = None
-    if recipe.backend == "fsl" and best == "T1w":
-        tissue = run(classify_tissue, corrected[best], brain=brains[best])
-    files = run(
-        write_anatomy,
-        subject,
-        out=out,
-        brain=brain,
-        labels=working.labels,
-        to_mni=to_mni,
-        to_flair=to_flair,
-        tissue=tissue,
+    to_mni = run(
+        align_to_template, corrected[best], contrast=best, brain=brain, backend=backend, to_flair=to_flair.get(best)
     )
+    tissue = None
+    if kind_of(backend) != "embedded":
+        tissue = run(classify_tissue, corrected.get("T1w"), brain=brain, to_flair=to_flair.get("T1w"), backend=backend)
+    working = run(
+        make_working_images, corrected, brain=brain, labels=labels, to_mni=to_mni, to_flair=to_flair, tissue=tissue
+    )
+    files = run(write_anatomy, subject, out=out, brain=brain, working=working, to_mni=to_mni, to_flair=to_flair)
     return Anatomy(corrected, brain, to_flair, to_mni, working, files)
 
 
@@ -249,7 +247,7 @@ def extract_brain(image: Path, *, labels: Path, source: Path, backend: str, brai
     volume = read_own(image)
     if brain_extracted:
         brain = clean_mask(volume.like(volume.data > 0), opening_mm=1.0, closing_mm=1.0, largest_only=True)
-    elif backend == "fsl":
+    elif kind_of(backend) == "fsl":
         brain = fsl.extract_brain(volume)
     else:
         brain = brain_from_labels(read_own(labels), volume)
@@ -279,44 +277,56 @@ def _smooth_mask(mask: Volume, target: Volume, *, target_from_source: np.ndarray
     return target.like(inside.data > 0.5)
 
 
-def classify_tissue(image: Path, *, brain: Path) -> Path:
-    """FAST's tissue classes of a T1w; the embedded backend takes them from the head labels."""
-    return write_volume(fsl.classify_tissue(read_own(image), read_mask(brain)), Path("tissue.nii"))
+def classify_tissue(t1w: Path | None, *, brain: Path, to_flair: Path | None, backend: str) -> Path | None:
+    """Tissue classes of the T1w by FAST or Atropos in the FLAIR's brain; None where there is no T1w.
+
+    The embedded backend takes them from the head labels.
+    """
+    program = TISSUE_PROGRAMS[kind_of(backend)]
+    if t1w is None:
+        warnings.warn(
+            f"{program} needs a T1w and there is none: the tissue classes are those of the head network",
+            Fallback,
+            stacklevel=2,
+        )
+        return None
+    image = read_own(t1w)
+    mask = _smooth_mask(read_mask(brain), image, target_from_source=np.linalg.inv(read_transform(to_flair)))
+    return write_volume(backends.classify_tissue(image, mask, backend=backend), Path("tissue.nii"))
 
 
-def correct(image: Path, *, brain: Path) -> Path:
+def correct(image: Path, *, brain: Path, backend: str) -> Path:
     """Remove the bias field."""
-    return write_volume(correct_bias(read_own(image), read_mask(brain)), Path("corrected.nii"))
+    return write_volume(
+        backends.correct_bias(read_own(image), read_mask(brain), backend=backend), Path("corrected.nii")
+    )
 
 
-def align(moving: Path, *, moving_brain: Path, fixed: Path, fixed_brain: Path, backend: str) -> Path:
+def align(moving: Path, *, moving_brain: Path, fixed: Path, fixed_brain: Path, contrast: str, backend: str) -> Path:
     """Rigid transform of another contrast to the FLAIR."""
-    register = fsl.register_rigid if backend == "fsl" else register_rigid
-    matrix = register(
-        read_own(moving), read_own(fixed), moving_mask=read_mask(moving_brain), fixed_mask=read_mask(fixed_brain)
+    matrix = backends.align(
+        read_own(moving),
+        read_own(fixed),
+        moving_mask=read_mask(moving_brain),
+        fixed_mask=read_mask(fixed_brain),
+        backend=backend,
+        names=(contrast, "FLAIR"),
     )
     return write_transform(matrix, Path("to_flair.txt"))
 
 
-def align_to_template(image: Path, *, brain: Path, backend: str, to_flair: Path | None = None) -> Path:
+def align_to_template(image: Path, *, contrast: str, brain: Path, backend: str, to_flair: Path | None = None) -> Path:
     """Affine transform from the FLAIR's space to MNI152, measured on the T1w where there is one.
 
     The brain is always the FLAIR's: it is the mask that the user gets and looks at.
     """
-    register = fsl.register_affine if backend == "fsl" else register_affine
     volume = read_own(image)
     image_from_flair = np.eye(4) if to_flair is None else np.linalg.inv(read_transform(to_flair))
     mask = _smooth_mask(read_mask(brain), volume, target_from_source=image_from_flair)
-    masks = {"moving_mask": mask, "fixed_mask": load_template_brain_mask()}
-    matrix = register(volume, load_template(), **masks)
-    if not is_believable(matrix):
-        warnings.warn(
-            "the affine alignment to the template is not one of a brain; the brain was turned and scaled by its volume "
-            "instead: look at the pictures",
-            Fallback,
-            stacklevel=2,
-        )
-        matrix = align_by_volume(volume, load_template(), **masks)
+    template, template_brain = load_template(), load_template_brain_mask()
+    matrix = backends.align_to_template(
+        volume, template, brain=mask, template_brain=template_brain, backend=backend, name=contrast
+    )
     return write_transform(matrix @ image_from_flair, Path("to_mni.txt"))
 
 
@@ -327,8 +337,9 @@ def make_working_images(
     labels: dict[str, Path],
     to_mni: Path,
     to_flair: dict[str, Path],
+    tissue: Path | None = None,
 ) -> Working:
-    """Every contrast, the brain mask and the head labels on one upright grid, intensities normalised.
+    """Every contrast, brain mask, head labels and tissue classes on one upright grid, intensities normalised.
 
     Parameters
     ----------
@@ -341,6 +352,8 @@ def make_working_images(
     to_mni : Path
     to_flair : dict of str to Path
         Of every contrast but the FLAIR.
+    tissue : Path, optional
+        Classes of the T1w by another program; those of the head labels if not given, and where it gives none.
     """
     mni_from_flair = read_transform(to_mni)
     flair_from = {contrast: read_transform(path) for contrast, path in to_flair.items()}
@@ -351,13 +364,27 @@ def make_working_images(
         of_t1w = resample(read_own(labels["T1w"]), grid, target_from_source=flair_from["T1w"], nearest=True)
     of_flair = resample(read_own(labels["FLAIR"]), grid, nearest=True)
     parsed = settle_labels(of_flair, of_t1w, brain=mask, mni_from_world=mni_from_flair)
-    tissue = parsed.like(TISSUE_OF_LABEL[parsed.data] > CSF)
+    solid = parsed.like(tissue_of(parsed).data > CSF)
     images = {}
     for contrast, path in corrected.items():
         image = resample(read_own(path), grid, target_from_source=flair_from.get(contrast))
-        image = normalise_intensity(image, mask, tissue=tissue)
+        image = normalise_intensity(image, mask, tissue=solid)
         images[contrast] = write_volume(image, Path(f"{contrast}.nii"))
-    return Working(images, write_volume(mask, Path("brain.nii")), write_volume(parsed, Path("labels.nii")))
+    found = None
+    if tissue is not None:
+        found = resample(read_own(tissue), grid, target_from_source=flair_from["T1w"], nearest=True)
+        if (unseen := np.mean(found.data[mask.data] == 0)) > MAX_UNCLASSIFIED:
+            warnings.warn(
+                f"{100 * unseen:.0f} % of the brain got no tissue class from the T1w: there it is the head network's",
+                Fallback,
+                stacklevel=2,
+            )
+    return Working(
+        images,
+        brain=write_volume(mask, Path("brain.nii")),
+        labels=write_volume(parsed, Path("labels.nii")),
+        tissue=write_volume(tissue_of(parsed, found=found, brain=mask), Path("tissue.nii")),
+    )
 
 
 def working_grid(brain: Volume, *, mni_from_flair: np.ndarray) -> Volume:
@@ -388,10 +415,9 @@ def write_anatomy(
     *,
     out: Path,
     brain: Path,
-    labels: Path,
+    working: Working,
     to_mni: Path,
     to_flair: dict[str, Path],
-    tissue: Path | None = None,
 ) -> AnatomyFiles:
     """Brain mask, tissue classes, head labels and transforms on the grid of the user's FLAIR.
 
@@ -401,18 +427,18 @@ def write_anatomy(
         The affine of the user's own FLAIR is copied.
     out : Path
     brain : Path
-    labels : Path
-        On a grid in the FLAIR's world, none missing inside the brain.
+    working : Working
+        Its labels and tissue classes have no gaps inside the brain.
     to_mni : Path
     to_flair : dict of str to Path
         Of every contrast but the FLAIR.
-    tissue : Path, optional
-        Classes of the T1w by another program; those of the head labels if not given.
     """
     target = read_volume(subject.contrasts["FLAIR"])
     inside = _on(target, read_mask(brain))
-    parsed = resample(read_own(labels), target, nearest=True)
-    parsed = target.like(np.where(inside.data, parsed.data, 0).astype(np.uint8))
+    parsed, classes = (
+        target.like(resample(read_own(path), target, nearest=True).data * inside.data)
+        for path in (working.labels, working.tissue)
+    )
     below_ml = np.isin(parsed.data, INFRATENTORIAL).sum() * target.voxel_volume_mm3 / 1000
     if below_ml < MIN_INFRATENTORIAL_ML:
         warnings.warn(
@@ -420,12 +446,6 @@ def write_anatomy(
             Fallback,
             stacklevel=2,
         )
-    if tissue is None:
-        classes = TISSUE_OF_LABEL[parsed.data]
-    else:
-        flair_from_t1w = read_transform(to_flair["T1w"])
-        of_t1w = resample(read_own(tissue), target, target_from_source=flair_from_t1w, nearest=True)
-        classes = np.where(inside.data, of_t1w.data, 0)
     files = {key: subject.output(out, suffix) for key, suffix in FILES.items()}
     rows = ["index\tname", *(f"{index}\t{name}" for index, name in TISSUES.items())]
     transforms = {
@@ -435,7 +455,7 @@ def write_anatomy(
     return AnatomyFiles(
         brain=write_volume(inside, files["brain"]),
         labels=write_volume(parsed, files["labels"]),
-        tissue=write_volume(target.like(classes.astype(np.uint8)), files["tissue"]),
+        tissue=write_volume(classes, files["tissue"]),
         tissue_table=write_text("\n".join(rows) + "\n", files["tissue_table"]),
         transforms=transforms,
     )

@@ -46,7 +46,6 @@ from msrim.lesions.track import (
     with_change,
     write_changes_tsv,
 )
-from msrim.manifest import package_versions
 from msrim.models.registry import Card, read_card
 from msrim.preprocess.masks import without_shallow
 from msrim.preprocess.match import match_intensities
@@ -601,7 +600,7 @@ def _report(
         summary=changes.summary,
         inputs=run.manifest.inputs,
         steps=run.manifest.steps,
-        versions=package_versions(),
+        versions=run.manifest.versions,
         recipe=recipe.as_toml(),
         warnings=run.manifest.fallbacks,
     )

@@ -50,13 +50,12 @@ def check_visit(subject: Subject, recipe: Recipe, out: Path, *, cards: Iterable[
     """
     from msrim.models import load_model
     from msrim.models.inference import choose_device
-    from msrim.preprocess import fsl
+    from msrim.preprocess.backends import find_backend
 
     check_output_folder(out)
     check_results_folder(subject, out)
     choose_device(recipe.device)
-    if recipe.backend == "fsl":
-        fsl.find_fsl()
+    find_backend(recipe.backend)
     for card in cards:
         load_model(card)
     read_subject(subject)

@@ -25,12 +25,10 @@ from msrim.image import Volume, on_grid_of, read_labels, read_volume, resample, 
 from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summarise, write_lesions_tsv
 from msrim.lesions.patches import cut_patches, looks_inverted, susceptibility_ppm
 from msrim.lesions.split import label_lesions, largest_first
-from msrim.manifest import package_versions
 from msrim.models.registry import Card, read_card
-from msrim.preprocess import fsl
+from msrim.preprocess.backends import align
 from msrim.preprocess.masks import grown_mask
 from msrim.preprocess.normalise import normalise_intensity
-from msrim.preprocess.register import register_rigid
 from msrim.recipe import Recipe
 from msrim.report.rims import RimReport, write_rim_report
 from msrim.transform import read_transform, write_transform
@@ -239,7 +237,7 @@ def _bring(
         corrected=anatomy.corrected["FLAIR"],
         brain=anatomy.brain,
         qsm=susceptibility.qsm,
-        backend=recipe.backend,
+        backend=run.prepared_by(recipe.backend),
         magnitude=magnitude,
     )
     return run(
@@ -334,8 +332,7 @@ def align_to_qsm(
         moving = moving.like(moving.data * mask.data)
     else:
         fixed, region = resample(read_volume(magnitude), target), inside
-    register = fsl.register_rigid if backend == "fsl" else register_rigid
-    matrix = register(moving, fixed, moving_mask=mask, fixed_mask=region)
+    matrix = align(moving, fixed, moving_mask=mask, fixed_mask=region, backend=backend, names=("FLAIR", "QSM"))
     return write_transform(matrix, Path("to_qsm.txt"))
 
 
@@ -534,6 +531,6 @@ def _report(subject: Subject, classified: Classified, rims: Rims, run: Run, *, c
         summary=rims.summary,
         inputs=run.manifest.inputs,
         steps=run.manifest.steps,
-        versions=package_versions(),
+        versions=run.manifest.versions,
         warnings=run.manifest.fallbacks,
     )

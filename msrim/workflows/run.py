@@ -47,6 +47,7 @@ from msrim.console import Console
 from msrim.errors import Fallback, OutputError
 from msrim.files import locked, remove_partial_files, sha256_of, unless_disk_full
 from msrim.manifest import Manifest, StepRecord, measured
+from msrim.preprocess.backends import find_backend, versions_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -149,6 +150,25 @@ class Run:
                 self.console.say(f"note: {text}")
         self.console.finished(words, "kept" if kept else f"{record['seconds']:.1f} s")
         return outputs.value
+
+    def prepared_by(self, name: str) -> str:
+        """Find the backend of a recipe, tell which it is, and keep its name and version for run.json.
+
+        Parameters
+        ----------
+        name : str
+            As in the recipe; "auto" is told as what it stands for.
+
+        Returns
+        -------
+        str
+            See :func:`msrim.preprocess.backends.find_backend`.
+        """
+        backend = find_backend(name)
+        self.manifest.backend = backend
+        self.manifest.versions |= versions_of(backend)
+        self.console.say(f"backend: {backend}")
+        return backend
 
     @property
     def all_kept(self) -> bool:

@@ -19,7 +19,6 @@ from msrim.image import Volume, read_volume, resample, write_volume
 from msrim.lesions.boundary import sharpest_threshold
 from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summarise, write_lesions_tsv
 from msrim.lesions.split import split_confluent
-from msrim.manifest import package_versions
 from msrim.models.registry import LESION_TASKS, Card, read_card
 from msrim.preprocess.template import load_template
 from msrim.recipe import Recipe
@@ -207,7 +206,7 @@ def find_lesions(working: Working, *, to_mni: Path, card: Card, device: str) -> 
 
     lesion, sphere = inference.find_lesions(
         {name: read_own(path) for name, path in working.images.items()},
-        labels=read_own(working.labels),
+        tissue=read_own(working.tissue),
         brain=read_mask(working.brain),
         mni_from_world=read_transform(to_mni),
         card=card,
@@ -302,7 +301,7 @@ def _report(subject: Subject, anatomy: Anatomy, lesions: Lesions, recipe: Recipe
         summary=summarise(lesions.rows),
         inputs=subject.contrasts,
         steps=run.manifest.steps,
-        versions=package_versions(),
+        versions=run.manifest.versions,
         recipe=recipe.as_toml(),
         warnings=run.manifest.fallbacks,
     )

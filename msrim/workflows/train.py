@@ -18,8 +18,9 @@ from msrim.errors import InputError, ModelError
 from msrim.image import read_volume, resample
 from msrim.models import Card, build, load_model, read_card
 from msrim.models.allnet import COORDINATES
-from msrim.models.inference import choose_device, csf_of
+from msrim.models.inference import choose_device
 from msrim.preprocess.anatomy import anatomical_coordinates
+from msrim.preprocess.tissue import csf_structures
 from msrim.recipe import Recipe, TrainingRecipe
 from msrim.training.brains import synthetic_brain
 from msrim.training.heads import SyntheticHeads
@@ -269,7 +270,8 @@ def prepare_visit(subject: Subject, mask: Path, *, recipe: TrainingRecipe, out: 
     working = anatomy.working
     brain, labels = read_mask(working.brain), read_own(working.labels)
     mni_from_flair = read_transform(anatomy.to_mni)
-    coordinates = anatomical_coordinates(brain, mni_from_world=mni_from_flair, csf=csf_of(labels), brain=brain)
+    csf = csf_structures(read_own(working.tissue))
+    coordinates = anatomical_coordinates(brain, mni_from_world=mni_from_flair, csf=csf, brain=brain)
     images = np.zeros((len(recipe.contrasts), *brain.shape), np.float32)
     for index, contrast in enumerate(recipe.contrasts):
         if contrast in working.images:

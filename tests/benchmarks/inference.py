@@ -32,12 +32,12 @@ from msrim.image import Volume, read_volume, resample, to_ras
 from msrim.manifest import measured
 from msrim.models import MODELS, build, load_model, read_card
 from msrim.models.allnet import COORDINATES
-from msrim.models.inference import csf_of, parse_head, run_network
+from msrim.models.inference import parse_head, run_network
 from msrim.models.registry import Card, packaged_cards
 from msrim.models.scp import fit_to_plane, z_scored
 from msrim.preprocess.anatomy import anatomical_coordinates
 from msrim.preprocess.normalise import normalise_intensity
-from msrim.workflows.anatomy import CSF, TISSUE_OF_LABEL
+from msrim.preprocess.tissue import CSF, csf_structures, tissue_of
 
 CONTRASTS = ("FLAIR", "T1w", "T2w")
 WAYS = (
@@ -179,12 +179,13 @@ def real_brain(data: Path, size: list[int], *, contrasts: tuple[str, ...]) -> np
     images = {name: resample(read_volume(path), grid) for name, path in files.items() if name in contrasts}
     brain = grid.like(images["FLAIR"].data > 0)
     labels = resample(parse_head(flair, contrast="FLAIR", card=read_card("head")), grid, nearest=True)
-    tissue = grid.like(TISSUE_OF_LABEL[labels.data] > CSF)
+    tissue = tissue_of(labels)
+    solid = grid.like(tissue.data > CSF)
     channels = [
-        normalise_intensity(images[name], brain, tissue=tissue).data if name in images else grid.data
+        normalise_intensity(images[name], brain, tissue=solid).data if name in images else grid.data
         for name in contrasts
     ]
-    coordinates = anatomical_coordinates(brain, mni_from_world=np.eye(4), csf=csf_of(labels), brain=brain)
+    coordinates = anatomical_coordinates(brain, mni_from_world=np.eye(4), csf=csf_structures(tissue), brain=brain)
     return np.concatenate([np.stack(channels), coordinates]).astype(np.float32)
 
 

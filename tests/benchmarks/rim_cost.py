@@ -94,4 +94,4 @@ def write_patient(root: Path) -> Anatomy:
     labels = write_volume(Volume(5 * brain.astype(np.uint8), affine), root / "labels.nii.gz")
     flair = anat / "sub-1_FLAIR.nii.gz"
     files = AnatomyFiles(mask, labels, Path(), labels, {})
-    return Anatomy({"FLAIR": flair}, mask, {}, Path(), Working({}, mask, labels), files)
+    return Anatomy({"FLAIR": flair}, mask, {}, Path(), Working({}, mask, labels, labels), files)

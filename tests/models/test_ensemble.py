@@ -71,7 +71,7 @@ def test_models_joined_by_a_plus_decide_by_their_mean_log_odds(five, monkeypatch
     def answer(model):
         card = read_card(model)
         return inference.find_lesions(
-            {"FLAIR": flair}, labels=brain, brain=brain, mni_from_world=np.eye(4), card=card, device="cpu"
+            {"FLAIR": flair}, tissue=brain, brain=brain, mni_from_world=np.eye(4), card=card, device="cpu"
         )
 
     one, other, both = (answer(model) for model in (five[0], five[1], f"{five[0]}+{five[1]}"))

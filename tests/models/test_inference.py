@@ -27,7 +27,7 @@ def test_what_keeps_to_the_surface_of_the_brain_is_no_lesion(task, monkeypatch):
     monkeypatch.setattr(inference, "run_network", lambda network, channels, *, device: logits)
     lesion, _ = inference.find_lesions(
         {"FLAIR": brain.like(brain.data.astype(np.float32))},
-        labels=brain,
+        tissue=brain,
         brain=brain,
         mni_from_world=np.eye(4),
         card=replace(read_card("allnet"), task=task),
@@ -51,7 +51,7 @@ def test_how_dark_csf_is_does_not_reach_a_network_that_was_trained_without(monke
     )
     for card in (read_card("allnet"), replace(read_card("allnet"), intensity_range=(-2.0, 0.5))):
         inference.find_lesions(
-            {"FLAIR": brain.like(flair)}, labels=brain, brain=brain, mni_from_world=np.eye(4), card=card
+            {"FLAIR": brain.like(flair)}, tissue=brain, brain=brain, mni_from_world=np.eye(4), card=card
         )
     assert sorted(np.unique(seen[1])) == [-2.0, 0.0, 0.5]
     assert not seen[1][~brain.data].any()

@@ -128,7 +128,7 @@ def test_a_trained_network_finds_lesions_on_a_grid_of_any_size(tmp_path, monkeyp
     flair = Volume(rng.normal(size=(40, 40, 6)).astype(np.float32), np.eye(4))
     brain = flair.like(np.ones(flair.shape, bool))
     lesion, sphere = find_lesions(
-        {"FLAIR": flair}, labels=brain, brain=brain, mni_from_world=np.eye(4), card=card, device="cpu"
+        {"FLAIR": flair}, tissue=brain, brain=brain, mni_from_world=np.eye(4), card=card, device="cpu"
     )
     plane = np.pad(flair.data[4:-4], ((0, 0), (4, 4), (0, 0)))
     stack = np.stack([(plane - plane.mean()) / plane.std(), np.zeros_like(plane)])[None]

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from volumes import LPS, OBLIQUE, pose, rotation
 
+from msrim.errors import InputError
 from msrim.image import Volume, read_volume, resample
+from msrim.preprocess import midway
 from msrim.preprocess.bias import correct_bias
 from msrim.preprocess.midway import Midway, brain_overlap, find_midway, half_way, to_midway
 from msrim.preprocess.template import load_template, load_template_brain_mask
@@ -62,6 +64,18 @@ def test_a_known_misplacement_is_found(visits, met):
     found = np.linalg.inv(met.from_followup) @ met.from_baseline
     gap = np.linalg.norm(apply_transform(found, points) - apply_transform(truth, points), axis=1)
     assert gap.mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [(np.diag([-1.0, 1, 1, 1]), "mirrors the head"), (misplacement(degrees=0, shift_mm=120), "of the smaller brain")],
+    ids=["mirrored", "brains apart"],
+)
+def test_a_registration_that_cannot_be_right_is_refused(visits, monkeypatch, wrong, told):
+    one, one_brain, other, other_brain, _ = visits
+    monkeypatch.setattr(midway, "refine_affine", lambda *_, fixed_from_moving, **__: wrong @ fixed_from_moving)
+    with pytest.raises(InputError, match=f"FLAIRs of the two visits cannot be registered: .*{told}"):
+        find_midway(one, other, baseline_brain=one_brain, followup_brain=other_brain, upright=np.stack([np.eye(4)] * 2))
 
 
 def test_the_grid_holds_both_brains_and_their_pictures_agree(visits, met):

@@ -10,7 +10,7 @@ from msrim.image import Volume, read_volume, resample, to_ras
 from msrim.models import read_card
 from msrim.models.inference import parse_head
 from msrim.preprocess.bias import correct_bias
-from msrim.preprocess.register import align_by_volume, is_believable, register_affine, register_rigid
+from msrim.preprocess.register import align_by_volume, register_affine, register_rigid
 from msrim.preprocess.template import load_template, load_template_brain_mask
 from msrim.transform import apply_transform, read_transform
 from msrim.workflows.anatomy import brain_from_labels
@@ -130,7 +130,6 @@ def test_volume_alone_gives_a_rough_alignment(template, inverted_slices):
     affine = np.linalg.inv(truth) @ image.affine
     small, small_brain = Volume(image.data, affine), Volume(brain.data, affine)
     found = align_by_volume(small, fixed, moving_mask=small_brain, fixed_mask=fixed_mask)
-    assert is_believable(found)
     assert mean_gap_mm(found, truth, apply_transform(affine, np.argwhere(brain.data)[::50])) < 5.0
 
 
@@ -143,5 +142,5 @@ def test_an_affine_does_not_run_past_collapsing(shared_data, template):
     corrected = correct_bias(again, brain)
     found = register_affine(corrected, template[0], moving_mask=brain, fixed_mask=template[1])
     scales = np.linalg.svd(found[:3, :3], compute_uv=False)
-    assert is_believable(found)
+    assert np.linalg.det(found[:3, :3]) > 0 and scales.min() > 0.7
     assert scales.max() < 1.25

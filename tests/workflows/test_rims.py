@@ -77,7 +77,7 @@ def before(visit: Path) -> Anatomy:
         brain=brain,
         to_flair={},
         to_mni=Path(),
-        working=Working({}, brain, labels),
+        working=Working({}, brain, labels, labels),
         files=AnatomyFiles(brain, labels, Path(), labels, {}),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gzip
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,19 @@ def test_stdout_stays_empty_and_stderr_tells_each_step(folder, capfd):
     out, err = capfd.readouterr()
     assert out == ""
     assert [line.split(":")[0] for line in err.splitlines()] == ["note", "double", "add one", "publish"]
+
+
+@pytest.mark.parametrize(("asked", "used"), [("auto", "embedded"), ("fsl", "fsl 6.0.7.4"), ("ants", "ants 0.6.3")])
+def test_the_backend_is_told_and_recorded(tmp_path, stand_in, capfd, asked, used):
+    """What "auto" chose too."""
+    stand_in()
+    with Run(tmp_path / "out", Console(), recipe={"backend": asked}, inputs={}) as run:
+        assert run.prepared_by(asked) == used
+        told = json.loads(run.write_manifest([]).read_text(encoding="utf-8"))
+    assert f"backend: {used}" in capfd.readouterr().err.splitlines()
+    assert (told["recipe"]["backend"], told["backend"]) == (asked, used)
+    program = {"fsl": "FSL", "ants": "antspyx"}.get(asked)
+    assert program is None or told["versions"][program] == used.split()[1]
 
 
 def test_what_libraries_and_programs_print_goes_to_the_log(folder):
