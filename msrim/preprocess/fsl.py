@@ -13,6 +13,7 @@ import shlex
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
@@ -238,27 +239,29 @@ def _run(interface: str, folder: Path, **inputs: Any) -> str:
         program, *arguments = shlex.split(getattr(fsl, interface)(output_type="NIFTI_GZ", **inputs).cmdline)
     binaries = installed.folder / "bin"
     path = os.pathsep.join([str(binaries), os.environ.get("PATH", os.defpath)])
+    process = None
     try:
-        process = subprocess.Popen(
-            [binaries / program, *arguments],
-            cwd=folder,
-            env={**os.environ, "FSLDIR": str(installed.folder), "FSLOUTPUTTYPE": "NIFTI_GZ", "PATH": path},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+        with _signals_kept():
+            process = subprocess.Popen(
+                [binaries / program, *arguments],
+                cwd=folder,
+                env={**os.environ, "FSLDIR": str(installed.folder), "FSLOUTPUTTYPE": "NIFTI_GZ", "PATH": path},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+        said, complaint = process.communicate()
     except OSError as error:
         raise BackendError(f"{interface} of FSL cannot be run: {error}; check the FSL installation") from error
-    try:
-        said, complaint = process.communicate()
     except BaseException:
-        # BET and others are scripts: what they started must end with them.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        if process is not None:
+            # BET and others are scripts: what they started must end with them.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         raise
     words = " ".join((complaint.strip() or said).split())
     words = f"it said: {words[:SHOWN_CHARACTERS]}" if words else "it said nothing"
@@ -268,6 +271,26 @@ def _run(interface: str, folder: Path, **inputs: Any) -> str:
         how = f"exit code {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
         raise BackendError(f"{interface} of FSL {installed.version} failed, {how}; {words}")
     return words
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait for the end of the block: a program that is just being started has no name yet."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: caught.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for number in caught:
+        signal.raise_signal(number)
 
 
 def _result(interface: str, path: Path, said: str) -> Volume:
