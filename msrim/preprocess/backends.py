@@ -121,7 +121,8 @@ def align(
         by=[PROGRAMS[kind] for kind in _kinds(backend)],
         fault=partial(why_wrong, moving=moving, fixed=fixed, **masks, rigid=True),
         names=names,
-        remedy=f"give images of the same head, or leave the {names[0]} out",
+        # Nothing goes without a FLAIR.
+        remedy="give images of the same head" + ("" if names[0] == "FLAIR" else f", or leave the {names[0]} out"),
     )
 
 

@@ -10,7 +10,8 @@ from msrim.preprocess.masks import clean_mask
 CSF, GREY_MATTER, WHITE_MATTER = 1, 2, 3
 # Head label -> tissue class. The brainstem is mostly white.
 TISSUE_OF_LABEL = np.array([0, 1, 1, 2, 2, 3, 2, 3, 3], np.uint8)
-# Radii of the opening and the closing of CSF. One voxel of 1 mm: single voxels of noise and gaps go, sulci stay.
+# Radii of the opening and the closing of CSF: one voxel of 1 mm, the least that there is. Sulci of one or two voxels
+# go with the noise.
 OPENING_MM, CLOSING_MM = 1.0, 1.0
 # A larger hole is no noise: CSF closes around the whole brain.
 MAX_HOLE_MM3 = 1000.0

@@ -315,6 +315,40 @@ def test_fast_labels(stand_in, image):
     np.testing.assert_array_equal(labels > 0, brain.data)
 
 
+@pytest.mark.parametrize("chosen", ["NIFTI", "NIFTI_PAIR", "ANALYZE"])
+def test_the_users_output_type_does_not_matter(stand_in, image, monkeypatch, chosen):
+    stand_in(**{name: f'[ "$FSLOUTPUTTYPE" = NIFTI_GZ ] || exit 1\n{works}' for name, (_, works) in PROGRAMS.items()})
+    monkeypatch.setenv("FSLOUTPUTTYPE", chosen)
+    for call, _ in PROGRAMS.values():
+        call(image)
+
+
+FAILURES = {
+    "bet exits 3 with words": {"bet": "echo 'no head' >&2; exit 3"},
+    "bet crashes inside": {"bet": "sh -c 'kill -SEGV $$'; echo 'bet2: Segmentation fault' >&2"},
+    "bet writes nothing": {"bet": "exit 0"},
+}
+
+
+@pytest.mark.parametrize("scripts", FAILURES.values(), ids=FAILURES)
+def test_a_failed_run_ends_in_one_line_and_leaves_no_results(stand_in, image, tmp_path, shown, monkeypatch, scripts):
+    stand_in(**scripts)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    large = Volume(np.tile(image.data, (3, 3, 3)), np.diag([-2.0, 2, 2, 1]))
+    flair = write_volume(large, tmp_path / "in put" / "flair.nii.gz")
+    out = tmp_path / "out put"
+    code, lines = shown("segment", "--flair", flair, "--out", out, "--backend", "fsl", "--quiet")
+    assert code == 2
+    [line] = lines
+    assert line.startswith("msrim: error: BET of FSL ")
+    assert len(line) < 600
+    results = {"anat", "xfm", "run.json", "report.html", "dataset_description.json"}
+    assert not [path for path in out.rglob("*") if path.name in results]
+    assert not list(temporary.iterdir())
+
+
 @pytest.mark.skipif("FSLDIR" not in os.environ, reason="FSL is not installed: FSLDIR is not set")
 def test_both_backends_agree_on_a_rigid_pair():
     template, brain = load_template(), load_template_brain_mask()
