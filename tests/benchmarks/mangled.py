@@ -21,12 +21,14 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from typer.testing import CliRunner
 
+from msrim import models
 from msrim.cli.main import app
 from msrim.models import inference
 from msrim.workflows import rims
@@ -397,6 +399,8 @@ def stop_after_reading() -> None:
         raise TakenError
 
     inference.parse_head = stop
+    # Networks are the same for all.
+    models.load_model = cache(models.load_model)
     # What has been checked of QSM and lesions is all that is read of them.
     for module, name in ((rims, "preprocess_visit"), (rims, "segment_visit")):
         setattr(module, name, stop)
