@@ -81,12 +81,12 @@ def run_cohort(
         Something is wrong with all, before anything ran; or with some, after the others are done.
     """
     out = Path(out).absolute()
-    check_output_folder(out)
     if not hasattr(plugins, f"{plugin}Plugin"):
         raise InputError(f"plugin {plugin}: Nipype has none of that name; give Linear, MultiProc, SLURM, PBS or SGE")
     bids = visits[0].folder if visits[0].session is None else visits[0].folder.parent
     if out == bids.parent:
         raise InputError(f"{out}: holds the images; choose another folder for the results")
+    check_output_folder(out)
     tasks = tasks_of(visits)
     graph = cohort_graph(
         tasks,
