@@ -24,6 +24,7 @@ from msrim.errors import Fallback, InputError, OutputError
 from msrim.files import sha256_of
 from msrim.image import Volume, on_grid_of, read_labels, read_volume, same_grid, write_volume
 from msrim.lesions.patches import susceptibility_ppm
+from msrim.models.registry import read_card
 from msrim.preprocess.background import background_of, rest_on_zero
 from msrim.recipe import Recipe
 from msrim.transform import read_transform
@@ -206,6 +207,8 @@ def test_files_that_cannot_be_looked_at(tmp_path):
 
 # Background.
 
+EXTRACTED = {"card": read_card("synthstrip"), "backend": "embedded", "brain_extracted": True, "device": "cpu"}
+
 
 @pytest.mark.parametrize(
     "shift",
@@ -217,11 +220,11 @@ def test_a_brain_on_another_background_has_the_same_mask(tmp_path, monkeypatch, 
     flair = save(shift(brain()).astype(np.float32), tmp_path / "FLAIR.nii.gz")
     with pytest.warns(Fallback, match=r"FLAIR.nii.gz: its background is .* and not 0"):
         image = reorient(flair, brain_extracted=True)
-    mask = extract_brain(image, labels=Path("none"), source=flair, backend="embedded", brain_extracted=True)
+    mask = extract_brain(image, source=flair, **EXTRACTED)
     (tmp_path / "plain").mkdir()
     monkeypatch.chdir(tmp_path / "plain")
     plain = reorient(save(brain(), tmp_path / "plain.nii.gz"), brain_extracted=True)
-    expected = extract_brain(plain, labels=Path("none"), source=Path("x"), backend="embedded", brain_extracted=True)
+    expected = extract_brain(plain, source=Path("x"), **EXTRACTED)
     np.testing.assert_array_equal(read_mask(mask).data, read_mask(expected).data)
 
 
@@ -250,7 +253,7 @@ def test_a_whole_head_given_as_a_brain_alone(tmp_path, monkeypatch):
     head = read_volume(save(brain() + np.random.default_rng(1).random(SHAPE, np.float32), tmp_path / "FLAIR.nii"))
     image = write_volume(head, tmp_path / "image.nii")
     with pytest.raises(InputError, match=r"FLAIR.nii: 4055 ml of brain found; run without --brain-extracted"):
-        extract_brain(image, labels=Path("none"), source=Path("FLAIR.nii"), backend="embedded", brain_extracted=True)
+        extract_brain(image, source=Path("FLAIR.nii"), **EXTRACTED)
 
 
 # What is no such image.

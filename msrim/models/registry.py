@@ -16,6 +16,7 @@ MODELS = {
     "allnet-slices": "msrim.models.slices:SliceAllNet",
     "allnet-tiramisu": "msrim.models.tiramisu:TiramisuAllNet",
     "head": "msrim.models.head:HeadNet",
+    "synthstrip": "msrim.models.synthstrip:SynthStrip",
     "coactseg": "msrim.models.coactseg:CoactSeg",
     "scp": "msrim.models.scp:SCP",
     "datrnet": "msrim.models.datrnet:DATRNet",

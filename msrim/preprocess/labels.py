@@ -22,9 +22,8 @@ from msrim.image import Volume
 from msrim.preprocess.masks import grown_mask
 from msrim.transform import apply_transform
 
-# The T1w tells tissues apart best, unless the network does not see the brain in it: of five raw visits with 3 mm slices
-# (sub-03, sub-04, sub-12, sub-20) it left 4 to 14 % of the brain without a label in the T1w of four, but 0.3 to 1.2 %
-# in the FLAIR of all.
+# The T1w tells tissues apart best, where it shows the brain: of a field of view that is cut, or of a brain mask that
+# differs, the rest would have the nearest label.
 MAX_UNLABELLED = 0.03
 # Labels reach so far beyond the brain mask: whichever grid they are sampled on, no voxel of its mask is without one.
 BEYOND_MM = 2.0
@@ -63,8 +62,8 @@ def settle_labels(flair: Volume, t1w: Volume | None, *, brain: Volume, mni_from_
             labels = t1w
         else:
             warnings.warn(
-                f"the head model does not see {100 * in_t1w:.0f} % of the brain in the T1w: its labels, which "
-                "tell the regions of lesions, are those of the FLAIR",
+                f"the T1w shows no brain in {100 * in_t1w:.0f} % of the FLAIR's brain mask: its labels, which tell the "
+                "regions of lesions, are those of the FLAIR",
                 Fallback,
                 stacklevel=2,
             )

@@ -9,6 +9,13 @@ import SimpleITK as sitk
 
 from msrim.image import Volume, from_sitk, to_sitk
 from msrim.preprocess.anatomy import distance_to_boundary
+from msrim.preprocess.background import background_of
+
+# Volume of a brain with ventricles and sulci, ml, with room on both sides; heads begin above. Share of the field of
+# view that such a brain fills at most.
+BRAIN_ALONE_ML = (600.0, 2100.0)
+MOST_OF_BRAIN_ALONE = 0.7
+FAINTEST = 0.01
 
 
 def clean_mask(
@@ -56,6 +63,53 @@ def clean_mask(
     closed = _eroded(_dilated(opened, spacing, closing_mm), spacing, closing_mm)
     cleaned[box] = _without_holes(closed, max_voxels=max_hole_mm3 / mask.voxel_volume_mm3)
     return mask.like(cleaned)
+
+
+def foreground(image: Volume) -> Volume:
+    """Everything that differs from the background; everything where that is noise.
+
+    Brain extraction blanks with zero, z-scoring then moves that value, and the brain may hold values below it. What
+    differs by less than FAINTEST of the image's range is what resampling leaves around a blanked brain.
+
+    Parameters
+    ----------
+    image : Volume
+
+    Returns
+    -------
+    Volume of bool
+
+    Examples
+    --------
+    >>> data = np.full((5, 5, 5), -1.5, np.float32)
+    >>> data[1:4, 1:4, 1:4] = np.arange(-13, 14).reshape(3, 3, 3)
+    >>> int(foreground(Volume(data, np.eye(4))).data.sum())
+    27
+    """
+    background = background_of(image.data)
+    if background is None:
+        return image.like(np.ones(image.shape, bool))
+    darkest, brightest = np.percentile(image.data, (0.5, 99.5))
+    return image.like(np.abs(image.data - background) > FAINTEST * (brightest - darkest))
+
+
+def is_brain_alone(image: Volume) -> bool:
+    """Whether an image shows a brain without a head: all around it is one value, and what remains is no larger.
+
+    Parameters
+    ----------
+    image : Volume
+
+    Notes
+    -----
+    Air around a head is noise, or blanked by the scanner; then skull, fat and skin take the rest to
+    BRAIN_ALONE_ML's upper end and beyond.
+    """
+    shown = foreground(image)
+    if shown.data.mean() > MOST_OF_BRAIN_ALONE:
+        return False
+    volume_ml = np.count_nonzero(shown.data) * shown.voxel_volume_mm3 / 1000
+    return bool(BRAIN_ALONE_ML[0] <= volume_ml <= BRAIN_ALONE_ML[1])
 
 
 def grown_mask(mask: Volume, *, by_mm: float) -> Volume:

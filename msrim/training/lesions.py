@@ -43,7 +43,12 @@ PAINTED, PAINTED_SYNTHETIC, WHOLE, MAPS_AT_ONCE, MAP_SCALE = 0.5, 0.9, 0.6, 3, (
 # Share of the samples that come from synthetic brains, where there are any.
 SYNTHETIC = 0.35
 # Chance that a contrast which the patient has is withheld. FLAIR is what a lesion is defined on and always stays.
-DROPOUT = {"FLAIR": 0.0, "T1w": 0.3, "T2w": 0.45, "PDw": 0.45}
+DROPOUT = {"FLAIR": 0.0, "T1w": 0.4, "T2w": 0.5, "PDw": 0.5}
+# Chance that a contrast other than the FLAIR lies beside it, as after a registration that failed a little, and by how
+# many voxels along each axis at most.
+MISALIGNED, MISALIGNMENT = 0.25, 2
+# Chance of thick slices, along which axis, and how many voxels they are thick: a clinic's 2-D FLAIR has up to 8 mm.
+SLICED, SLICED_AXIS, THICKNESS = 0.4, (0.15, 0.15, 0.7), (1.5, 8.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,7 +249,7 @@ class LesionCrops(Dataset):
             painted = white & ~_grown(lesions, 2) & lesions_at(points, maps, patient.mni_from_voxel)
             images += self._excess(self._inner(painted), rng)
             lesions |= painted
-        images = self._scan(images, rng, strength=strength)
+        images = self._misaligned(self._scan(images, rng, strength=strength), rng)
         if self.intensity_range is not None:
             images = images.clamp(*self.intensity_range)
         keep = torch.tensor([rng.random() >= chance for chance in self.dropout]) & present
@@ -280,6 +285,13 @@ class LesionCrops(Dataset):
             texture *= (0.9 + coarse).clamp(0.3, 1.5)
         return self._drawn(rng, PAINTED_CONTRAST) * edge * texture
 
+    def _misaligned(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+        """Shift some contrasts other than the FLAIR by a few voxels."""
+        for index, contrast in enumerate(self.contrasts):
+            if contrast != "FLAIR" and rng.random() < MISALIGNED:
+                images[index] = synthesis.shifted(images[index], rng.integers(-MISALIGNMENT, MISALIGNMENT + 1, 3))
+        return images
+
     def _scan(self, images: Tensor, rng: np.random.Generator, *, strength: float) -> Tensor:
         size = images.shape[1:]
         shape = (len(images), 1, 1, 1)
@@ -294,9 +306,9 @@ class LesionCrops(Dataset):
         elif sharpness < 0.7:
             blurred = synthesis.blur(images, sigma_voxels=(0.8, 0.8, 0.0))
             images = images + rng.uniform(0.2, 1.0) * (images - blurred)
-        if rng.random() < 0.4:
-            thickness = rng.uniform(1.5, 5)
-            images = synthesis.thick_slices(images, axis=int(rng.choice(3, p=(0.15, 0.15, 0.7))), thickness=thickness)
+        if rng.random() < SLICED:
+            axis = int(rng.choice(3, p=SLICED_AXIS))
+            images = synthesis.thick_slices(images, axis=axis, thickness=rng.uniform(*THICKNESS))
         return synthesis.add_noise(rng, images, spread=rng.uniform(0, 0.4))
 
 

@@ -102,6 +102,20 @@ def thick_slices(image: Tensor, *, axis: int, thickness: float) -> Tensor:
     return F.interpolate(slices, size=size, mode="trilinear", align_corners=False)[0]
 
 
+def shifted(image: Tensor, voxels: Sequence[int]) -> Tensor:
+    """Move (X, Y, Z) by whole voxels; the faces are repeated where nothing is known.
+
+    Examples
+    --------
+    >>> shifted(torch.tensor([1.0, 2.0, 3.0]).reshape(3, 1, 1), (1, 0, 0)).flatten().tolist()
+    [1.0, 1.0, 2.0]
+    """
+    for axis, by in enumerate(voxels):
+        size = image.shape[axis]
+        image = image.index_select(axis, (torch.arange(size) - int(by)).clamp(0, size - 1))
+    return image
+
+
 def bias_field(rng: np.random.Generator, size: Sequence[int], *, strength: float) -> Tensor:
     """Multiplicative field with the smoothness of a receive coil: (1, X, Y, Z), mean about 1."""
     return torch.exp(smooth_field(rng, size, channels=1, points=int(rng.integers(3, 5)), spread=strength))

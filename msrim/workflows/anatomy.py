@@ -21,11 +21,11 @@ from msrim.files import write_text
 from msrim.image import Volume, grid_around, read_volume, resample, to_ras, write_volume
 from msrim.lesions.regions import INFRATENTORIAL
 from msrim.models.registry import Card, read_card
-from msrim.preprocess import backends, fsl
+from msrim.preprocess import backends, fsl, plausibility
 from msrim.preprocess.backends import kind_of
 from msrim.preprocess.background import rest_on_zero
 from msrim.preprocess.labels import settle_labels
-from msrim.preprocess.masks import clean_mask, grown_mask
+from msrim.preprocess.masks import clean_mask, foreground, is_brain_alone
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.preprocess.template import load_template, load_template_brain_mask
 from msrim.preprocess.tissue import CSF, tissue_of
@@ -34,7 +34,9 @@ from msrim.transform import apply_transform, mean_scaling, read_transform, rigid
 from msrim.workflows.inputs import check_visit
 from msrim.workflows.run import Run, files_in
 
-HEAD_MODEL = "head"
+HEAD_MODEL, BRAIN_MODEL = "head", "synthstrip"
+# Contrasts whose tissue labels are used.
+LABELLED = ("FLAIR", "T1w")
 TISSUE_PROGRAMS = {"fsl": "FAST", "ants": "Atropos"}
 TEMPLATE = "MNI152NLin2009aSym"
 # Which result is which file.
@@ -45,12 +47,10 @@ FILES = {
     "labels": "space-orig_desc-head_dseg.nii.gz",
 }
 TISSUES = {1: "CSF", 2: "GM", 3: "WM"}
-# Radii of the brain mask's opening and closing, and the rim of pial surface and CSF that raters include.
-OPENING_MM, CLOSING_MM, RIM_MM = 4.0, 7.0, 1.5
 # Below this it isn't an adult's brain, and everything after would be nonsense.
 MIN_BRAIN_ML = 300.0
-# The largest brains with their CSF have 2 l.
-MAX_BRAIN_ML = 2500.0
+# The largest brains with their CSF have 2 l, and some brain extractions leave dura and eyes.
+MAX_BRAIN_ML = 2700.0
 # Cerebellum and brainstem of an adult make up 150 ml and more; with less than half, lesions there are missed.
 MIN_INFRATENTORIAL_ML = 75.0
 # Of the brain; more without a class than this is told.
@@ -148,7 +148,7 @@ def preprocess_subject(subject: Subject, recipe: Recipe, out: Path, *, console: 
 
 def preprocess_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Console) -> Anatomy:
     """Prepare one visit; parameters and errors as :func:`preprocess_subject`."""
-    check_visit(subject, recipe, out, cards=[*read_card(recipe.model).single, read_card(HEAD_MODEL)])
+    check_visit(subject, recipe, out, cards=[*read_card(recipe.model).single, *anatomy_cards()])
     console.say(subject.chosen())
     folder = subject.folder(out)
     with Run(folder, console, recipe=recipe.model_dump(), inputs=subject.contrasts) as run:
@@ -160,34 +160,42 @@ def preprocess_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Co
     return anatomy
 
 
+def anatomy_cards() -> list[Card]:
+    """Of the networks that :func:`prepare` runs."""
+    return [read_card(BRAIN_MODEL), read_card(HEAD_MODEL)]
+
+
 def prepare(subject: Subject, recipe: Recipe, run: Run, *, out: Path) -> Anatomy:
     """Every step before the lesions.
 
-    Each contrast by itself: reorient, label the head, extract the brain, correct the bias. Then together: rigid to the
-    FLAIR, affine to MNI152 (of the T1w where there is one: it looks most like the template), and onto one working grid.
+    Each contrast by itself: reorient, extract the brain, label its tissues, correct the bias. Then together: rigid to
+    the FLAIR, affine to MNI152 (of the T1w where there is one: it looks most like the template), and onto one working
+    grid.
     """
     backend = run.prepared_by(recipe.backend)
     labels, brains, corrected = {}, {}, {}
     for contrast, path in subject.contrasts.items():
         image = run.step(f"reorient_{contrast}", reorient, path, brain_extracted=recipe.brain_extracted)
-        labels[contrast] = run.step(
-            f"label_head_{contrast}",
-            label_head,
-            image,
-            contrast=contrast,
-            card=read_card(HEAD_MODEL),
-            device=recipe.device,
-            brain_extracted=recipe.brain_extracted,
-        )
         brains[contrast] = run.step(
             f"extract_brain_{contrast}",
             extract_brain,
             image,
-            labels=labels[contrast],
             source=path,
+            card=read_card(BRAIN_MODEL),
             backend=backend,
             brain_extracted=recipe.brain_extracted,
+            device=recipe.device,
         )
+        if contrast in LABELLED:
+            labels[contrast] = run.step(
+                f"label_head_{contrast}",
+                label_head,
+                image,
+                brain=brains[contrast],
+                contrast=contrast,
+                card=read_card(HEAD_MODEL),
+                device=recipe.device,
+            )
         corrected[contrast] = run.step(f"correct_{contrast}", correct, image, brain=brains[contrast], backend=backend)
     flair, brain = corrected["FLAIR"], brains["FLAIR"]
     to_flair = {
@@ -204,10 +212,14 @@ def prepare(subject: Subject, recipe: Recipe, run: Run, *, out: Path) -> Anatomy
         for contrast, image in corrected.items()
         if contrast != "FLAIR"
     }
+    usable = run(find_usable, corrected, brains=brains, to_flair=to_flair, sources=subject.contrasts)
+    corrected = {contrast: corrected[contrast] for contrast in usable}
+    to_flair = {contrast: to_flair[contrast] for contrast in usable if contrast != "FLAIR"}
     best = "T1w" if "T1w" in corrected else "FLAIR"
     to_mni = run(
         align_to_template, corrected[best], contrast=best, brain=brain, backend=backend, to_flair=to_flair.get(best)
     )
+    run(check_images, corrected, brains=brains, to_mni=to_mni, to_flair=to_flair, sources=subject.contrasts)
     tissue = None
     if kind_of(backend) != "embedded":
         tissue = run(classify_tissue, corrected.get("T1w"), brain=brain, to_flair=to_flair.get("T1w"), backend=backend)
@@ -224,51 +236,55 @@ def reorient(path: Path, *, brain_extracted: bool) -> Path:
     return write_volume(to_ras(volume), Path("image.nii"))
 
 
-def label_head(image: Path, *, contrast: str, card: Card, device: str, brain_extracted: bool) -> Path:
-    """Head labels on a 1 mm grid around the image.
-
-    The head network knows no PDw; taken for a FLAIR it gets a rough brain, by which it is registered.
-    """
-    from msrim.models.inference import parse_head
-
-    seen_as = contrast if contrast in card.contrasts else "FLAIR"
-    labels = parse_head(read_own(image), contrast=seen_as, card=card, device=device, brain_extracted=brain_extracted)
-    return write_volume(labels, Path("labels.nii"))
-
-
-def extract_brain(image: Path, *, labels: Path, source: Path, backend: str, brain_extracted: bool) -> Path:
-    """Brain mask on the image's grid: all that is not zero, BET's, or the head network's.
+def extract_brain(image: Path, *, source: Path, card: Card, backend: str, brain_extracted: bool, device: str) -> Path:
+    """Brain mask on the image's grid: all that is not background, BET's, or SynthStrip's.
 
     Raises
     ------
     InputError
         There is no brain to be seen in the file named ``source``.
     """
+    from msrim.models import brain as synthstrip
+
     volume = read_own(image)
-    if brain_extracted:
-        brain = clean_mask(volume.like(volume.data > 0), opening_mm=1.0, closing_mm=1.0, largest_only=True)
+    alone = is_brain_alone(volume)
+    if alone and not brain_extracted:
+        warnings.warn(
+            f"{source}: shows the brain alone; its own outline is the brain mask, as with --brain-extracted",
+            Fallback,
+            stacklevel=2,
+        )
+    if brain_extracted and not alone:
+        _check_volume(foreground(volume), source, or_else="run without --brain-extracted if it shows the whole head")
+        warnings.warn(
+            f"{source}: shows more than the brain; its brain mask is found as without --brain-extracted",
+            Fallback,
+            stacklevel=2,
+        )
+    if alone:
+        brain = clean_mask(foreground(volume), opening_mm=1.0, closing_mm=1.0, largest_only=True)
     elif kind_of(backend) == "fsl":
         brain = fsl.extract_brain(volume)
     else:
-        brain = brain_from_labels(read_own(labels), volume)
+        brain = synthstrip.extract_brain(volume, card=card, device=device)
+    _check_volume(brain, source, or_else="correct the voxel size in the header")
+    return write_volume(brain, Path("brain.nii"))
+
+
+def _check_volume(brain: Volume, source: Path, *, or_else: str) -> None:
     volume_ml = np.count_nonzero(brain.data) * brain.voxel_volume_mm3 / 1000
     if volume_ml < MIN_BRAIN_ML:
         raise InputError(f"{source}: only {volume_ml:.0f} ml of brain found; check that it shows a whole head")
     if volume_ml > MAX_BRAIN_ML:
-        hint = "run without --brain-extracted if it shows the whole head, else " if brain_extracted else ""
-        raise InputError(f"{source}: {volume_ml:.0f} ml of brain found; {hint}correct the voxel size in the header")
-    return write_volume(brain, Path("brain.nii"))
+        raise InputError(f"{source}: {volume_ml:.0f} ml of brain found; {or_else}")
 
 
-def brain_from_labels(labels: Volume, image: Volume) -> Volume:
-    """Brain mask on an image's grid from head labels: brain, ventricles and the CSF in the sulci.
+def label_head(image: Path, *, brain: Path, contrast: str, card: Card, device: str) -> Path:
+    """Head labels on a 1 mm grid around the brain."""
+    from msrim.models.inference import parse_head
 
-    Opening takes off what clings to the surface (dura, eye muscles); closing adds the CSF of the sulci, and a last rim
-    the pial surface, as raters' brain masks have them. The wide spaces of CSF around the brain stay outside.
-    """
-    tissue = labels.like(labels.data >= 2)
-    tissue = clean_mask(tissue, opening_mm=OPENING_MM, closing_mm=CLOSING_MM, largest_only=True)
-    return _smooth_mask(grown_mask(tissue, by_mm=RIM_MM), image)
+    labels = parse_head(read_own(image), read_mask(brain), contrast=contrast, card=card, device=device)
+    return write_volume(labels, Path("labels.nii"))
 
 
 def _smooth_mask(mask: Volume, target: Volume, *, target_from_source: np.ndarray | None = None) -> Volume:
@@ -315,6 +331,85 @@ def align(moving: Path, *, moving_brain: Path, fixed: Path, fixed_brain: Path, c
     return write_transform(matrix, Path("to_flair.txt"))
 
 
+def find_usable(
+    corrected: dict[str, Path], *, brains: dict[str, Path], to_flair: dict[str, Path], sources: dict[str, Path]
+) -> list[str]:
+    """The FLAIR, and the contrasts that match it where they were aligned to; another one would mislead the networks."""
+    fixed, fixed_brain = read_own(corrected["FLAIR"]), read_mask(brains["FLAIR"])
+    usable = ["FLAIR"]
+    for contrast, transform in to_flair.items():
+        quality = plausibility.match(
+            read_own(corrected[contrast]),
+            fixed,
+            moving_brain=read_mask(brains[contrast]),
+            fixed_brain=fixed_brain,
+            fixed_from_moving=read_transform(transform),
+        )
+        if quality >= plausibility.MIN_MATCH:
+            usable.append(contrast)
+        else:
+            warnings.warn(
+                f"{sources[contrast]}: does not match the FLAIR and is left out (normalised mutual information "
+                f"{quality:.3f}, at least {plausibility.MIN_MATCH} is needed): its alignment failed, or it shows "
+                "another patient",
+                Fallback,
+                stacklevel=2,
+            )
+    return usable
+
+
+def check_images(
+    corrected: dict[str, Path],
+    *,
+    brains: dict[str, Path],
+    to_mni: Path,
+    to_flair: dict[str, Path],
+    sources: dict[str, Path],
+) -> None:
+    """Warn of a brain mask that is not one of a whole brain, and of images with the contrast of others.
+
+    Raises
+    ------
+    InputError
+        FLAIR and T1w are exchanged.
+    """
+    mni_from_flair, template = read_transform(to_mni), load_template()
+    seen = {}
+    for contrast, path in corrected.items():
+        flair_from_image = np.eye(4) if contrast == "FLAIR" else read_transform(to_flair[contrast])
+        seen[contrast] = plausibility.contrast_of(
+            read_own(path),
+            read_mask(brains[contrast]),
+            template=template,
+            template_from_image=mni_from_flair @ flair_from_image,
+        )
+    if seen["FLAIR"] == "T1w" and seen.get("T1w") in ("FLAIR", "T2w"):
+        raise InputError(
+            f"{sources['FLAIR']} and {sources['T1w']}: the first, given as FLAIR, looks like a T1w, and the second, "
+            "given as T1w, does not; exchange them"
+        )
+    for contrast, other in seen.items():
+        if contrast in ("FLAIR", "T1w", "T2w") and other not in (None, contrast):
+            warnings.warn(
+                f"{sources[contrast]}: given as {contrast}, but looks like a {other}; do not trust the results if it "
+                "is one",
+                Fallback,
+                stacklevel=2,
+            )
+    faults = plausibility.brain_mask_faults(
+        read_own(corrected["FLAIR"]),
+        read_mask(brains["FLAIR"]),
+        template_brain=load_template_brain_mask(),
+        template_from_image=mni_from_flair,
+    )
+    if faults:
+        warnings.warn(
+            f"{sources['FLAIR']}: the brain mask {' and '.join(faults)}; look at it before you trust the results",
+            Fallback,
+            stacklevel=2,
+        )
+
+
 def align_to_template(image: Path, *, contrast: str, brain: Path, backend: str, to_flair: Path | None = None) -> Path:
     """Affine transform from the FLAIR's space to MNI152, measured on the T1w where there is one.
 
@@ -348,7 +443,7 @@ def make_working_images(
     brain : Path
         Of the FLAIR.
     labels : dict of str to Path
-        Head labels of every contrast; those of FLAIR and T1w are merged.
+        Head labels of the FLAIR, and of the T1w where there is one.
     to_mni : Path
     to_flair : dict of str to Path
         Of every contrast but the FLAIR.

@@ -24,7 +24,7 @@ from msrim.preprocess.template import load_template
 from msrim.recipe import Recipe
 from msrim.report.page import Report, write_report
 from msrim.transform import read_transform
-from msrim.workflows.anatomy import HEAD_MODEL, Anatomy, AnatomyFiles, Working, prepare, read_mask, read_own
+from msrim.workflows.anatomy import Anatomy, AnatomyFiles, Working, anatomy_cards, prepare, read_mask, read_own
 from msrim.workflows.inputs import check_visit
 from msrim.workflows.run import Run, files_in
 
@@ -125,7 +125,7 @@ def segment_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Conso
     check_finds_lesions(card, LESION_TASKS)
     subject = subject.for_network(card.contrasts)
     _check_contrasts(card, subject)
-    check_visit(subject, recipe, out, cards=[*card.single, read_card(HEAD_MODEL)])
+    check_visit(subject, recipe, out, cards=[*card.single, *anatomy_cards()])
     console.say(subject.chosen())
     with Run(subject.folder(out), console, recipe=recipe.model_dump(), inputs=subject.contrasts) as run:
         anatomy = prepare(subject, recipe, run, out=out)

@@ -36,10 +36,19 @@ from msrim.workflows.run import Run
 LESION_CONTEXT = 28
 # Share of a recipe's learning rate with which a trained model goes on.
 FINE_TUNING = 0.1
-MASK = re.compile(r"(.*_)?(label-L.*_mask|lesions?(_mask)?)\.nii(\.gz)?")
+# Masks of what changed between visits are of another kind.
+MASK = re.compile(r"(?!.*desc-change)(.*_)?(label-L.*_mask|lesions?(_mask)?)\.nii(\.gz)?")
 
 
-def train_lesions(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: list[str], console: Console) -> Path:
+def train_lesions(
+    recipe: TrainingRecipe,
+    data: Path,
+    out: Path,
+    *,
+    leave_out: list[str],
+    console: Console,
+    prepared: Path | None = None,
+) -> Path:
     """Train a lesion network on every marked visit below ``data``.
 
     Parameters
@@ -48,9 +57,11 @@ def train_lesions(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: l
     data : Path
         Subjects in BIDS order; beside each FLAIR its lesion mask (``*label-L*_mask.nii.gz``).
     out : Path
-        Gets ``weights.safetensors``, ``card.toml``, the loss curve and the prepared visits.
+        Gets ``weights.safetensors``, ``card.toml`` and the loss curve.
     leave_out : list of str
         Patients (labels without ``sub-``) that must not be seen.
+    prepared : Path, optional
+        Gets the prepared visits, so that several trainings may share them; a folder in ``out`` if not given.
 
     Returns
     -------
@@ -64,7 +75,7 @@ def train_lesions(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: l
     """
     _check_crop(recipe)
     bank = painted_from(recipe, leave_out=leave_out)
-    patients = marked_patients(recipe, data, out, leave_out=leave_out, console=console)
+    patients = marked_patients(recipe, data, prepared or out / "prepared", leave_out=leave_out, console=console)
     crops = LesionCrops(
         patients,
         bank,
@@ -234,9 +245,7 @@ def marked_patients(
             f"{data}: no visit has a {' or a '.join(never)}, so a model would not know what to make of one; take it "
             "out of the recipe's contrasts and settings, or give --head-labels"
         )
-    return [
-        prepare_visit(subject, mask, recipe=recipe, out=out / "prepared", console=console) for subject, mask in visits
-    ]
+    return [prepare_visit(subject, mask, recipe=recipe, out=out, console=console) for subject, mask in visits]
 
 
 def seen_patients(patients: Sequence[Patient]) -> str:

@@ -31,7 +31,15 @@ CT_WINDOW = (-200.0, 250.0)
 TUMOUR = 2
 
 
-def train_slices(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: list[str], console: Console) -> Path:
+def train_slices(
+    recipe: TrainingRecipe,
+    data: Path,
+    out: Path,
+    *,
+    leave_out: list[str],
+    console: Console,
+    prepared: Path | None = None,
+) -> Path:
     """Train a slice network.
 
     Parameters
@@ -43,9 +51,11 @@ def train_slices(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: li
         Subjects with a lesion mask beside each FLAIR, prepared as `msrim segment` does it; for CT, ``volume-N.nii`` and
         ``segmentation-N.nii`` of the LiTS challenge, anywhere below.
     out : Path
-        Gets ``weights.safetensors``, ``card.toml``, the loss curve and the prepared visits.
+        Gets ``weights.safetensors``, ``card.toml`` and the loss curve.
     leave_out : list of str
         Patients (labels without ``sub-``; numbers of CT scans) that must not be seen.
+    prepared : Path, optional
+        As :func:`msrim.workflows.train.train_lesions` takes it.
 
     Returns
     -------
@@ -64,7 +74,7 @@ def train_slices(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: li
         slices, seen = LesionSlices(scans, **drawn), f"axial slices of {len(scans)} scans"
     else:
         bank = painted_from(recipe, leave_out=leave_out)
-        patients = marked_patients(recipe, data, out, leave_out=leave_out, console=console)
+        patients = marked_patients(recipe, data, prepared or out / "prepared", leave_out=leave_out, console=console)
         seen = f"axial slices of {seen_patients(patients)}"
         if bank is None and recipe.head_labels is None:
             images = (cut_images(patient, recipe.intensity_range).float().numpy() for patient in patients)

@@ -178,8 +178,8 @@ def real_brain(data: Path, size: list[int], *, contrasts: tuple[str, ...]) -> np
     grid = Volume(np.zeros(size, np.float32), affine)
     images = {name: resample(read_volume(path), grid) for name, path in files.items() if name in contrasts}
     brain = grid.like(images["FLAIR"].data > 0)
-    labels = resample(parse_head(flair, contrast="FLAIR", card=read_card("head")), grid, nearest=True)
-    tissue = tissue_of(labels)
+    labels = parse_head(flair, flair.like(flair.data > 0), contrast="FLAIR", card=read_card("head"))
+    tissue = tissue_of(resample(labels, grid, nearest=True))
     solid = grid.like(tissue.data > CSF)
     channels = [
         normalise_intensity(images[name], brain, tissue=solid).data if name in images else grid.data

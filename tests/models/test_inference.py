@@ -11,8 +11,8 @@ import torch
 
 from msrim.image import Volume, resample
 from msrim.models import build, inference, load_model, read_card
-from msrim.models.inference import head_grid, parse_head, without_batch_norm
-from msrim.preprocess.template import load_template
+from msrim.models.inference import parse_head, without_batch_norm
+from msrim.preprocess.template import load_template, load_template_brain_mask
 
 
 @pytest.mark.parametrize("task", ["lesions", "slices"])
@@ -57,18 +57,16 @@ def test_how_dark_csf_is_does_not_reach_a_network_that_was_trained_without(monke
     assert not seen[1][~brain.data].any()
 
 
-def test_nothing_of_an_extracted_brain_is_background():
-    """Even where a bright vessel, as contrast agent makes it, leaves the tissue so dark that the network doubts it."""
-    brain = load_template()
-    veins = brain.data.copy()
-    veins[45:47, 5:15, 40:60] = 8 * brain.data.max()
+def test_labels_end_where_the_brain_mask_does():
+    """However bright what lies around is, and however dark it leaves the tissue."""
+    template, mask = load_template(), load_template_brain_mask()
+    head = template.data.copy()
+    head[~mask.data] = 20 * head.max()
     given = {"contrast": "T1w", "card": read_card("head")}
-    shown = resample(brain.like(veins), head_grid(brain)).data > 0
-    doubted, labels = (
-        parse_head(brain.like(veins), brain_extracted=extracted, **given).data for extracted in (False, True)
-    )
-    assert (labels[shown] > 0).all() and (doubted[shown] == 0).any()
-    assert np.array_equal(labels[doubted > 0], doubted[doubted > 0])
+    labels, alone = (parse_head(template.like(data), mask, **given) for data in (head, template.data * mask.data))
+    inside = resample(mask, labels, nearest=True).data
+    assert np.array_equal(labels.data > 0, inside)
+    assert np.array_equal(labels.data, alone.data)
 
 
 @pytest.mark.parametrize("name, channels", [("allnet", 9), ("scp", 3), ("head", 3)])

@@ -8,12 +8,11 @@ from volumes import LPS, OBLIQUE, pose, rotation
 
 from msrim.image import Volume, read_volume, resample, to_ras
 from msrim.models import read_card
-from msrim.models.inference import parse_head
+from msrim.models.brain import extract_brain
 from msrim.preprocess.bias import correct_bias
 from msrim.preprocess.register import align_by_volume, register_affine, register_rigid
 from msrim.preprocess.template import load_template, load_template_brain_mask
 from msrim.transform import apply_transform, read_transform
-from msrim.workflows.anatomy import brain_from_labels
 from tests.benchmarks.no_change import rescanned
 
 
@@ -138,7 +137,7 @@ def test_an_affine_does_not_run_past_collapsing(shared_data, template):
     (path,) = (shared_data / "bids/sub-12/ses-01").rglob("*_FLAIR.nii.gz")
     again, _ = rescanned(to_ras(read_volume(path)), np.random.default_rng(1))
     again = to_ras(again)
-    brain = brain_from_labels(parse_head(again, contrast="FLAIR", card=read_card("head")), again)
+    brain = extract_brain(again, card=read_card("synthstrip"))
     corrected = correct_bias(again, brain)
     found = register_affine(corrected, template[0], moving_mask=brain, fixed_mask=template[1])
     scales = np.linalg.svd(found[:3, :3], compute_uv=False)
