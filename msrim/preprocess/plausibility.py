@@ -57,18 +57,34 @@ def brain_mask_faults(
     volume_ml = np.count_nonzero(brain.data) * brain.voxel_volume_mm3 / 1000
     if not BRAIN_ML[0] <= volume_ml <= BRAIN_ML[1]:
         faults.append(f"has {volume_ml:.0f} ml, an adult's brain {BRAIN_ML[0]:.0f} to {BRAIN_ML[1]:.0f} ml")
-    expected = _moved_mask(template_brain, image, np.linalg.inv(template_from_image))
-    total = np.count_nonzero(expected) + np.count_nonzero(brain.data)
-    dice = 2 * np.count_nonzero(expected & brain.data) / max(total, 1)
+    dice = template_dice(brain, template_brain=template_brain, template_from_brain=template_from_image)
     if dice < MIN_TEMPLATE_DICE:
         faults.append(f"has not the shape of a whole brain (Dice {dice:.2f} with the template's)")
+    bright = bright_surface(image, brain)
+    if bright > MAX_BRIGHT_SURFACE:
+        faults.append(f"has bright tissue at {100 * bright:.0f} % of its surface, as fat and muscle are")
+    return faults
+
+
+def template_dice(brain: Volume, *, template_brain: Volume, template_from_brain: np.ndarray) -> float:
+    """Dice of a brain mask with the template's, on the mask's grid.
+
+    Examples
+    --------
+    >>> mask = Volume(np.indices((4, 4, 4))[0] < 2, np.eye(4))
+    >>> template_dice(mask, template_brain=mask, template_from_brain=np.eye(4))
+    1.0
+    """
+    expected = _moved_mask(template_brain, brain, np.linalg.inv(template_from_brain))
+    total = np.count_nonzero(expected) + np.count_nonzero(brain.data)
+    return 2 * np.count_nonzero(expected & brain.data) / max(total, 1)
+
+
+def bright_surface(image: Volume, brain: Volume) -> float:
+    """Share of a mask's surface that is brighter than nearly all of the brain deep inside; 0 where nothing is deep."""
     depth = edt.edt(brain.data, anisotropy=tuple(brain.spacing))
     surface, deep = brain.data & (depth < SURFACE_MM), depth > DEEP_MM
-    if deep.any():
-        bright = np.mean(image.data[surface] > np.percentile(image.data[deep], NEARLY_ALL))
-        if bright > MAX_BRIGHT_SURFACE:
-            faults.append(f"has bright tissue at {100 * bright:.0f} % of its surface, as fat and muscle are")
-    return faults
+    return float(np.mean(image.data[surface] > np.percentile(image.data[deep], NEARLY_ALL))) if deep.any() else 0.0
 
 
 def contrast_of(image: Volume, brain: Volume, *, template: Volume, template_from_image: np.ndarray) -> str | None:
@@ -91,20 +107,40 @@ def contrast_of(image: Volume, brain: Volume, *, template: Volume, template_from
         ``T2w`` where CSF is brighter than tissue, ``T1w`` where white matter is brighter than grey, else ``FLAIR``.
         None where too little of the brain lies deep enough to tell.
     """
+    correlation, csf = contrast_features(image, brain, template=template, template_from_image=template_from_image)
+    if np.isnan(csf):
+        return None
+    if csf > MIN_T2W_CSF:
+        return "T2w"
+    return "T1w" if correlation > MIN_T1W_CORRELATION else "FLAIR"
+
+
+def contrast_features(
+    image: Volume, brain: Volume, *, template: Volume, template_from_image: np.ndarray
+) -> tuple[float, float]:
+    """What tells T1w, T2w and FLAIR apart; parameters as those of :func:`contrast_of`.
+
+    Returns
+    -------
+    correlation : float
+        With the template, in grey and white matter.
+    csf : float
+        Median of CSF less that of tissue, in robust standard deviations of tissue. Both are nan where too little of the
+        brain lies deep enough.
+    """
     expected = resample(template, image, target_from_source=np.linalg.inv(template_from_image)).data
     deep = edt.edt(brain.data, anisotropy=tuple(brain.spacing)) > DEEP_MM
     csf, tissue = np.percentile(template.data[template.data > 0], (TEMPLATE_CSF, TEMPLATE_TISSUE))
     deep_csf, deep_tissue = deep & (expected < csf), deep & (expected > tissue)
     if min(np.count_nonzero(deep_csf), np.count_nonzero(deep_tissue)) < MATCH_BINS:
-        return None
+        return np.nan, np.nan
     values, like = image.data[deep_tissue].astype(float), expected[deep_tissue]
     median = np.median(values)
     deviation = max(1.4826 * np.median(np.abs(values - median)), 1e-6)
-    if (np.median(image.data[deep_csf]) - median) / deviation > MIN_T2W_CSF:
-        return "T2w"
     low, high = np.percentile(values, (1, 99))
     usual = (values >= low) & (values <= high)
-    return "T1w" if np.corrcoef(values[usual], like[usual])[0, 1] > MIN_T1W_CORRELATION else "FLAIR"
+    correlation = np.corrcoef(values[usual], like[usual])[0, 1]
+    return float(correlation), float((np.median(image.data[deep_csf]) - median) / deviation)
 
 
 def match(

