@@ -122,7 +122,8 @@ def test_fsl_prepares_a_visit(tmp_path, stand_in):
     """FAST's classes make tissue file and distance maps; version and backend are told, and another FSL starts anew."""
     template = load_template()
     image = Volume(template.data[::2, ::2, ::2], template.affine @ np.diag([2.0, 2.0, 2.0, 1.0]))
-    flair = image.like(np.where(image.data > 0, 1.3 - image.data, 0).astype(np.float32))
+    dark = 0.2 * (image.data > 0)  # CSF, around grey matter brighter than white
+    flair = image.like(np.where(image.data > 0.5, 1.3 - image.data, dark).astype(np.float32))
     contrasts = {
         "FLAIR": write_volume(flair, tmp_path / "sub-1_FLAIR.nii.gz"),
         "T1w": write_volume(image, tmp_path / "sub-1_T1w.nii.gz"),
