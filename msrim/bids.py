@@ -327,9 +327,7 @@ def check_description(out: Path, *, kind: str = "derivative") -> dict[str, Any]:
     """
     path = out / "dataset_description.json"
     if not path.is_file():
-        ignored = out / ".bidsignore"
-        foreign = ignored.is_file() and not set(ignored.read_text("utf-8", "replace").splitlines()) <= set(NOT_BIDS)
-        if foreign or (kind == "raw" and any(out.glob("sub-*"))):
+        if not set(_lines(out / ".bidsignore")) <= set(NOT_BIDS):
             raise OutputError(f"{out}: holds a dataset that msrim has not written; choose another folder")
         return {}
     try:
@@ -386,15 +384,19 @@ def write_dataset_description(out: Path, *, name: str = "msrim", kind: str = "de
 
 
 def _write_bidsignore(path: Path) -> None:
+    lines = _lines(path)
+    if missing := [line for line in NOT_BIDS if line not in lines]:
+        write_text("\n".join([*lines, *missing]) + "\n", path)
+
+
+def _lines(path: Path) -> list[str]:
+    """Of a text file in an output folder; none if there is no such file."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except FileNotFoundError:
-        lines = []
+        return []
     except OSError as error:
         raise OutputError(f"{path}: cannot be read ({error.strerror}); choose another output folder") from error
-    missing = [line for line in NOT_BIDS if line not in lines]
-    if missing:
-        write_text("\n".join([*lines, *missing]) + "\n", path)
 
 
 def _image_folder(path: Path) -> Path:

@@ -176,7 +176,9 @@ def check_output_folder(out: Path, *, kind: str = "derivative") -> None:
             pass
     except OSError as error:
         raise OutputError(f"{existing}: cannot be written ({error.strerror}); choose another output folder") from error
-    check_description(out, kind=kind)
+    described = check_description(out, kind=kind)
+    if kind == "raw" and not described and any(out.glob("sub-*")):
+        raise OutputError(f"{out}: holds patients that msrim has not made; choose another folder")
 
 
 def check_results_folder(subject: Subject, out: Path) -> None:
