@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from msrim.errors import BackendError, Fallback
-from msrim.image import Volume, grid_around, resample
+from msrim.image import Volume, grid_around, resample, to_ras
 from msrim.models import load_model
 from msrim.models.registry import Card
 from msrim.models.scp import fit_to_plane, z_scored
 from msrim.preprocess.anatomy import anatomical_coordinates
+from msrim.preprocess.ct import prepare_ct
 from msrim.preprocess.masks import without_faint, without_shallow
 from msrim.preprocess.tissue import csf_structures
 from msrim.transform import apply_transform
@@ -137,6 +138,27 @@ def find_lesions(
             spheres.append(sphere)
     lesion, sphere = (_mean_probability(logits, brain) for logits in (lesions, spheres))
     return without_faint(without_shallow(lesion, brain, deeper_than_mm=SURFACE_MM), core_odds=CORE_ODDS), sphere
+
+
+def predict_slices(image: Volume, *, card: Card, device: str = "cpu") -> Volume:
+    """Probability of lesion by a slice network of one contrast.
+
+    Parameters
+    ----------
+    image : Volume
+        Of that contrast; a CT is prepared as in training (:func:`msrim.preprocess.ct.prepare_ct`), any other image is
+        taken in RAS order as it is.
+    card : Card
+        Of the task "slices".
+
+    Returns
+    -------
+    Volume of float32
+        On the grid that the network sees; 0 beyond its plane.
+    """
+    seen = prepare_ct(image) if card.contrasts == ("CT",) else to_ras(image)
+    logits = _slice_logits(load_model(card), seen.data[None].astype(np.float32), device=device)
+    return seen.like(expit(logits).astype(np.float32))
 
 
 def _mean_probability(logits: list[np.ndarray], brain: Volume) -> Volume:

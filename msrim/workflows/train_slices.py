@@ -12,8 +12,9 @@ from torch import Tensor
 
 from msrim.console import Console
 from msrim.errors import InputError
-from msrim.image import read_volume, same_grid
+from msrim.image import read_volume, same_grid, to_ras
 from msrim.models import build
+from msrim.preprocess.ct import halve_in_plane, prepare_ct
 from msrim.recipe import TrainingRecipe
 from msrim.training.losses import soft_dice
 from msrim.training.slices import LesionSlabs, LesionSlices, cut_images
@@ -26,8 +27,7 @@ from msrim.workflows.train import (
     train_on,
 )
 
-# Hounsfield units that hold the liver, and the label of its tumours (Zhang et al. 2023, section 4.2; LiTS).
-CT_WINDOW = (-200.0, 250.0)
+# Label of liver tumours in LiTS.
 TUMOUR = 2
 
 
@@ -100,7 +100,7 @@ def slice_loss(logits: Tensor, lesions: Tensor) -> Tensor:
 
 
 def _ct_scans(data: Path, *, leave_out: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Windowed CT and its tumours at half the in-plane resolution, 512 x 512 to 256 x 256."""
+    """CT scans and their tumours as :func:`msrim.preprocess.ct.prepare_ct` gives them."""
     numbered = {path.name.split(".")[0].removeprefix("volume-"): path for path in sorted(data.rglob("volume-*.nii*"))}
     check_left_out(leave_out, numbered, data=data)
     if not set(numbered) - set(leave_out):
@@ -112,10 +112,5 @@ def _ct_scans(data: Path, *, leave_out: list[str]) -> Iterator[tuple[np.ndarray,
         volume, marked = read_volume(path), read_volume(labels)
         if not same_grid(volume, marked):
             raise InputError(f"{labels}: not on the grid of {path.name}; take the two files of one download")
-        yield _halved(np.clip(volume.data, *CT_WINDOW))[None], _halved(marked.data == TUMOUR) >= 0.5
-
-
-def _halved(data: np.ndarray) -> np.ndarray:
-    x, y, z = data.shape
-    blocks = data[: x // 2 * 2, : y // 2 * 2].reshape(x // 2, 2, y // 2, 2, z)
-    return blocks.mean(axis=(1, 3), dtype=np.float32)
+        tumours = halve_in_plane(to_ras(marked.like(marked.data == TUMOUR)))
+        yield prepare_ct(volume).data[None], tumours.data >= 0.5

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from msrim.cli.main import app
 from msrim.console import Console
 from msrim.errors import InputError
-from msrim.image import Volume, write_volume
+from msrim.image import Volume, read_volume, same_grid, write_volume
 from msrim.models import load_model, read_card
 from msrim.recipe import read_training_recipe
 from msrim.workflows.train_slices import train_slices
@@ -49,6 +53,38 @@ def test_ct_in_card_and_weights_out(lits):
     assert (card.task, card.contrasts, card.network) == ("slices", ("CT",), "scp")
     assert "1 scans" in card.training
     assert load_model(card).plane == (32, 48)
+
+
+def test_a_made_ct_goes_from_training_to_a_mask(lits):
+    """Turned on the disk: the network sees it as in training, and the mask lies on the file's own grid."""
+    recipe = read_training_recipe(lits / "recipe.toml")
+    model = train_slices(recipe, lits / "data", lits / "out", leave_out=["1"], console=Console(quiet=True))
+    straight = read_volume(lits / "data" / "volume-1.nii")
+    affine = np.array([[0.0, -1.0, 0.0, 69.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+    turned = Volume(straight.data[::-1].transpose(1, 0, 2), affine)
+    found = {}
+    for name, volume in (("straight", straight), ("turned", turned)):
+        image = write_volume(volume, lits / f"{name}.nii.gz")
+        shown = CliRunner().invoke(app, ["predict", str(model), str(image), "--out", str(lits / name), "--quiet"])
+        assert shown.stdout == f"{lits}/{name}/{name}_label-L_mask.nii.gz\n"
+        mask = read_volume(Path(shown.stdout.strip()), mask=True)
+        found[name] = read_volume(lits / name / f"{name}_label-L_probseg.nii.gz").data
+        assert same_grid(mask, volume)
+        np.testing.assert_array_equal(mask.data, found[name] >= read_card(model).threshold)
+    # The plane of 32 x 48 pixels shows 64 x 96 of the scan's 70 x 90; the network says nothing of what lies beyond.
+    assert not found["straight"][0].any() and found["straight"][30:40].all()
+    np.testing.assert_allclose(found["turned"], found["straight"][::-1].transpose(1, 0, 2), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"), [("head", "does not work slice by slice"), ("scp", "takes several contrasts")]
+)
+def test_other_models_are_refused_before_anything_is_written(lits, model, message):
+    image = str(lits / "data" / "volume-0.nii")
+    shown = CliRunner().invoke(app, ["predict", model, image, "--out", str(lits / "none")])
+    assert (shown.exit_code, (lits / "none").exists()) == (2, False)
+    [line] = shown.stderr.splitlines()
+    assert message in line
 
 
 def test_nothing_left_and_labels_of_another_scan(lits):
