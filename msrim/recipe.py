@@ -155,13 +155,26 @@ class TrainingRecipe(BaseModel):
     staged: bool = True
 
 
+def packaged_recipes() -> dict[str, Path]:
+    """The recipes that come with msrim, by name: in a wheel inside the package, in a clone beside it.
+
+    Examples
+    --------
+    >>> packaged_recipes()["allnet"].name
+    'allnet.toml'
+    """
+    package = Path(__file__).parent
+    folder = next((f for f in (package / "pipelines", package.parent / "pipelines") if f.is_dir()), package)
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
 def read_recipe(path: Path | None = None, **overrides: Any) -> Recipe:
     """Read a recipe and lay the options given on the command line over it.
 
     Parameters
     ----------
     path : Path, optional
-        A TOML file; the defaults if not given.
+        A TOML file, or the name of one of :func:`packaged_recipes`; the defaults if not given.
     **overrides
         Fields by name; those that are None are as if not given.
 
@@ -184,7 +197,7 @@ def read_training_recipe(path: Path, **overrides: Any) -> TrainingRecipe:
 
 
 def _read(kind: type[Settings], path: Path | None, overrides: dict[str, Any]) -> Settings:
-    settings = {} if path is None else _read_toml(Path(path))
+    settings = {} if path is None else _read_toml(_found(Path(path)))
     settings |= {name: value for name, value in overrides.items() if value is not None}
     try:
         return kind.model_validate(settings)
@@ -196,10 +209,16 @@ def _read(kind: type[Settings], path: Path | None, overrides: dict[str, Any]) ->
         raise InputError(f"{path or 'settings'}: {field}: {what}") from error
 
 
+def _found(path: Path) -> Path:
+    """The file, or the packaged recipe of that name where there is no such file."""
+    return path if path.is_file() else packaged_recipes().get(str(path), path)
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a recipe; give a TOML file, see pipelines/") from error
+        names = ", ".join(packaged_recipes())
+        raise InputError(f"{path}: cannot be read as a recipe; give a TOML file or one of {names}") from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not a TOML file: {error}") from error

@@ -25,6 +25,15 @@ def test_the_default_recipe_file_states_the_defaults():
     assert [name for name in Recipe.model_fields if f"{name} = " not in stated] == []
 
 
+def test_a_recipe_is_found_by_its_name_unless_a_file_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_training_recipe(Path("allnet")) == read_training_recipe(PIPELINES / "allnet.toml")
+    (tmp_path / "segment").write_text("threshold = 0.25")
+    assert read_recipe(Path("segment")).threshold == 0.25
+    with pytest.raises(InputError, match=r"alnet: cannot be read as a recipe; give a TOML file or one of allnet.*, head, "):
+        read_training_recipe(Path("alnet"))
+
+
 @pytest.mark.parametrize("path", sorted(PIPELINES.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_recipe_in_pipelines_is_valid(path):
     kind = read_recipe if path.stem == "segment" else read_training_recipe

@@ -10,7 +10,7 @@ import typer
 
 def train(
     *,
-    recipe: Annotated[Path, typer.Option("--recipe", help="Settings in TOML, see pipelines/allnet.toml.")],
+    recipe: Annotated[Path, typer.Option("--recipe", help="Settings: a TOML file, or the name of a packaged recipe, such as allnet.")],
     data: Annotated[
         Path,
         typer.Option(
