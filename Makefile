@@ -30,14 +30,17 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch goes first and alone, so that a build chosen by the machine's own pip settings (CPU, CUDA) is kept.
-# pyradiomics is built from source and asks for these four without saying so.
+# pyradiomics is built from source and asks for these four without saying so. Its released sources use what Python 3.12
+# has no more (configparser.SafeConfigParser), so there msrim goes without it; `msrim doctor` says what that costs.
 $(INSTALLED): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-		{ echo "msrim is installed with Python 3.11; give one: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "msrim is installed with Python 3.11, 3.12 or 3.13; give one: make PYTHON=/path/to/python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
 	@echo "installing into .venv, a few minutes the first time"
 	$(PIP) torch==2.13.0
 	$(PIP) --editable '.[dev]'
 	$(PIP) setuptools wheel versioneer
-	$(PIP) --no-build-isolation pyradiomics==3.0.1
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; \
+		then $(PIP) --no-build-isolation pyradiomics==3.0.1; \
+		else echo "pyradiomics is left out, it builds with Python 3.11 alone; see \`$(BIN)/msrim doctor\`"; fi
 	@touch $@

@@ -143,7 +143,9 @@ def _extractor() -> Any:
         import radiomics
         from radiomics.featureextractor import RadiomicsFeatureExtractor
     except ImportError as error:
-        raise BackendError("pyradiomics is not installed; `make` installs it, or choose --model datrnet") from error
+        raise BackendError(
+            "pyradiomics is not installed; `make` with Python 3.11 installs it, or choose --model datrnet"
+        ) from error
     radiomics.setVerbosity(50)
     extractor = RadiomicsFeatureExtractor(binWidth=BIN_WIDTH_PPB, minimumROIDimensions=1, additionalInfo=False)
     extractor.disableAllImageTypes()

@@ -69,7 +69,11 @@ def _radiomics() -> Finding:
     try:
         return Finding("ok", "pyradiomics", version("pyradiomics"))
     except PackageNotFoundError:
-        return Finding("missing", "pyradiomics", "no radiomic features of lesions; `make` installs it")
+        return Finding(
+            "missing",
+            "pyradiomics",
+            "the rim networks qsmrimnet, aprl-rf and aprl-nn cannot be used; `make` with Python 3.11 installs it",
+        )
 
 
 def _memory() -> Finding:
