@@ -44,7 +44,8 @@ BrainExtracted = Annotated[
     bool | None, typer.Option("--brain-extracted", help="The images show the brain alone.", show_default=False)
 ]
 RecipeFile = Annotated[
-    Path | None, typer.Option("--recipe", help="Settings: a TOML file, or the name of a packaged recipe; options win over it.")
+    Path | None,
+    typer.Option("--recipe", help="Settings: a TOML file, or the name of a packaged recipe; options win over it."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
 

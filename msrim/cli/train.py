@@ -10,7 +10,9 @@ import typer
 
 def train(
     *,
-    recipe: Annotated[Path, typer.Option("--recipe", help="Settings: a TOML file, or the name of a packaged recipe, such as allnet.")],
+    recipe: Annotated[
+        Path, typer.Option("--recipe", help="Settings: a TOML file, or the name of a packaged recipe, such as allnet.")
+    ],
     data: Annotated[
         Path,
         typer.Option(

@@ -221,7 +221,7 @@ def test_no_lesion_within_the_qsm_still_ends_in_a_page(visit, model, monkeypatch
     lesions = np.zeros(SHAPE, np.uint8)
     lesions[20:28, 20:28, 12:14], lesions[45:50, 45:50, 12:15] = 1, 2
     write_volume(Volume(lesions, AFFINE), visit / "lesions.nii.gz")
-    monkeypatch.setattr("msrim.workflows.rims.register_rigid", lambda *_, **__: np.eye(4))
+    monkeypatch.setattr("msrim.workflows.rims.align", lambda *_, **__: np.eye(4))
     rows = rows_of(classified(visit, model, monkeypatch))
     assert [row["rim"] for row in rows] == ["n/a"] * 2
     page = (visit / "out/sub-1/rims/report.html").read_text(encoding="utf-8")
@@ -233,7 +233,7 @@ def test_lesions_outside_the_qsm_are_told(visit, model, monkeypatch):
     path = find_qsm(visit / "sub-1")
     low = nib.load(path).get_fdata(dtype=np.float32)[..., :12]
     write_volume(Volume(low, AFFINE), path)
-    monkeypatch.setattr("msrim.workflows.rims.register_rigid", lambda *_, **__: np.eye(4))
+    monkeypatch.setattr("msrim.workflows.rims.align", lambda *_, **__: np.eye(4))
     rows = rows_of(classified(visit, model, monkeypatch))
     assert [row["rim_probability"] == "n/a" for row in rows] == [False, False, True]
     run = json.loads((visit / "out/sub-1/rims/run.json").read_text(encoding="utf-8"))
