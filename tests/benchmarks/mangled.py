@@ -39,6 +39,7 @@ SHAPE = (40, 44, 36)
 AFFINE = np.array([[4.0, 0, 0, -80], [0, 4, 0, -88], [0, 0, 4, -72], [0, 0, 0, 1]])
 # Of the processor's time, and of a clock's on a machine that does other things besides.
 LIMIT_S, CLOCK_LIMIT_S = 60, 600
+BEGUN = ("FLAIR: ", "QSM: ", "visit ", "note: ")
 COMMANDS = ("preprocess", "segment", "longitudinal", "rim-classify", "rim-classify --lesions", "evaluate")
 
 
@@ -388,10 +389,11 @@ def judge(code: int, stderr: str, folder: Path) -> tuple[str, str]:
         return "traceback", stderr
     if code == 0:
         return "taken", stderr
-    lines = stderr.splitlines()
-    if code != 2 or len(lines) != 1 or not lines[0].startswith("msrim: error: "):
-        return f"exit code {code} with {len(lines)} lines", stderr
-    return ("refused" if str(folder) in lines[0] else "names no file of the user's"), stderr
+    # A run that has begun says what it does until it is refused.
+    *before, last = stderr.splitlines() or [""]
+    if code != 2 or not last.startswith("msrim: error: ") or (before and not before[0].startswith(BEGUN)):
+        return f"exit code {code} with {len(before) + 1} lines", stderr
+    return ("refused" if str(folder) in last else "names no file of the user's"), stderr
 
 
 def stop_after_reading() -> None:
@@ -465,9 +467,7 @@ def main() -> int:
         command = [sys.executable, "-m", "msrim", *given]
         try:
             run = subprocess.run(command, capture_output=True, text=True, timeout=3 * CLOCK_LIMIT_S, check=False)
-            # A run that has begun says what it does before it is refused.
-            last = run.stderr.splitlines()[-1] + "\n" if run.returncode == 2 else run.stderr
-            result, shown = judge(run.returncode, last if "Traceback" not in run.stderr else run.stderr, folder / "in")
+            result, shown = judge(run.returncode, run.stderr, folder / "in")
         except subprocess.TimeoutExpired:
             result, shown = "did not end", ""
         counts["run to the end", result if result in ("taken", "refused") else "fault"] += 1
