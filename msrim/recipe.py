@@ -105,7 +105,7 @@ class TrainingRecipe(BaseModel):
     intensity_range : (float, float) or None
         Normalised intensities are cut to it, in training and ever after (see :class:`msrim.models.registry.Card`).
     threshold_range : (float, float) or None
-        For the card of a lesion model: each patient's own threshold lies within it.
+        For the card of a lesion model: its threshold, and the highest that a visit may get whose lesions are doubtful.
     lesion_bank : Path or None
         Lesion maps to paint into the images; none are painted without it.
     lesion_masks : Path or None

@@ -1,4 +1,4 @@
-"""The threshold at which the outline of the lesions follows the image best."""
+"""A threshold that rises where the lesions found are faint and the network is in doubt of them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,8 @@ from msrim.image import Volume
 LOGIT_STEP = 0.5
 # Fewer lesion voxels show no outline that could be measured.
 MIN_LESION_MM3 = 50.0
-# Lesions are given up only for an outline that is sharper by more than this share, and gained for one as sharp as this.
-SHARP_ENOUGH = 0.85
-AS_SHARP = 0.99
-# Standard deviations of the tissue. The threshold falls for such a step alone: false lesions in simulated heads without
-# any have 0.4 to 0.6 at every threshold, lesions of five patients, 3 mm slices among them, 0.7 to 1.8 at a good one.
+# Standard deviations of the tissue: false lesions in simulated heads without any have 0.4 to 0.6 at every threshold,
+# lesions of five patients, 3 mm slices among them, 0.7 to 1.8 at a good one.
 LESION_STEP = 0.75
 # False lesions are faint and, unlike true ones as faint, gone at odds little higher: of their volume less than half is
 # left at odds e^2 = 7.4 times as high.
@@ -70,58 +67,47 @@ def boundary_step(probability: Volume, image: Volume, *, brain: Volume, levels: 
     return np.divide(steps, faces, out=np.full(len(levels), np.nan), where=faces > 0)
 
 
-def sharpest_threshold(
-    probability: Volume, flair: Volume, *, brain: Volume, within: tuple[float, float], default: float
-) -> float:
-    """The threshold whose outline follows edges of the FLAIR best, to be used in place of one for all patients.
+def undoubted_threshold(probability: Volume, flair: Volume, *, brain: Volume, default: float, highest: float) -> float:
+    """The default threshold, or a higher one where what it finds is faint and the network is in doubt of it.
 
-    On a scanner unlike those of its training a network still ranks voxels well when it is much too bold or too timid
-    with all of them. Lesions have edges, so the outline that a good threshold draws is crossed by a steep step of the
-    FLAIR. From the default the threshold rises until the outline is nearly as sharp as the sharpest; then it falls to
-    the sharpest outline below, and on as long as outlines stay as sharp as that, if they are as sharp as lesions are.
-    Where it is fainter than lesions are and most of the volume is gone at odds little higher, the network is in doubt
-    whether there are any: the threshold rises until the outline is as sharp as lesions are, to the end if it never is.
+    In a head without lesions a network marks bright cortex here and there. The FLAIR hardly rises across the outlines
+    of such marks, and most of their volume is gone at odds little higher. Then the threshold rises until the outlines
+    are as sharp as those of lesions, to ``highest`` if they never are.
 
     Parameters
     ----------
     probability, flair : Volume of float32
         On the same grid; the FLAIR as :func:`msrim.preprocess.normalise.normalise_intensity` gives it.
     brain : Volume of bool
-    within : (float, float)
-        Lowest and highest threshold that may come out.
     default : float
-        In that range: where the search begins, and what comes out where too little is lesion to show an outline.
+        What comes out where nothing is in doubt, and where too little is lesion to show an outline.
+    highest : float
+        Above the default.
+
+    Notes
+    -----
+    A search in both directions for the threshold with the sharpest outlines was given up: on ten patients of a site
+    that no network had seen it cost 0.04 to 0.06 of Dice and 0.11 of lesion F1 against one threshold for all.
 
     Examples
     --------
     >>> radius = np.linalg.norm(np.indices((24, 24, 24)) - 11.5, axis=0)
     >>> everywhere = Volume(np.ones((24, 24, 24), bool), np.eye(4))
-    >>> timid = everywhere.like(1 / (1 + np.exp(radius - 3)))
-    >>> flair = everywhere.like((radius < 6).astype(float))
-    >>> threshold = sharpest_threshold(timid, flair, brain=everywhere, within=(0.001, 0.999), default=0.5)
-    >>> bool(np.array_equal(timid.data >= threshold, flair.data > 0))
-    True
+    >>> answer = everywhere.like(1 / (1 + np.exp(radius - 6)))
+    >>> for contrast in (3.0, 0.1):
+    ...     flair = everywhere.like(contrast * (radius < 6))
+    ...     print(undoubted_threshold(answer, flair, brain=everywhere, default=0.5, highest=0.999))
+    0.5
+    0.9985
     """
-    low, high = (logit(end) - logit(default) for end in within)
-    offsets = np.arange(np.ceil(low / LOGIT_STEP), np.floor(high / LOGIT_STEP) + 1)
-    levels = expit(logit(default) + LOGIT_STEP * offsets)
-    chosen = int(np.flatnonzero(offsets == 0)[0])
-    least = MIN_LESION_MM3 / probability.voxel_volume_mm3
+    steps = int(np.floor((logit(highest) - logit(default)) / LOGIT_STEP))
+    levels = expit(logit(default) + LOGIT_STEP * np.arange(steps + 1))
     values = np.sort(probability.data[brain.data.astype(bool) & (probability.data >= levels[0])])
     volume = values.size - np.searchsorted(values, levels)
-    large_enough = volume >= least
-    if not large_enough[chosen]:
+    if volume[0] * probability.voxel_volume_mm3 < MIN_LESION_MM3:
         return default
-    step = np.fmax(boundary_step(probability, flair, brain=brain, levels=levels[large_enough]), 0)
-    while step[chosen] < SHARP_ENOUGH * step[chosen:].max():
-        chosen += 1
-    below = step[: chosen + 1]
-    if below.max() >= LESION_STEP:
-        chosen = int(below.argmax())
-        while chosen > 0 and step[chosen - 1] >= max(AS_SHARP * below.max(), LESION_STEP):
-            chosen -= 1
-    left = volume[min(chosen + DOUBT_STEPS, len(levels) - 1)]
-    if step[chosen] < LESION_STEP and left < DOUBT_SHARE * volume[chosen]:
-        clear = chosen + np.flatnonzero(step[chosen:] >= LESION_STEP)
-        chosen = clear[0] if clear.size else len(levels) - 1
-    return round(float(levels[chosen]), 4)
+    step = np.fmax(boundary_step(probability, flair, brain=brain, levels=levels), 0)
+    if step[0] >= LESION_STEP or volume[min(DOUBT_STEPS, steps)] >= DOUBT_SHARE * volume[0]:
+        return default
+    clear = np.flatnonzero((step >= LESION_STEP) & (volume * probability.voxel_volume_mm3 >= MIN_LESION_MM3))
+    return round(float(levels[clear[0] if clear.size else -1]), 4)

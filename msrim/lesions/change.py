@@ -11,9 +11,9 @@ Tissue is *new* when all of this holds in a connected piece of MIN_PIECE_MM3 or 
    visits have a T2w, its difference, in its own noise levels, joins with the weight T2W_WEIGHT: lesions are bright on
    it too, and what flow and noise do to a FLAIR is not seen there;
 2. at follow-up it is as bright as lesions are: BRIGHT deviations above the brain's mean in every voxel;
-3. the lesion network does not exclude it: in half of the piece the odds at follow-up are ODDS_SHARE of those of the
-   threshold or more, the mean probability is higher than at baseline, and no lesion is found there at baseline: tissue
-   that was lesion and got brighter is not new;
+3. the lesion network does not exclude it: in half of the piece the odds at follow-up are LEAST_ODDS or more, the mean
+   probability is higher than at baseline, and no lesion is found there at baseline: tissue that was lesion and got
+   brighter is not new;
 4. it was tissue at baseline, on average no darker than DARK deviations below the brain's mean. Where a dark sulcus or
    ventricle gives way to tissue, the brain has moved or changed its shape.
 
@@ -26,7 +26,7 @@ mean of both probabilities says so. A lesion therefore only changes where the im
 visits swaps new and gone exactly.
 
 The numbers were chosen on a pair synthesised from one marked visit in 3 mm slices, with lesions of other people painted
-in; PEAK_SHARE, SEED_Z, ODDS_SHARE, DARK and T2W_WEIGHT on real pairs as well (two patients, both ways round).
+in; PEAK_SHARE, SEED_Z, LEAST_ODDS, DARK and T2W_WEIGHT on real pairs as well (two patients, both ways round).
 tests/benchmarks/no_change.py counts what they take for new where nothing is.
 """
 
@@ -37,7 +37,6 @@ from dataclasses import dataclass
 import cc3d
 import numpy as np
 from scipy import ndimage
-from scipy.special import expit, logit
 
 from msrim.image import Volume
 
@@ -46,7 +45,7 @@ GROW_Z = 2.5
 PEAK_SHARE = 0.3
 BRIGHT = 0.5
 DARK = 0.5
-ODDS_SHARE = 0.01
+LEAST_ODDS = 0.01
 T2W_WEIGHT = 0.3
 MIN_PIECE_MM3 = 10.0
 # Half of a small lesion's radius: averages the noise of neighbouring voxels and keeps the lesion.
@@ -58,7 +57,7 @@ CLEAR = f"z of the matched FLAIR difference over {SEED_Z:g} somewhere in it, {MI
 RULE = (
     f"z of the matched difference, less what all lesions became brighter, over {GROW_Z:g} everywhere and "
     f"{SEED_Z:g} somewhere, cut off at {PEAK_SHARE:g} of the peak; intensity over {BRIGHT:g} deviations, at the other "
-    f"visit over {-DARK:g} on average; odds of lesion over {ODDS_SHARE:g} of the threshold's in half of it, mean "
+    f"visit over {-DARK:g} on average; odds of lesion over {LEAST_ODDS:g} in half of it, mean "
     f"probability higher than at the other visit and no lesion there; {MIN_PIECE_MM3:g} mm3 or more"
 )
 
@@ -114,7 +113,7 @@ def decide_change(
         seen = inside & (t2w[0].data != 0) & (t2w[1].data != 0)
         z_new = _joined(z_new, brighter(*t2w, seen=seen), seen)
         z_gone = _joined(z_gone, brighter(*t2w[::-1], seen=seen), seen)
-    likely = expit(logit(threshold) + np.log(ODDS_SHARE))
+    likely = LEAST_ODDS / (1 + LEAST_ODDS)
     limits = {"likely": likely, "piece_voxels": MIN_PIECE_MM3 / brain.voxel_volume_mm3}
     images = followup.data, baseline.data
     new = _appeared(z_new, images, (after, before), inside & (before < threshold), **limits)

@@ -69,8 +69,8 @@ class Card:
         Normalised intensities of a lesion model are cut to it: how dark CSF is tells nothing about lesions, and decides
         the contrast of all else where there is much of it.
     threshold_range : (float, float) or None
-        Where given, each patient gets the threshold within it that outlines lesions best on the FLAIR, see
-        :func:`msrim.lesions.boundary.sharpest_threshold`; the search begins at ``threshold``.
+        Where given, a visit whose lesions are faint and doubtful gets a threshold above ``threshold`` within it, see
+        :func:`msrim.lesions.boundary.undoubted_threshold`.
     metrics : dict
         Measured figures, each with its command.
     weights : Path

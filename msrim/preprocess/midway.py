@@ -15,6 +15,7 @@ from scipy.linalg import expm, logm
 
 from msrim.errors import InputError
 from msrim.image import Volume, grid_around, resample
+from msrim.preprocess.plausibility import match
 from msrim.preprocess.register import refine_affine, register_rigid
 from msrim.preprocess.verify import why_wrong
 from msrim.transform import apply_transform, rigid_part
@@ -22,6 +23,8 @@ from msrim.transform import apply_transform, rigid_part
 SPACING_MM = 1.0
 # Room around the brains, for the edge of the brain to be seen whole.
 MARGIN_MM = 4.0
+# Scanners' length scales differ by up to a percent. An affine that goes beyond makes another brain of it.
+LENGTH_SCALES = (0.95, 1.05)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +161,12 @@ def brain_overlap(baseline: Volume, followup: Volume) -> float:
 def _register(moving: Volume, fixed: Volume, *, moving_brain: Volume, fixed_brain: Volume) -> np.ndarray:
     masks = {"moving_mask": moving_brain, "fixed_mask": fixed_brain}
     rigid = register_rigid(moving, fixed, **masks)
-    matrix = refine_affine(moving, fixed, fixed_from_moving=rigid, fixed_mask=fixed_brain)
+    affine = refine_affine(moving, fixed, fixed_from_moving=rigid, fixed_mask=fixed_brain)
+    brains = {"moving_brain": moving_brain, "fixed_brain": fixed_brain}
+    matrix = max((affine, rigid), key=lambda pose: match(moving, fixed, **brains, fixed_from_moving=pose))
+    scales = np.linalg.svd(matrix[:3, :3], compute_uv=False)
+    if scales.min() < LENGTH_SCALES[0] or scales.max() > LENGTH_SCALES[1]:
+        matrix = rigid
     if why := why_wrong(matrix, moving, fixed, **masks, rigid=False):
         raise InputError(
             f"the FLAIRs of the two visits cannot be registered: what was found {why}; make sure that both show the "

@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from msrim.image import Volume, to_sitk
 from msrim.preprocess.masks import blanked
+from msrim.preprocess.plausibility import match
 from msrim.preprocess.threads import one_itk_thread
 from msrim.transform import LPS_FROM_RAS, apply_transform, itk_from_ras, ras_from_itk
 
@@ -52,7 +53,7 @@ def register_rigid(
         Any contrasts, whole heads or brains.
     moving_mask, fixed_mask : Volume of bool, optional
         Brain masks on the grids of ``moving`` and ``fixed``. Their centres give the start, and the fixed one narrows
-        the fine steps to the brain.
+        the fine steps to the brain. With both, the start counts where it matches better than what comes of it.
 
     Returns
     -------
@@ -74,8 +75,14 @@ def register_rigid(
     np.float64(-12.0)
     """
     with one_itk_thread():
-        matrix = starting_pose(moving, fixed, moving_mask=moving_mask, fixed_mask=fixed_mask)
-        return _refine(matrix, moving, fixed, fixed_mask, RIGID_STEPS, sitk.VersorRigid3DTransform())
+        start = starting_pose(moving, fixed, moving_mask=moving_mask, fixed_mask=fixed_mask)
+        refined = _refine(start, moving, fixed, fixed_mask, RIGID_STEPS, sitk.VersorRigid3DTransform())
+    if moving_mask is None or fixed_mask is None:
+        return refined
+    # The steps average down to about the same voxel size, so that slices of 8 mm lose the optimiser: of fifteen pairs
+    # of one site it moved three by 5 to 29 mm which their authors had registered already.
+    brains = {"moving_brain": moving_mask, "fixed_brain": fixed_mask}
+    return max((refined, start), key=lambda pose: match(moving, fixed, **brains, fixed_from_moving=pose))
 
 
 def register_affine(

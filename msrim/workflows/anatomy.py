@@ -319,15 +319,22 @@ def correct(image: Path, *, brain: Path, backend: str) -> Path:
 
 
 def align(moving: Path, *, moving_brain: Path, fixed: Path, fixed_brain: Path, contrast: str, backend: str) -> Path:
-    """Rigid transform of another contrast to the FLAIR."""
-    matrix = backends.align(
-        read_own(moving),
-        read_own(fixed),
-        moving_mask=read_mask(moving_brain),
-        fixed_mask=read_mask(fixed_brain),
-        backend=backend,
-        names=(contrast, "FLAIR"),
-    )
+    """Rigid transform of another contrast to the FLAIR; the identity where none that was found can be right.
+
+    :func:`find_usable` then takes the contrast if the headers place it well, and leaves it out otherwise.
+    """
+    try:
+        matrix = backends.align(
+            read_own(moving),
+            read_own(fixed),
+            moving_mask=read_mask(moving_brain),
+            fixed_mask=read_mask(fixed_brain),
+            backend=backend,
+            names=(contrast, "FLAIR"),
+        )
+    except InputError as error:
+        warnings.warn(f"{error}; the position in its header counts", Fallback, stacklevel=2)
+        matrix = np.eye(4)
     return write_transform(matrix, Path("to_flair.txt"))
 
 

@@ -16,7 +16,7 @@ from msrim.console import Console
 from msrim.errors import InputError
 from msrim.files import write_text
 from msrim.image import Volume, read_volume, resample, write_volume
-from msrim.lesions.boundary import sharpest_threshold
+from msrim.lesions.boundary import undoubted_threshold
 from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summarise, write_lesions_tsv
 from msrim.lesions.split import split_confluent
 from msrim.models.registry import LESION_TASKS, Card, read_card
@@ -174,7 +174,7 @@ def find(subject: Subject, anatomy: Anatomy, recipe: Recipe, run: Run, *, out: P
     threshold = fixed_threshold(recipe, card=card)
     if recipe.threshold is None and card.threshold_range is not None:
         threshold = run(
-            choose_threshold, anatomy.working, lesion=found.lesion, within=card.threshold_range, default=threshold
+            choose_threshold, anatomy.working, lesion=found.lesion, default=threshold, highest=card.threshold_range[1]
         )
     written = run(
         write_lesions,
@@ -215,10 +215,10 @@ def find_lesions(working: Working, *, to_mni: Path, card: Card, device: str) -> 
     return Probabilities(write_volume(lesion, Path("lesion.nii")), write_volume(sphere, Path("sphere.nii")))
 
 
-def choose_threshold(working: Working, *, lesion: Path, within: tuple[float, float], default: float) -> float:
-    """The probability from which on a voxel of this patient is lesion, by the edges of the FLAIR."""
+def choose_threshold(working: Working, *, lesion: Path, default: float, highest: float) -> float:
+    """The probability from which on a voxel of this patient is lesion, higher where the network is in doubt."""
     flair, brain = read_own(working.images["FLAIR"]), read_mask(working.brain)
-    return sharpest_threshold(read_own(lesion), flair, brain=brain, within=within, default=default)
+    return undoubted_threshold(read_own(lesion), flair, brain=brain, default=default, highest=highest)
 
 
 def write_lesions(

@@ -151,7 +151,10 @@ def train_on(
     pieces = "slabs or slices" if recipe.task == "slices" else f"crops of {' x '.join(map(str, recipe.crop))} mm"
     how = f"{recipe.steps} steps of {recipe.batch_size} {pieces}, seed {recipe.seed}"
     limits = "Not measured on patients outside the training data; research use only."
-    write_card(recipe, weights, settings=recipe.settings, training=f"{how}; {trained_on}", limits=limits)
+    threshold = 0.5 if recipe.threshold_range is None else recipe.threshold_range[0]
+    write_card(
+        recipe, weights, settings=recipe.settings, training=f"{how}; {trained_on}", limits=limits, threshold=threshold
+    )
     return out
 
 

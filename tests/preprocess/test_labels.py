@@ -65,7 +65,7 @@ def test_a_t1w_in_which_the_brain_is_not_seen_gives_no_labels(gap, chosen, recwa
     labels = settle_labels(brain.like(flair), brain.like(t1w), brain=brain, mni_from_world=np.eye(4))
     assert np.unique(labels.data).tolist() == [chosen]
     told = [str(warning.message) for warning in recwarn if warning.category is Fallback]
-    assert bool(told) == (chosen == CORTEX) and all("20 % of the brain in the T1w" in line for line in told)
+    assert bool(told) == (chosen == CORTEX) and all("no brain in 20 % of the FLAIR" in line for line in told)
 
 
 def test_no_voxel_of_the_brain_is_without_a_label_and_none_far_outside_has_a_new_one():

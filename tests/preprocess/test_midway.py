@@ -11,6 +11,7 @@ from msrim.image import Volume, read_volume, resample
 from msrim.preprocess import midway
 from msrim.preprocess.bias import correct_bias
 from msrim.preprocess.midway import Midway, brain_overlap, find_midway, half_way, to_midway
+from msrim.preprocess.register import register_rigid
 from msrim.preprocess.template import load_template, load_template_brain_mask
 from msrim.transform import apply_transform, read_transform
 
@@ -66,6 +67,16 @@ def test_a_known_misplacement_is_found(visits, met):
     assert gap.mean() < 0.5
 
 
+def test_an_affine_that_matches_worse_is_not_taken(visits, monkeypatch):
+    """What the scanners' length scales are worth is lost where the affine goes astray."""
+    one, one_brain, other, other_brain, _ = visits
+    away = misplacement(degrees=0, shift_mm=6)
+    monkeypatch.setattr(midway, "refine_affine", lambda *_, fixed_from_moving, **__: away @ fixed_from_moving)
+    found = midway._register(one, other, moving_brain=one_brain, fixed_brain=other_brain)
+    rigid = register_rigid(one, other, moving_mask=one_brain, fixed_mask=other_brain)
+    np.testing.assert_array_equal(found, rigid)
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [(np.diag([-1.0, 1, 1, 1]), "mirrors the head"), (misplacement(degrees=0, shift_mm=120), "of the smaller brain")],
@@ -73,7 +84,8 @@ def test_a_known_misplacement_is_found(visits, met):
 )
 def test_a_registration_that_cannot_be_right_is_refused(visits, monkeypatch, wrong, told):
     one, one_brain, other, other_brain, _ = visits
-    monkeypatch.setattr(midway, "refine_affine", lambda *_, fixed_from_moving, **__: wrong @ fixed_from_moving)
+    monkeypatch.setattr(midway, "register_rigid", lambda *_, **__: wrong)
+    monkeypatch.setattr(midway, "refine_affine", lambda *_, fixed_from_moving, **__: fixed_from_moving)
     with pytest.raises(InputError, match=f"FLAIRs of the two visits cannot be registered: .*{told}"):
         find_midway(one, other, baseline_brain=one_brain, followup_brain=other_brain, upright=np.stack([np.eye(4)] * 2))
 

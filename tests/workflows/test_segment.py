@@ -207,7 +207,7 @@ def test_a_killed_run_is_finished_by_the_next(phantom, tmp_path):
     run.wait()
     run.stderr.close()
     again = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "label head FLAIR: kept" in again.stderr
+    assert "extract brain FLAIR: kept" in again.stderr
     assert Path(again.stdout.strip()).is_file()
     assert not list((tmp_path / "out").rglob("*-partial-*"))
 
