@@ -54,7 +54,7 @@ NOT_THE_IMAGE_KEYS = {"ce", "label", "seg", "part", "mod", "from", "inv", "atlas
 # What BIDS has no names for.
 NOT_BIDS = ["work", "**/work", "logs", "**/logs", "**/rims", "**/ses-*_to_ses-*", "**/xfm", "cohort*"]
 NOT_BIDS += ["**/report.html", "**/run.json", "**/*_desc-lesions.*", "**/*_desc-summary.json", "**/*_desc-changes.tsv"]
-NOT_BIDS += ["simulation.json"]
+NOT_BIDS += ["simulation.json", "rims.png", "rims.json"]
 # What BIDS asks of images in spaces that it does not know.
 SPACES = {
     "orig": "FLAIR of the same visit, as it was given",

@@ -115,6 +115,8 @@ class TrainingRecipe(BaseModel):
     start : str or None
         Model whose weights are the first ones, to fine-tune it with a tenth of the learning rate; a name or a folder as
         in :class:`Recipe`.
+    rim_share : float
+        Of a rim network's batches, how much is rim+; 0 draws lesions as the cohort has them, as the papers do.
     les_loss : bool
         Whether a lesion network's sphere head is taught (ALL-Net, Table 4).
     samples : str
@@ -149,6 +151,7 @@ class TrainingRecipe(BaseModel):
     lesion_masks: Path | None = None
     head_labels: Path | None = None
     start: str | None = None
+    rim_share: float = Field(default=0.0, ge=0, lt=1)
     les_loss: bool = True
     samples: Literal["both", "pairs", "singles"] = "both"
     relations: bool = True

@@ -79,19 +79,45 @@ def cohort(
 def rims(
     *,
     cohort: Annotated[Path, typer.Option("--cohort", help="Folder as `msrim simulate rim-cohort` makes it.")],
-    model: Annotated[str, typer.Option("--model", help="Rim model: its name, or folder of one of your own.")],
+    model: Annotated[
+        str | None, typer.Option("--model", help="Rim model that never saw it: its name, or folder of one of your own.")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="Instead: train by this recipe, a file or a packaged name, and cross-validate.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder that keeps the folds of --recipe; what is done is not repeated."),
+    ] = None,
+    folds: Annotated[int, typer.Option("--folds", min=2, help="Of the subjects, for --recipe.")] = 5,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings of each fold, which vote.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda: where the network runs.")] = "auto",
     cache: Annotated[Path | None, typer.Option("--cache", help="Folder that keeps radiomic features.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
-    """Judge a rim model on a cohort that it never saw: areas, F1 and counts with 95 % intervals over subjects."""
+    """Judge a rim model, or a recipe, on a cohort: areas, F1 and counts with 95 % intervals over subjects."""
     import json
 
     from msrim.console import Console
-    from msrim.workflows.evaluate_rims import evaluate_rims
 
-    figures = evaluate_rims(cohort, model=model, console=Console(quiet=quiet), device=device, cache=cache)
+    if (model is None) == (recipe is None):
+        raise InputError("give --model to judge a trained model, or --recipe to train and judge by cross-validation")
+    console = Console(quiet=quiet)
+    if recipe is None:
+        from msrim.workflows.evaluate_rims import evaluate_rims
+
+        figures = evaluate_rims(cohort, model=model, console=console, device=device, cache=cache)
+    else:
+        if out is None:
+            raise InputError("--recipe needs --out, a folder that keeps the folds")
+        from msrim.recipe import read_training_recipe
+        from msrim.workflows.evaluate_rims import evaluate_recipe
+        from msrim.workflows.inputs import check_output_folder
+
+        check_output_folder(out)
+        read = read_training_recipe(recipe, device=device)
+        figures = evaluate_recipe(read, cohort, out, console=console, folds=folds, seeds=seeds, cache=cache)
     if as_json:
         typer.echo(json.dumps(figures, indent=2))
         return

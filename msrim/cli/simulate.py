@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class Part(StrEnum):
+    """Which heads and lesions of the bank a rim cohort is made of."""
+
+    all = "all"
+    train = "train"
+    test = "test"
+
 
 app = typer.Typer(help="Make patients whose truth is known.", no_args_is_help=True)
 
@@ -38,15 +48,21 @@ def rim_cohort(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed gives other patients.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="Folder for the cohort; made if missing.")],
     lesion_bank: Annotated[
-        Path | None, typer.Option("--lesion-bank", help="Lesion maps (.npz) for shapes and places; made ones without.")
+        Path | None, typer.Option("--lesion-bank", help="Lesion maps (.npz) for places and shapes; made ones without.")
     ] = None,
+    head_labels: Annotated[
+        Path | None, typer.Option("--head-labels", help="Folder of whole-head label maps; made heads without.")
+    ] = None,
+    part: Annotated[
+        Part, typer.Option("--part", help="Heads and lesions to train with, the others to test with, or all.")
+    ] = Part.all,
     label_noise: Annotated[
         bool, typer.Option("--label-noise", help="Rims as two raters and a third between them see them.")
     ] = False,
     in_plane_mm: Annotated[float, typer.Option("--in-plane-mm", min=0.4, max=1.5, help="Voxels of the QSM.")] = 0.75,
     slice_mm: Annotated[float, typer.Option("--slice-mm", min=0.5, max=5, help="Their thickness.")] = 3.0,
     field_t: Annotated[float, typer.Option("--field-t", min=0.5, max=10, help="Main field in tesla.")] = 3.0,
-    snr: Annotated[float, typer.Option("--snr", min=5, help="Of white matter right after excitation.")] = 60.0,
+    snr: Annotated[float, typer.Option("--snr", min=5, help="Of white matter right after excitation.")] = 45.0,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
     """Make patients with QSM, FLAIR and lesions whose rims are known. Prints the cohort's folder."""
@@ -54,19 +70,21 @@ def rim_cohort(
 
     check_output_folder(out, kind="raw")
     from msrim.console import Console
-    from msrim.simulation.cohort import simulate_cohort
     from msrim.simulation.rim_patient import Scanner
     from msrim.simulation.susceptibility import GradientEcho
+    from msrim.workflows.rim_cohort import make_rim_cohort
 
-    scanner = Scanner(in_plane_mm, slice_mm, GradientEcho(field_t=field_t, snr=snr))
+    scanner = Scanner(in_plane_mm, slice_mm, echoes=GradientEcho(field_t=field_t, snr=snr))
     typer.echo(
-        simulate_cohort(
+        make_rim_cohort(
             out,
+            console=Console(quiet=quiet),
             subjects=subjects,
             seed=seed,
             scanner=scanner,
             lesion_bank=lesion_bank,
+            head_labels=head_labels,
+            part=part.value,
             label_noise=label_noise,
-            report=Console(quiet=quiet).say,
         )
     )

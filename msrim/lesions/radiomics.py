@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -69,6 +69,7 @@ def lesion_features(
     qsm: Volume,
     instances: Volume,
     *,
+    first_order: bool = False,
     cache: Path | None = None,
     workers: int | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
@@ -80,6 +81,8 @@ def lesion_features(
     qsm : Volume of float, ppm
     instances : Volume of int
         On the same grid; 0 outside lesions.
+    first_order : bool
+        Only the 18 first-order features of the image itself, which take far less time; the others are NaN.
     cache : Path, optional
         Folder in which results are kept; the same images give them back at once.
     workers : int, optional
@@ -97,20 +100,22 @@ def lesion_features(
     BackendError
         pyradiomics is not installed.
     """
-    kept = None if cache is None else cache / f"radiomics-{_digest(qsm, instances)}.npy"
+    what = "first-order" if first_order else "radiomics"
+    kept = None if cache is None else cache / f"{what}-{_digest(qsm, instances)}.npy"
     if kept is not None and kept.is_file():
         return np.load(kept, allow_pickle=False)
-    _extractor()
+    _extractor(first_order)
+    measure = partial(_features, first_order=first_order)
     lesions = list(_lesions(qsm, instances))
     rows = np.full((len(lesions), len(FEATURES)), np.nan)
     workers = min(workers or len(os.sched_getaffinity(0)), 1 + len(lesions) // LESIONS_WORTH_A_PROCESS)
     if workers == 1:
         for number, lesion in enumerate(lesions):
-            rows[number] = _features(lesion)
+            rows[number] = measure(lesion)
             report(number + 1, len(lesions))
     else:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            for number, row in enumerate(pool.map(_features, lesions, chunksize=8)):
+            for number, row in enumerate(pool.map(measure, lesions, chunksize=8)):
                 rows[number] = row
                 report(number + 1, len(lesions))
     if kept is not None:
@@ -129,16 +134,16 @@ def _lesions(qsm: Volume, instances: Volume) -> Iterator[tuple[Volume, Volume]]:
             yield Volume(1000 * qsm.data[box], affine), Volume(instances.data[box] == number, affine)
 
 
-def _features(lesion: tuple[Volume, Volume]) -> np.ndarray:
+def _features(lesion: tuple[Volume, Volume], *, first_order: bool) -> np.ndarray:
     image, mask = lesion
     if np.count_nonzero(mask.data) < 2:
         return np.full(len(FEATURES), np.nan)
-    found = _extractor().execute(to_sitk(image), to_sitk(mask))
-    return np.array([float(found[name]) for name in FEATURES])
+    found = _extractor(first_order).execute(to_sitk(image), to_sitk(mask))
+    return np.array([float(found.get(name, np.nan)) for name in FEATURES])
 
 
 @cache
-def _extractor() -> Any:
+def _extractor(first_order: bool) -> Any:
     try:
         import radiomics
         from radiomics.featureextractor import RadiomicsFeatureExtractor
@@ -149,8 +154,12 @@ def _extractor() -> Any:
     radiomics.setVerbosity(50)
     extractor = RadiomicsFeatureExtractor(binWidth=BIN_WIDTH_PPB, minimumROIDimensions=1, additionalInfo=False)
     extractor.disableAllImageTypes()
-    extractor.enableImageTypes(Original={}, Wavelet={"wavelet": "coif1"})
     extractor.disableAllFeatures()
+    if first_order:
+        extractor.enableImageTypes(Original={})
+        extractor.enableFeaturesByName(firstorder=list(FIRST_ORDER))
+        return extractor
+    extractor.enableImageTypes(Original={}, Wavelet={"wavelet": "coif1"})
     extractor.enableFeaturesByName(shape=list(SHAPE), firstorder=list(FIRST_ORDER), glcm=list(GLCM), glrlm=list(GLRLM))
     return extractor
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ class Ensemble(nn.Module):
         Key of MODELS.
     members : int
         An odd number.
+    shifts : sequence of float, optional
+        What is added to each member's logits, so that members with thresholds of their own vote at one.
     **settings
         Of every member.
 
@@ -37,8 +40,9 @@ class Ensemble(nn.Module):
     torch.Size([1, 1, 32, 32, 1])
     """
 
-    def __init__(self, network: str, members: int, **settings: Any) -> None:
+    def __init__(self, network: str, members: int, *, shifts: Sequence[float] | None = None, **settings: Any) -> None:
         super().__init__()
+        self.shifts = tuple(shifts or [0.0] * members)
         if members % 2 == 0:
             raise ModelError(f"{members} models cannot vote without a tie; join an odd number")
         self.members = nn.ModuleList(build(network, **settings) for _ in range(members))
@@ -49,4 +53,5 @@ class Ensemble(nn.Module):
         return self.members[0].plane
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return torch.stack([member(*inputs) for member in self.members]).median(dim=0).values
+        answers = [member(*inputs) + shift for member, shift in zip(self.members, self.shifts, strict=True)]
+        return torch.stack(answers).median(dim=0).values

@@ -27,11 +27,14 @@ class Inputs:
         Only what lies inside the lesion is left in the patch.
     features : bool
         The radiomic features.
+    first_order : bool
+        Of these only the first-order ones of the image itself.
     """
 
     patch: tuple[int, int, int] | None
     masked: bool = False
     features: bool = False
+    first_order: bool = False
 
 
 # What is cut for the report where the network sees no image.
@@ -40,9 +43,14 @@ INPUTS = {
     "datrnet": Inputs((32, 32, 8)),
     "qsmrimnet": Inputs((32, 32, 16), masked=True, features=True),
     "rimnet": Inputs((32, 32, 16), masked=True),
-    "aprl-rf": Inputs(None, features=True),
+    "aprl-rf": Inputs(None, features=True, first_order=True),
     "aprl-nn": Inputs(None, features=True),
 }
+
+
+def inputs_of(card: Card) -> Inputs:
+    """What a card's network wants of a lesion; of several that vote, what each of them does."""
+    return INPUTS[card.settings.get("network", card.network)]
 
 
 def network_inputs(kind: Inputs, patches: Tensor, features: Tensor | None) -> list[Tensor]:
@@ -80,7 +88,7 @@ def rim_probabilities(
     -------
     (N,) float64
     """
-    return answers(load_model(card), INPUTS[card.network], patches, features, device=device)
+    return answers(load_model(card), inputs_of(card), patches, features, device=device)
 
 
 def answers(

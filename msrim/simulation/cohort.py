@@ -1,11 +1,7 @@
 """A cohort of patients with known rims: QSM, FLAIR and lesions of as many as are wanted.
 
-How hard it is was tuned once, by hand, on APRL (SMOTE and a random forest on the first-order features of the QSM),
-whose published pROC on real data is 0.644 (Zhang et al. 2023): RIM_PPM, CENTRE_PPM, KINDS_SMALL and KINDS_LARGE of
-:mod:`msrim.simulation.rims`. With the present values it has a pROC of 0.62 (95 % interval 0.53 to 0.77) and a PR AUC of
-0.59, five folds by subject, on 1684 simulated lesions, 88 with a rim, of 40 patients scanned in the middle 62 mm of the
-brain. No network had been trained by then, and none of it may be changed because of what a network does: not even since
-whole cohorts turned out easier. On 172 patients of the whole brain APRL has a pROC of 0.79 (0.74 to 0.84).
+How hard it is: :class:`msrim.simulation.rims.Dials`. No DA-TR-Net or QSMRim-Net has been trained on it, and nothing of
+it may be changed because of what these do.
 """
 
 from __future__ import annotations
@@ -19,12 +15,14 @@ import numpy as np
 from scipy.stats import geom, lognorm
 
 from msrim.bids import write_dataset_description
+from msrim.errors import InputError
 from msrim.files import write_text
 from msrim.image import write_volume
 from msrim.simulation.head import make_head
-from msrim.simulation.rim_brain import make_brain
+from msrim.simulation.rim_brain import Brain, make_brain, read_brain
 from msrim.simulation.rim_patient import Scanner, simulate_patient
-from msrim.simulation.rims import HARD_KINDS, RimLesion, ShapeBank
+from msrim.simulation.rim_shapes import ShapeBank
+from msrim.simulation.rims import HARD_KINDS, Dials, RimLesion
 
 # Of 172 patients some 65 have a rim, two of these on average three (Zhang et al. 2022, Fig. 3 and section 3.2).
 PATIENTS_WITH_RIMS = 0.38
@@ -32,9 +30,13 @@ MEAN_RIMS = 2.72
 MOST_RIMS = 17
 MEAN_LESIONS, LESIONS_SPREAD = 24.2, 0.75
 
-# Two independent raters who miss so many rims and see so many that are not there, on plain lesions and on those that
-# are easily mistaken, agree with a kappa of 0.59 (Zhang et al. 2022), and a third decides between them.
-MISSED, IMAGINED, IMAGINED_HARD = 0.235, 0.004, 0.035
+# A rater sees a rim where its share of the edge seems to be large enough, and is mistaken about that by so much; large
+# solid lesions and veins look a little like one. Two raters agree with a kappa of 0.59 (Zhang et al. 2022), a third
+# decides.
+SEEN_FROM, SEEN_SPREAD = 0.66, 0.235
+SEEMING = {True: 0.2, False: -0.2}
+# Cohorts to train on and to test on share neither heads nor lesions of the bank: every fourth is for tests.
+PARTS = ("all", "train", "test")
 
 
 def simulate_cohort(
@@ -44,7 +46,11 @@ def simulate_cohort(
     seed: int = 0,
     scanner: Scanner | None = None,
     lesion_bank: Path | None = None,
+    head_labels: Path | None = None,
+    part: str = "all",
     label_noise: bool = False,
+    lesions: tuple[int, int] | None = None,
+    dials: Dials | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Write a cohort: ``sub-*/anat`` with QSM (``_Chimap``) and FLAIR, lesions and their labels as a derivative.
@@ -52,16 +58,25 @@ def simulate_cohort(
     Parameters
     ----------
     out : Path
-        Root of the BIDS dataset to make.
+        Root of the BIDS dataset to make. Patients that it holds already, of the same cohort, are left as they are.
     subjects : int
         172 patients have about 177 lesions with a rim and 3986 without.
     seed : int
-        Patient ``i`` is a function of ``seed``, ``i`` and ``subjects`` alone.
+        Patient ``i`` is a function of ``seed``, ``i``, ``subjects`` and ``part`` alone.
     scanner : Scanner, optional
     lesion_bank : Path, optional
-        Lesion maps in MNI space for shapes and places, see :class:`msrim.simulation.rims.ShapeBank`; made ones without.
+        Lesion maps in MNI space, see :class:`msrim.simulation.rim_shapes.ShapeBank`: places for all lesions, and shapes
+        for small ones without a rim. No lesion of it serves two patients. Made shapes and places without it.
+    head_labels : Path, optional
+        Folder of whole-head label maps with FreeSurfer values, one for each patient in turn; made heads without it.
+    part : str
+        "train" and "test" take three quarters of the heads and of the bank's lesions and the last quarter; "all" all.
     label_noise : bool
         Column ``rim`` of the tables is what two raters and a third between them say; ``truth`` otherwise, too.
+    lesions : (int, int), optional
+        With and without a rim, of every patient; as :func:`lesion_counts` spreads them if not given.
+    dials : Dials, optional
+        For other cohorts than the frozen ones.
     report : callable
         Gets a line about each patient.
 
@@ -72,27 +87,67 @@ def simulate_cohort(
 
     Raises
     ------
+    InputError
+        ``head_labels`` has no maps, the bank has fewer lesions than subjects, or ``out`` holds another cohort.
     OutputError
         The folder cannot be written to.
     """
-    scanner = scanner or Scanner()
-    bank = None if lesion_bank is None else ShapeBank(lesion_bank)
+    scanner, dials = scanner or Scanner(), dials or Dials()
+    bank, members = None, []
+    if lesion_bank is not None:
+        bank = ShapeBank(lesion_bank)
+        members = _part(list(range(len(bank))), part)
+        if len(members) < subjects:
+            raise InputError(f"{lesion_bank}: {len(members)} lesions are too few for {subjects} subjects; make fewer")
+    heads = _part(sorted(head_labels.glob("*.nii*")), part) if head_labels else []
+    if head_labels and not heads:
+        raise InputError(f"{head_labels}: no label maps (*.nii.gz) for part {part}; give a folder of some")
     truth = out / "derivatives" / "truth"
+    about = {
+        "seed": seed, "subjects": subjects, "part": part, "bank": lesion_bank is not None, "heads": len(heads),
+        "label_noise": label_noise, "lesions": lesions, "dials": asdict(dials), "scanner": asdict(scanner),
+    }  # fmt: skip
+    _keep_settings(json.dumps(about, indent=2) + "\n", out / "simulation.json")
     write_dataset_description(out, name="msrim simulated rim cohort", kind="raw")
-    write_text(json.dumps({"seed": seed, "scanner": asdict(scanner)}, indent=2) + "\n", out / "simulation.json")
-    brain = make_brain(make_head(np.random.default_rng(seed)))
-    for index, (rims, others) in enumerate(lesion_counts(subjects, np.random.default_rng((seed, 1)))):
-        rng = np.random.default_rng((seed, 2, index))
-        patient = simulate_patient(brain, rims=rims, others=others, scanner=scanner, bank=bank, rng=rng)
+    counts = [lesions] * subjects if lesions else lesion_counts(subjects, np.random.default_rng((seed, 1)))
+    brain: Brain | None = None
+    # Patients of one head after each other: a brain is read once.
+    order = sorted(range(subjects), key=lambda index: index % len(heads)) if heads else range(subjects)
+    read = -1
+    for index in order:
         name = f"sub-{index + 1:03d}"
+        table = truth / name / "anat" / f"{name}_desc-lesions.tsv"
+        if table.is_file():
+            continue
+        rng = np.random.default_rng((seed, 2, PARTS.index(part), index))
+        if not heads:
+            brain = make_brain(make_head(rng))
+        elif read != index % len(heads):
+            read = index % len(heads)
+            brain = read_brain(heads[read])
+        shapes = None if bank is None else bank.shapes(members[index::subjects])
+        rims, others = counts[index]
+        patient = simulate_patient(brain, rims=rims, others=others, scanner=scanner, bank=shapes, dials=dials, rng=rng)
         write_volume(patient.qsm, out / name / "anat" / f"{name}_Chimap.nii.gz")
         write_volume(patient.flair, out / name / "anat" / f"{name}_FLAIR.nii.gz")
         write_volume(patient.instances, truth / name / "anat" / f"{name}_seg-lesions_dseg.nii.gz")
-        write_labels(patient.lesions, truth / name / "anat" / f"{name}_desc-lesions.tsv", noisy=label_noise, rng=rng)
+        write_labels(patient.lesions, table, noisy=label_noise, rng=rng)
         found = sum(lesion.rim for lesion in patient.lesions)
         report(f"{name}: {len(patient.lesions)} lesions, {found} with a rim")
     write_dataset_description(truth, name="truth of a msrim simulated rim cohort")
     return out
+
+
+def _part(things: list, part: str) -> list:
+    """Those of a list that a part of the cohorts may use."""
+    last = [index % 4 == 3 for index in range(len(things))]
+    return [thing for thing, is_last in zip(things, last, strict=True) if part == "all" or is_last == (part == "test")]
+
+
+def _keep_settings(settings: str, path: Path) -> None:
+    if path.is_file() and path.read_text(encoding="utf-8") != settings:
+        raise InputError(f"{path.parent}: holds a cohort made otherwise (see {path.name}); choose another folder")
+    write_text(settings, path)
 
 
 def lesion_counts(subjects: int, rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -116,12 +171,17 @@ def lesion_counts(subjects: int, rng: np.random.Generator) -> list[tuple[int, in
 
 
 def write_labels(lesions: list[RimLesion], path: Path, *, noisy: bool, rng: np.random.Generator) -> Path:
-    """Write the table of rims: ``id``, ``rim`` (what raters say if ``noisy``), ``truth``, two raters, and the kind."""
-    rows = ["id\trim\ttruth\trater_1\trater_2\tkind"]
+    """Write the table of rims: ``id``, ``rim`` (what raters say if ``noisy``), ``truth``, raters, kind, share."""
+    rows = ["id\trim\ttruth\trater_1\trater_2\tkind\tshare"]
     for number, lesion in enumerate(lesions, start=1):
-        imagined = IMAGINED_HARD if lesion.kind in HARD_KINDS else IMAGINED
-        votes = rng.random(3) < (1 - MISSED if lesion.rim else imagined)
+        votes = rate(lesion, raters=3, rng=rng)
         said = bool(votes.sum() >= 2) if noisy else lesion.rim
-        cells = (number, said, lesion.rim, bool(votes[0]), bool(votes[1]), lesion.kind)
-        rows.append("\t".join(str(cell).lower() for cell in cells))
+        cells = (number, said, lesion.rim, bool(votes[0]), bool(votes[1]), lesion.kind, f"{lesion.share:.2f}")
+        rows.append("\t".join(str(cell).lower() if isinstance(cell, bool) else str(cell) for cell in cells))
     return write_text("\n".join(rows) + "\n", path)
+
+
+def rate(lesion: RimLesion, *, raters: int, rng: np.random.Generator) -> np.ndarray:
+    """Whether raters call a lesion rim+: (raters,) bool."""
+    seeming = lesion.share or SEEMING[lesion.kind in HARD_KINDS]
+    return seeming + SEEN_SPREAD * rng.standard_normal(raters) > SEEN_FROM

@@ -28,6 +28,7 @@ from msrim.simulation.head import OUTSIDE, Head, make_head
 from msrim.simulation.lesions import grow_lesions
 from msrim.simulation.rim_brain import lesions_of, make_brain
 from msrim.simulation.rim_patient import Scanner, scan_lesions
+from msrim.simulation.rims import Dials
 from msrim.simulation.shapes import smooth_field
 from msrim.transform import apply_transform, write_transform
 
@@ -135,7 +136,7 @@ def simulate_subject(out: Path, *, seed: int = 0, lesion_free: bool = False) -> 
 
 def _write_qsm(head: Head, extent: np.ndarray, base_pose: np.ndarray, out: Path, rng: np.random.Generator) -> None:
     pose = _random_pose(rng, rotation_deg=2.5, shift_mm=4.0) @ base_pose
-    lesions = lesions_of(Volume(extent, head.affine), rng=rng)
+    lesions = lesions_of(Volume(extent, head.affine), dials=Dials(), rng=rng)
     scan = scan_lesions(make_brain(head), lesions, pose=pose, scanner=Scanner(), rng=rng)
     truth = out / "derivatives" / "truth" / LABEL / "anat"
     write_volume(scan.qsm, out / LABEL / "anat" / f"{LABEL}_Chimap.nii.gz")

@@ -28,8 +28,8 @@ class GradientEcho:
     """
 
     field_t: float = 3.0
-    echo_times_ms: tuple[float, ...] = (6.3, 14.5, 22.7, 30.9, 39.1)
-    snr: float = 60.0
+    echo_times_ms: tuple[float, ...] = (6.3, 10.4, 14.5, 18.6, 22.7, 26.8, 30.9, 35.0, 39.1, 43.2)
+    snr: float = 45.0
 
     @property
     def phase_per_ppm(self) -> np.ndarray:
@@ -90,7 +90,7 @@ def field_of(
     -------
     (X, Y, Z) float32, ppm
     """
-    return _filtered(susceptibility, spacing, lambda shape: dipole_response(shape, spacing, b0_direction=b0_direction))
+    return filtered(susceptibility, spacing, lambda shape: dipole_response(shape, spacing, b0_direction=b0_direction))
 
 
 def acquire(
@@ -193,13 +193,25 @@ def invert_dipole(
         bounded = np.where(np.abs(response) < threshold, np.copysign(np.float32(threshold), response), response)
         return 1 / (bounded * (response / bounded).mean())
 
-    return _filtered(field, spacing, inverse)
+    return filtered(field, spacing, inverse)
 
 
-def _filtered(
+def filtered(
     data: np.ndarray, spacing: np.ndarray, response: Callable[[tuple[int, int, int]], np.ndarray]
 ) -> np.ndarray:
-    """Multiply by a response in k-space, in an array with enough zeros added that its far sides hardly meet."""
+    """Multiply by a response in k-space, in an array with enough zeros added that its far sides hardly meet.
+
+    Parameters
+    ----------
+    data : (X, Y, Z) float
+    spacing : (3,) float, mm
+    response : callable
+        From the padded array's shape to the half of k-space that :func:`scipy.fft.rfftn` gives.
+
+    Returns
+    -------
+    (X, Y, Z) float32
+    """
     padding = [int(np.ceil(PADDING_MM / s)) for s in spacing]
     shape = tuple(scipy.fft.next_fast_len(n + 2 * p, real=True) for n, p in zip(data.shape, padding, strict=True))
     spectrum = scipy.fft.rfftn(data.astype(np.float32, copy=False), shape)

@@ -1,4 +1,4 @@
-"""Training rim networks on a cohort: lesions from disk, batches that are not all rim-, and the loop."""
+"""Training rim networks on a cohort: lesions from disk, batches, and the loop."""
 
 from __future__ import annotations
 
@@ -21,17 +21,15 @@ from msrim.models.aprl import Forest
 from msrim.models.qsmrimnet import Scale
 from msrim.models.rims import Inputs, network_inputs
 from msrim.preprocess.normalise import normalise_intensity
-from msrim.training import synthesis
 from msrim.training.loop import Record, write_weights
 
 # Room around the patches for turned and scaled ones, voxels on each side.
 MARGIN = (4, 4, 1)
-# Share of rim+ in a batch; in a cohort they are one of 24.
-RIM_SHARE = 0.3
-MAX_ANGLE_DEG = 15.0
+# Augmentation as printed (Zhang et al. 2022, section 2.3): one axis mirrored or not, turned about the slices' normal,
+# scaled, blurred in the plane and across slices.
+MAX_ANGLE_DEG = 5.0
 SCALE = (0.95, 1.05)
-SHIFT = 0.7
-BLUR_CHANCE, BLUR_VOXELS = 0.3, (0.1, 0.6)
+BLUR_PLANE, BLUR_ACROSS = (0.1, 0.95), (0.03, 0.3)
 # Of all steps, where the learning rate falls to a tenth (Zhang et al. 2022, section 2.3).
 MILESTONES = (0.5, 0.7, 0.9)
 
@@ -127,7 +125,7 @@ def _read_subject(
         patches = cut_patches(qsm, flair, instances, size=size).images.astype(np.float16)
     return RimLesions(
         patches,
-        lesion_features(qsm, instances, cache=cache) if kind.features else None,
+        lesion_features(qsm, instances, first_order=kind.first_order, cache=cache) if kind.features else None,
         np.array([row["rim"] == "true" for row in rows], bool),
         np.array([row.get("truth", row["rim"]) == "true" for row in rows], bool),
         np.full(len(rows), index),
@@ -144,6 +142,7 @@ def fit_rims(
     steps: int,
     batch_size: int = 64,
     learning_rate: float = 1e-4,
+    rim_share: float = 0.0,
     seed: int = 0,
     report_every: int = 25,
     report: Callable[[str], None] = lambda line: None,
@@ -159,6 +158,8 @@ def fit_rims(
         Folder for ``weights.safetensors``, ``checkpoint.pt`` and ``loss.csv``. A checkpoint found there is continued.
     steps, batch_size : int
         Batch ``i`` is a function of ``seed`` and ``i`` alone.
+    rim_share : float
+        See :func:`draw_batch`.
 
     Returns
     -------
@@ -167,7 +168,7 @@ def fit_rims(
 
     Notes
     -----
-    Adam and the milestones of Zhang et al. 2022; binary cross-entropy, every batch with RIM_SHARE of rim+.
+    Adam and the milestones of Zhang et al. 2022; binary cross-entropy.
     """
     device = next(network.parameters()).device
     for module in network.modules():
@@ -184,7 +185,8 @@ def fit_rims(
     network.train()
     for step in range(record.first, steps):
         torch.manual_seed(hash((seed, step)))
-        index, labels = draw_batch(lesions.labels, batch_size, rng=np.random.default_rng((seed, step)))
+        rng = np.random.default_rng((seed, step))
+        index, labels = draw_batch(lesions.labels, batch_size, rng=rng, rim_share=rim_share)
         images = augment(patches[index].float(), kind.patch, rng=np.random.default_rng((seed, step, 1)))
         given = network_inputs(kind, images, None if features is None else features[index])
         if getattr(network, "smote", False):
@@ -211,17 +213,32 @@ def rim_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, F.pad(labels, (0, len(logits) - len(labels)), value=1.0))
 
 
-def draw_batch(labels: np.ndarray, size: int, *, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Rows of a batch, RIM_SHARE of them rim+, and their labels (size,) float."""
-    rims = round(RIM_SHARE * size)
-    chosen = np.concatenate([
-        rng.choice(np.flatnonzero(labels), rims), rng.choice(np.flatnonzero(~labels), size - rims)
-    ])  # fmt: skip
+def draw_batch(
+    labels: np.ndarray, size: int, *, rng: np.random.Generator, rim_share: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Rows of a batch and their labels (size,) float.
+
+    Parameters
+    ----------
+    labels : (N,) bool
+        Rim+.
+    size : int
+    rng : numpy.random.Generator
+    rim_share : float
+        Share of the batch that is rim+; with 0 rows are drawn as they come, one in 24 of a cohort's.
+    """
+    if rim_share == 0:
+        chosen = rng.choice(len(labels), size, replace=size > len(labels))
+    else:
+        rims = round(rim_share * size)
+        chosen = np.concatenate([
+            rng.choice(np.flatnonzero(labels), rims), rng.choice(np.flatnonzero(~labels), size - rims)
+        ])  # fmt: skip
     return torch.from_numpy(chosen), torch.from_numpy(labels[chosen]).float()
 
 
 def augment(patches: Tensor, size: Sequence[int] | None, *, rng: np.random.Generator) -> Tensor:
-    """Mirror, turn about the slices' normal, scale, shift and blur; cut to ``size``.
+    """Mirror, turn, scale and blur, each lesion in its own way; cut to ``size``.
 
     Parameters
     ----------
@@ -234,24 +251,37 @@ def augment(patches: Tensor, size: Sequence[int] | None, *, rng: np.random.Gener
         return patches
     n, _, *whole = patches.shape
     angle = np.radians(rng.uniform(-MAX_ANGLE_DEG, MAX_ANGLE_DEG, n))
-    scale = rng.uniform(*SCALE, (n, 2, 1))
-    turn = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], axis=-1).reshape(n, 2, 2) * scale
-    matrix = np.zeros((n, 3, 4))
-    mirror = rng.choice((-1.0, 1.0), (n, 3))
-    matrix[:, :2, :2] = turn * mirror[:, None, :2]
-    matrix[:, 2, 2] = mirror[:, 2]
-    matrix[:, :2, 3] = rng.uniform(-SHIFT, SHIFT, (n, 2))
+    scale = rng.uniform(*SCALE, n)
+    mirror = np.ones((n, 3))
+    mirror[np.arange(n), rng.integers(3, size=n)] = rng.choice((-1.0, 1.0), n)
+    matrix = np.zeros((n, 3, 3))
+    matrix[:, 0, 0] = matrix[:, 1, 1] = np.cos(angle)
+    matrix[:, 1, 0] = np.sin(angle)
+    matrix[:, 0, 1] = -matrix[:, 1, 0]
+    matrix[:, 2, 2] = 1
+    matrix *= scale[:, None, None] * mirror[:, None]
     # grid_sample counts axes from the last, and from -1 to 1 over the whole patch.
     half = (np.array(whole) - 1) / 2
     wanted = [(np.arange(k) - (k - 1) / 2) for k in size]
     points = np.stack(np.meshgrid(*wanted, indexing="ij"), axis=-1).reshape(-1, 3)
-    places = (points @ matrix[:, :, :3].transpose(0, 2, 1) + matrix[:, None, :, 3]) / half
+    places = points @ matrix.transpose(0, 2, 1) / half
     grid = torch.from_numpy(places[..., ::-1].copy()).float().reshape(n, *size, 3)
     sampled = F.grid_sample(patches, grid, align_corners=True)
-    if rng.random() < BLUR_CHANCE:
-        sigma = (*rng.uniform(*BLUR_VOXELS, 2), 0.05)
-        sampled[:, :2] = synthesis.blur(sampled[:, :2].flatten(0, 1), sigma_voxels=sigma).unflatten(0, (n, 2))
+    plane, across = rng.uniform(*BLUR_PLANE, n), rng.uniform(*BLUR_ACROSS, n)
+    images = sampled[:, :2]
+    for axis, sigma in (("x", plane), ("y", plane), ("z", across)):
+        images = torch.einsum(f"ncxyz,nw{axis}->nc{'xyz'.replace(axis, 'w')}", images, _gaussians(size, axis, sigma))
+    sampled[:, :2] = images
     return sampled
+
+
+def _gaussians(size: Sequence[int], axis: str, sigma: np.ndarray) -> Tensor:
+    """Each lesion's blur along an axis as a matrix (N, k, k); at the ends what lies beyond counts as nothing."""
+    steps = np.arange(size["xyz".index(axis)])
+    away = np.abs(steps[:, None] - steps)
+    sigma = sigma[:, None, None]
+    weight = np.exp(-0.5 * (away / sigma) ** 2) * (away <= np.floor(4 * sigma + 0.5))
+    return torch.from_numpy(weight / weight.sum(axis=2, keepdims=True)).float()
 
 
 def fit_forest(lesions: RimLesions, *, trees: int = 200, seed: int = 0) -> Forest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from msrim.models import load_model, read_card
 from msrim.models.registry import LESION_TASKS
 from msrim.recipe import TrainingRecipe
 
-# What models must have in common to vote.
+# What models must have in common to vote; rim models, which choose their own, also the threshold.
 ALIKE = (
     "network",
     "settings",
@@ -20,7 +21,6 @@ ALIKE = (
     "contrasts",
     "spacing_mm",
     "normalisation",
-    "threshold",
     "intensity_range",
     "threshold_range",
 )
@@ -95,14 +95,19 @@ def join_models(models: list[str], out: Path, *, name: str) -> Path:
 
     cards = [read_card(model) for model in models]
     first = cards[0]
-    if first.task not in LESION_TASKS:
-        raise ModelError(f"{first.label}: a model for {first.task}; models for lesions can vote")
+    if first.task not in (*LESION_TASKS, "rims"):
+        raise ModelError(f"{first.label}: a model for {first.task}; models for lesions or rims can vote")
     if len({card.sha256 for card in cards}) < 3:
         raise ModelError("a vote takes three different models or more")
     for card in cards[1:]:
-        if other := [part for part in ALIKE if getattr(card, part) != getattr(first, part)]:
+        alike = ALIKE if first.task == "rims" else (*ALIKE, "threshold")
+        if other := [part for part in alike if getattr(card, part) != getattr(first, part)]:
             raise ModelError(f"{card.label} and {first.label} differ in {', '.join(other)}; join models trained alike")
     settings = {"network": first.network, "members": len(cards), **first.settings}
+    # Each member's own threshold moves to that of the first, so that one threshold counts every member's vote.
+    shifts = [_log_odds(first.threshold) - _log_odds(card.threshold) for card in cards]
+    if any(shifts):
+        settings["shifts"] = shifts
     vote = Ensemble(**settings)
     for member, card in zip(vote.members, cards, strict=True):
         member.load_state_dict(load_model(card).state_dict())
@@ -112,6 +117,7 @@ def join_models(models: list[str], out: Path, *, name: str) -> Path:
         "version": first.version,
         "network": "ensemble",
         **{part: getattr(first, part) for part in ALIKE if part not in ("network", "settings")},
+        "threshold": first.threshold,
         "summary": f"{first.summary}; majority of {len(cards)}",
         "required": list(first.required),
         "sha256": sha256_of(weights),
@@ -121,6 +127,10 @@ def join_models(models: list[str], out: Path, *, name: str) -> Path:
     }
     _write(values, settings, weights)
     return out
+
+
+def _log_odds(probability: float) -> float:
+    return log(probability / (1 - probability))
 
 
 def _write(values: dict[str, Any], settings: dict[str, Any], weights: Path) -> Path:

@@ -14,7 +14,7 @@ from msrim.evaluation.rims import best_f1_threshold, bootstrap_intervals, majori
 from msrim.files import write_text
 from msrim.models.inference import choose_device
 from msrim.models.registry import read_card
-from msrim.models.rims import INPUTS, answers, rim_probabilities
+from msrim.models.rims import INPUTS, answers, inputs_of, rim_probabilities
 from msrim.recipe import TrainingRecipe
 from msrim.training.rims import RimLesions, read_cohort
 from msrim.workflows.train_rims import fit_network
@@ -53,12 +53,62 @@ def evaluate_rims(
     if card.task != "rims":
         raise InputError(f"{card.label}: tells no rims (its task is {card.task}); choose another model")
     choose_device(device)
-    lesions = read_cohort(cohort, kind=INPUTS[card.network], console=console, cache=cache)
+    lesions = read_cohort(cohort, kind=inputs_of(card), console=console, cache=cache)
     probability = rim_probabilities(card, lesions.seen(), lesions.features, device=device)
     rim = probability >= card.threshold
     figures = rim_metrics(lesions.truth, probability, subjects=lesions.subjects, rim=rim)
     intervals = bootstrap_intervals(lesions.truth, probability, subjects=lesions.subjects, rim=rim)
     return {"model": card.label, "threshold": card.threshold, **figures, "intervals": intervals}
+
+
+def evaluate_recipe(
+    recipe: TrainingRecipe,
+    cohort: Path,
+    out: Path,
+    *,
+    console: Console,
+    folds: int = 5,
+    seeds: int = SEEDS,
+    cache: Path | None = None,
+) -> dict:
+    """How well what a recipe trains tells rims of subjects that it did not see, by cross-validation.
+
+    Parameters
+    ----------
+    recipe : TrainingRecipe
+        Of the task "rims".
+    cohort : Path
+        See :func:`msrim.training.rims.read_cohort`.
+    out : Path
+        Keeps the folds: what is done is not repeated, and what was interrupted goes on where it stopped.
+    console : Console
+    folds, seeds : int
+        The seeds vote.
+    cache : Path, optional
+        Folder that keeps radiomic features; ``out/radiomics`` if not given.
+
+    Returns
+    -------
+    dict
+        As of :func:`evaluate_rims`, with ``losses``: the mean training loss of the last tenth of the steps of each fold
+        and seed, and ``seen``: lesions drawn in each training.
+
+    Raises
+    ------
+    InputError
+        The recipe trains no rim network, or the cohort cannot be used.
+    """
+    kind = INPUTS.get(recipe.network)
+    if kind is None:
+        raise InputError(f"{recipe.network}: not a rim network; choose one of {', '.join(INPUTS)}")
+    lesions = read_cohort(cohort, kind=kind, console=console, cache=cache or out / "radiomics")
+    result = cross_validate(recipe, lesions, out, console=console, folds=folds, seeds=seeds)
+    losses = {}
+    for path in sorted(out.glob("fold-*_seed-*/loss.csv")):
+        values = [float(line.split(",")[1]) for line in path.read_text(encoding="utf-8").splitlines()]
+        losses[path.parent.name] = round(float(np.mean(values[-max(1, len(values) // 10) :])), 4)
+    seen = recipe.steps * recipe.batch_size
+    return {"model": f"{recipe.name}@{recipe.version}", "seen": seen, "losses": losses, **result.figures()}
 
 
 @dataclass(frozen=True, eq=False)

@@ -253,10 +253,10 @@ def _bring(
 
 def _classify(susceptibility: Susceptibility, lesions: Lesions, card: Card, recipe: Recipe, run: Run) -> Classified:
     """The probability of a rim for every lesion, with radiomic features for the networks that want them."""
-    from msrim.models.rims import INPUTS
+    from msrim.models.rims import inputs_of
 
     features = None
-    if INPUTS[card.network].features:
+    if inputs_of(card).features:
         features = run(measure_radiomics, susceptibility.qsm, instances=lesions.in_qsm)
     return run(classify, susceptibility.qsm, lesions=lesions, card=card, device=recipe.device, features=features)
 
@@ -377,11 +377,11 @@ def measure_radiomics(qsm: Path, *, instances: Path) -> Path:
 
 def classify(qsm: Path, *, lesions: Lesions, card: Card, device: str, features: Path | None = None) -> Classified:
     """Patches of all lesions, the lesions around them, their numbers; by number, the probabilities and remarks."""
-    from msrim.models.rims import INPUTS, SHOWN_PATCH, rim_probabilities
+    from msrim.models.rims import SHOWN_PATCH, inputs_of, rim_probabilities
 
     map_ppm, labels = read_own(qsm), read_own(lesions.in_qsm)
     flair_z = normalise_intensity(read_own(lesions.flair), map_ppm.like(map_ppm.data != 0))
-    size = INPUTS[card.network].patch or SHOWN_PATCH
+    size = inputs_of(card).patch or SHOWN_PATCH
     spacing_mm = tuple(card.spacing_mm)
     patches = cut_patches(map_ppm, flair_z, labels, size=size, spacing_mm=spacing_mm)
     known = None if features is None else np.load(features, allow_pickle=False)

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.rims table --cohort DIR --out DIR [--methods aprl-rf datrnet] [--seeds 3] [--effort 1]
     python -m tests.benchmarks.rims ablation --cohort DIR --out DIR --network datrnet|qsmrimnet [--rows NAME ...]
-    python -m tests.benchmarks.rims robustness --model M --out DIR [--subjects 30] [--seed 1000] [--lesion-bank NPZ]
+    python -m tests.benchmarks.rims robustness --model M --out DIR [--lesion-bank NPZ] [--head-labels DIR]
     python -m tests.benchmarks.rims step [--networks datrnet qsmrimnet]
 
 ``table`` writes the curves and the scatter plot of counts beside the folds. Folds and seeds that are done are kept, so
@@ -27,6 +27,7 @@ from __future__ import annotations
 import argparse
 import csv
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from unittest import mock
 
@@ -43,6 +44,7 @@ from msrim.console import Console
 from msrim.evaluation.rims import (
     GRID,
     MAX_FPR,
+    bootstrap_difference,
     bootstrap_intervals,
     curve_areas,
     mean_precision_recall,
@@ -53,7 +55,7 @@ from msrim.image import read_volume
 from msrim.lesions.patches import cut_patches
 from msrim.lesions.radiomics import lesion_features
 from msrim.models.registry import read_card
-from msrim.models.rims import INPUTS, SHOWN_PATCH, rim_probabilities
+from msrim.models.rims import INPUTS, SHOWN_PATCH, inputs_of, rim_probabilities
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.recipe import TrainingRecipe, read_training_recipe
 from msrim.simulation.cohort import simulate_cohort
@@ -111,6 +113,7 @@ def table(given: argparse.Namespace) -> None:
     _print("simulated cohort", results, given)
     large = _as_large_as_rims(given.cohort)
     alike = {name: result.of(large) for name, result in results.items()}
+    _print_differences(results)
     _print("lesions as large as those with a rim, simulated cohort", alike, given)
     _print_kinds(results, given.cohort)
     _plot(results, given.out)
@@ -136,7 +139,7 @@ def ablation(given: argparse.Namespace) -> None:
 def robustness(given: argparse.Namespace) -> None:
     """Another scanner, or another mask of the lesions, and the same model and threshold."""
     card = read_card(given.model)
-    kind = INPUTS[card.network]
+    kind = inputs_of(card)
     rows = Table(
         title=f"{card.label} on simulated patients that it never saw (95 % intervals: bootstrap over subjects)"
     )
@@ -154,8 +157,9 @@ def robustness(given: argparse.Namespace) -> None:
         folder = given.out / name.replace(" ", "-")
         if not (folder / "done").is_file():
             simulate_cohort(
-                folder, subjects=given.subjects, seed=given.seed, scanner=scanner, lesion_bank=given.lesion_bank
-            )
+                folder, subjects=given.subjects, seed=given.seed, scanner=scanner, lesion_bank=given.lesion_bank,
+                head_labels=given.head_labels, part="test",
+            )  # fmt: skip
             (folder / "done").touch()
         lesions = read_cohort(folder, kind=kind, console=Console(quiet=True), cache=folder / "radiomics")
         add(name, lesions.truth, rim_probabilities(card, lesions.seen(), lesions.features), lesions.subjects)
@@ -165,7 +169,7 @@ def robustness(given: argparse.Namespace) -> None:
 
 
 def _with_masks(cohort: Path, how: str, card) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    kind, truth, probability, subjects = INPUTS[card.network], [], [], []
+    kind, truth, probability, subjects = inputs_of(card), [], [], []
     for index, folder in enumerate(sorted(cohort.glob("sub-*"))):
         name, derived = folder.name, cohort / "derivatives" / "truth" / folder.name / "anat"
         qsm, flair = (read_volume(folder / "anat" / f"{name}_{image}.nii.gz") for image in ("Chimap", "FLAIR"))
@@ -281,6 +285,19 @@ def _print(title: str, results: dict[str, CrossValidated], given: argparse.Names
     Page(width=170).print(rows)
 
 
+def _print_differences(results: dict[str, CrossValidated]) -> None:
+    """Every method less the one before it in the table, on the same resampled subjects."""
+    rows = Table(title="differences between methods, simulated cohort (95 % intervals: paired bootstrap over subjects)")
+    for column in ("", "pROC AUC", "PR AUC"):
+        rows.add_column(column)
+    for (before, one), (name, other) in pairwise(results.items()):
+        given = {"subjects": one.subjects, "folds": one.folds}
+        found = bootstrap_difference(one.truth, other.probability.mean(0), one.probability.mean(0), **given)
+        cells = ["{:+.3f} ({:+.3f} to {:+.3f})".format(*found[key]) for key in ("proc_auc", "pr_auc")]
+        rows.add_row(f"{name} - {before}", *cells)
+    Page(width=120).print(rows)
+
+
 def _cell(figures: dict, intervals: dict, key: str, *, apart: str = "\n") -> str:
     if figures[key] is None:
         return "n/a"
@@ -323,6 +340,7 @@ def main() -> None:
             command.add_argument("--subjects", type=int, default=30)
             command.add_argument("--seed", type=int, default=1000)
             command.add_argument("--lesion-bank", type=Path, help="what the cohort of the training had")
+            command.add_argument("--head-labels", type=Path, help="likewise; a quarter of the heads is for tests")
             continue
         command.add_argument("--cohort", type=Path, required=True)
         command.add_argument("--seeds", type=int, default=SEEDS)

@@ -84,3 +84,9 @@ def test_several_processes_give_the_same(images, features, monkeypatch):
 def test_no_lesion_gives_no_row(images):
     qsm, lesions = images
     assert lesion_features(qsm, lesions.like(0 * lesions.data)).shape == (0, 527)
+
+
+def test_first_order_features_alone_are_the_same_and_the_others_unknown(images, features):
+    found = lesion_features(*images, workers=1, first_order=True)
+    assert np.allclose(found[:2, FIRST_ORDER_COLUMNS], features[:2, FIRST_ORDER_COLUMNS])
+    assert np.isnan(np.delete(found, FIRST_ORDER_COLUMNS, axis=1)).all()

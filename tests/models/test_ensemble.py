@@ -10,6 +10,7 @@ from scipy.special import logit
 from msrim.errors import ModelError
 from msrim.image import Volume
 from msrim.models import build, inference, load_model, read_card
+from msrim.models.rims import INPUTS, inputs_of, rim_probabilities
 from msrim.recipe import TrainingRecipe
 from msrim.training.loop import write_weights
 from msrim.workflows.cards import join_models, write_card
@@ -51,7 +52,7 @@ def test_a_threshold_on_the_joined_answer_is_the_majority(five, tmp_path):
 def test_what_cannot_vote(five, tmp_path):
     for models, reason in (
         (five[:4], "odd number"),
-        (["datrnet"] * 3, "models for lesions can vote"),
+        (["head"] * 3, "models for lesions or rims can vote"),
         (five[:1], "three different models"),
         ([five[0]] * 3, "three different models"),
         ([*five[:2], model(tmp_path, seed=7, head_width=8)], "differ in settings"),
@@ -111,3 +112,28 @@ def test_a_folder_called_like_packaged_models_does_not_take_their_place(tmp_path
     (tmp_path / "allnet+scp").mkdir()
     monkeypatch.chdir(tmp_path)
     assert [card.name for card in read_card("allnet+scp").members] == ["allnet", "scp"]
+
+
+def test_rim_models_vote_each_by_its_own_threshold(tmp_path):
+    settings = {"features": 4, "radii": [5], "pre_convs": 1, "widths": [4, 4, 8, 8]}
+    recipe = TrainingRecipe(
+        name="rims", version="1", task="rims", summary="of a test", normalisation="none", network="datrnet",
+        settings=settings, contrasts=("Chimap", "FLAIR"), steps=1, batch_size=1, learning_rate=1,
+    )  # fmt: skip
+    patches = np.random.default_rng(0).normal(size=(40, 3, 32, 32, 8)).astype(np.float32)
+    folders, votes = [], []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        weights = write_weights(build("datrnet", **settings), tmp_path / f"{seed}" / "weights.safetensors")
+        folders.append(str(weights.parent))
+        write_card(recipe, weights, settings=settings, spacing_mm=[0.75, 0.75, 3.0], threshold=0.5, training="none",
+                   limits="a test")  # fmt: skip
+        found = rim_probabilities(read_card(folders[-1]), patches, None)
+        limit = round(float(np.quantile(found, 0.3 + 0.2 * seed)), 4)
+        write_card(recipe, weights, settings=settings, spacing_mm=[0.75, 0.75, 3.0], threshold=limit, training="none",
+                   limits="a test")  # fmt: skip
+        votes.append(found >= limit)
+    card = read_card(join_models(folders, tmp_path / "vote", name="vote"))
+    assert card.task == "rims" and inputs_of(card) == INPUTS["datrnet"]
+    joined = rim_probabilities(card, patches, None) >= card.threshold
+    assert np.array_equal(joined, np.sum(votes, axis=0) >= 2) and 0 < joined.sum() < 40

@@ -16,8 +16,8 @@ from msrim.image import Volume, write_volume
 from msrim.models import build, load_model, read_card
 from msrim.models.rims import INPUTS, Inputs
 from msrim.recipe import TrainingRecipe
-from msrim.training.rims import RIM_SHARE, RimLesions, augment, draw_batch, fit_forest, fit_rims, read_cohort, rim_loss
-from msrim.workflows.evaluate_rims import cross_validate, evaluate_rims
+from msrim.training.rims import RimLesions, augment, draw_batch, fit_forest, fit_rims, read_cohort, rim_loss
+from msrim.workflows.evaluate_rims import cross_validate, evaluate_recipe, evaluate_rims
 from msrim.workflows.train_rims import train_rims
 
 QUIET = Console(quiet=True)
@@ -86,13 +86,26 @@ def test_incomplete_cohorts_are_refused(cohort, tmp_path):
 
 def test_batches_are_not_all_without_a_rim():
     labels = np.arange(500) % 50 == 0
-    index, drawn = draw_batch(labels, 40, rng=np.random.default_rng(0))
-    assert drawn.sum() == RIM_SHARE * 40
+    index, drawn = draw_batch(labels, 40, rng=np.random.default_rng(0), rim_share=0.3)
+    assert drawn.sum() == 0.3 * 40
     assert torch.equal(drawn.bool(), torch.from_numpy(labels)[index])
 
 
-def test_augmented_lesions_stay_in_the_middle_and_keep_their_size(lesions):
+def test_batches_are_as_the_cohort_is_if_nothing_else_is_asked_for():
+    labels = np.arange(500) % 25 == 0
+    rims = [draw_batch(labels, 64, rng=np.random.default_rng(seed))[1].sum() for seed in range(200)]
+    assert np.mean(rims) == pytest.approx(64 / 25, rel=0.1)
+    index, _ = draw_batch(labels, 500, rng=np.random.default_rng(0))
+    assert len(set(index.tolist())) == 500
+
+
+def test_augmented_lesions_stay_in_the_middle_and_are_as_large_as_their_scale_says(lesions, monkeypatch):
     patches = torch.from_numpy(lesions.patches).float()
+    monkeypatch.setattr("msrim.training.rims.SCALE", (1.05, 1.05))
+    scaled = augment(patches, (32, 32, 8), rng=np.random.default_rng(0))
+    ratio = scaled[:, 2].sum() / patches[:, 2].sum()
+    assert ratio == pytest.approx(1.05**-3, abs=0.03)
+    monkeypatch.setattr("msrim.training.rims.SCALE", (1, 1))
     moved = augment(patches, (32, 32, 8), rng=np.random.default_rng(0))
     assert moved.shape == (20, 3, 32, 32, 8)
     volume = moved[:, 2].sum((1, 2, 3)) / patches[:, 2].sum((1, 2, 3))
@@ -104,22 +117,41 @@ def test_augmented_lesions_stay_in_the_middle_and_keep_their_size(lesions):
 
 def test_batches_without_augmentation_would_be_the_seen_patches(lesions, monkeypatch):
     """The margin is exactly what augmentation needs: with nothing turned or moved the patch is the inner one."""
-    for name, value in (("MAX_ANGLE_DEG", 0), ("SCALE", (1, 1)), ("SHIFT", 0), ("BLUR_CHANCE", 0)):
+    for name, value in (
+        ("MAX_ANGLE_DEG", 0),
+        ("SCALE", (1, 1)),
+        ("BLUR_PLANE", (0.1, 0.1)),
+        ("BLUR_ACROSS", (0.1, 0.1)),
+    ):
         monkeypatch.setattr(f"msrim.training.rims.{name}", value)
 
     class Upright:
         def uniform(self, low, high, size=None):
             return np.random.default_rng(0).uniform(low, high, size)
 
+        def integers(self, high, size):
+            return np.zeros(size, int)
+
         def choice(self, _, size):
             return np.ones(size)
-
-        def random(self):
-            return 1.0
 
     plain = augment(torch.from_numpy(lesions.patches).float(), (32, 32, 8), rng=Upright())
     # The middle of an even patch lies between voxels on both sides of the margin alike.
     assert np.abs(plain.numpy() - lesions.seen()).max() < 1e-3
+
+
+def test_every_lesion_is_blurred_by_its_own_amount_and_keeps_its_mean(monkeypatch):
+    """A point in the middle, by hand: a Gaussian of 0.95 voxels in the plane leaves 0.176 of it, one of 0.1 all."""
+    for name, value in (("MAX_ANGLE_DEG", 0), ("SCALE", (1, 1)), ("BLUR_ACROSS", (0.03, 0.03))):
+        monkeypatch.setattr(f"msrim.training.rims.{name}", value)
+    patches = torch.zeros(400, 3, 41, 41, 11)
+    patches[:, :, 20, 20, 5] = 1
+    moved = augment(patches, (33, 33, 9), rng=np.random.default_rng(0))
+    peaks = moved[:, 0].amax((1, 2, 3))
+    assert peaks.max() > 0.99 and peaks.min() == pytest.approx(0.176, abs=0.01)
+    assert moved[:, 0].sum((1, 2, 3)) == pytest.approx(np.ones(400), abs=1e-4)
+    # The outline is not blurred.
+    assert torch.equal(moved[:, 2].amax((1, 2, 3)), torch.ones(400))
 
 
 def test_synthetic_rows_count_as_rims():
@@ -134,7 +166,7 @@ def test_training_learns_a_ring_and_goes_on_where_it_stopped(lesions, tmp_path):
         network = build("datrnet", **SMALL)
         return load_file(
             fit_rims(network, lesions, kind=INPUTS["datrnet"], out=out, steps=steps, batch_size=16, learning_rate=3e-3,
-                     report_every=1)
+                     rim_share=0.3, report_every=1)
         )  # fmt: skip
 
     whole = train(tmp_path / "whole", 20)
@@ -183,6 +215,20 @@ def test_cross_validation_judges_every_lesion_by_networks_that_did_not_see_it(co
     assert len(kept) == 4
     cross_validate(RECIPE, lesions, tmp_path, console=QUIET, folds=2, seeds=2)
     assert kept == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("probability.npy")}
+
+
+def test_a_recipe_is_judged_by_one_command_that_goes_on_where_it_stopped(cohort, tmp_path):
+    console = QUIET
+    first = evaluate_recipe(RECIPE, cohort, tmp_path, console=console, folds=2, seeds=1)
+    assert first["n"] == {"subjects": 10, "lesions": 20, "rim": 10} and first["seen"] == 4 * 8
+    assert set(first["losses"]) == {"fold-0_seed-0", "fold-1_seed-0"} and min(first["losses"].values()) > 0
+    assert set(first["intervals"]) >= {"pr_auc", "proc_auc"}
+    (tmp_path / "fold-1_seed-0" / "probability.npy").unlink()
+    kept = (tmp_path / "fold-0_seed-0" / "probability.npy").stat().st_mtime_ns
+    assert evaluate_recipe(RECIPE, cohort, tmp_path, console=console, folds=2, seeds=1)["losses"] == first["losses"]
+    assert (tmp_path / "fold-0_seed-0" / "probability.npy").stat().st_mtime_ns == kept
+    with pytest.raises(InputError, match="not a rim network"):
+        evaluate_recipe(RECIPE.model_copy(update={"network": "head"}), cohort, tmp_path, console=console)
 
 
 def test_aprl_oversamples_and_knows_first_order_features_alone():
