@@ -83,7 +83,8 @@ def rims(
         str | None, typer.Option("--model", help="Rim model that never saw it: its name, or folder of one of your own.")
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", help="Instead: train by this recipe, a file or a packaged name, and cross-validate.")
+        Path | None,
+        typer.Option("--recipe", help="Instead: train by this recipe, file or packaged name, and cross-validate."),
     ] = None,
     out: Annotated[
         Path | None,
