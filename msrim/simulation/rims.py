@@ -16,9 +16,9 @@ from msrim.simulation.rim_shapes import TracedShape
 class Dials:
     """How hard a cohort is.
 
-    Set on what can be seen, not yet on what methods do: with 0.065, 0.3 and 0.5, four simulated patients with 28 rims
-    and 279 other lesions, the edge was 10 ppb above the core in 75 % of rims, rim+ lesions were 16.7 ppb above others,
-    and the mean alone had a pROC AUC of 0.30; rims were made a little stronger and outlines a little closer then.
+    Set on what can be seen, not yet on what methods do: in one simulated patient of the tests with 25 rims and 45 other
+    lesions the edge is 10 ppb above the core in 92 % of rims, rim+ lesions are 17.5 ppb above others, and the mean
+    alone has a pROC AUC of 0.44 (`pytest tests/simulation/test_rim_cohort.py -k benchmarks_cohort`).
     `python -m tests.benchmarks.rim_calibration` compares with figures that others published.
 
     Attributes
