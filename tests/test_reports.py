@@ -607,11 +607,11 @@ def test_cohort_does_not_write_into_a_raw_dataset(raw, level):
 def test_runs_leave_a_raw_dataset_as_it_is(raw):
     """Every workflow of a visit, its rims and its changes, with the results in the dataset's own derivatives."""
     before = digests(raw)
-    shown = run("cohort", raw, raw / "derivatives" / "msrim", "participant", "--brain-extracted", "--quiet")
-    assert shown.exit_code == 0, shown.stderr
+    run("cohort", raw, raw / "derivatives" / "msrim", "participant", "--brain-extracted", "--quiet")
     results = raw / "derivatives" / "msrim" / "sub-01"
-    for left in ("ses-1/run.json", "ses-2/rims/run.json", "ses-1_to_ses-2/run.json"):
-        assert (results / left).is_file()
+    # The two made brains are not one patient's, and their comparison is refused in the middle of its run.
+    for left in ("ses-1/run.json", "ses-2/rims/run.json", "ses-1_to_ses-2/work"):
+        assert (results / left).exists(), left
     run("cohort", raw, raw / "derivatives" / "msrim", "group", "--quiet")
     run("preprocess", raw / "sub-01" / "ses-1", "--brain-extracted", "--quiet")
     assert {name: sum_ for name, sum_ in digests(raw).items() if not name.startswith("derivatives/")} == before

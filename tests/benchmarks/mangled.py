@@ -323,11 +323,9 @@ def lesion_masks(p: Patient) -> None:
     inside, image = data > 0, np.asarray(p.images["FLAIR"].dataobj)
     choices = [data * 0.1, inside, data * 0, inside * 0.4, inside * 0.9, data * 10_000, -1 * inside, data % 2 + inside,
                data + 0.5, data * 1e9, image, 1 - inside]  # fmt: skip
-    _replace(
-        p,
-        "lesions",
-        np.asarray(choices[p.rng.integers(len(choices))], np.float32 if p.rng.random() < 0.7 else np.int32),
-    )
+    chosen = choices[p.rng.integers(len(choices))]
+    with np.errstate(invalid="ignore"):
+        _replace(p, "lesions", np.asarray(chosen).astype(np.float32 if p.rng.random() < 0.7 else np.int32))
 
 
 def same_twice(p: Patient) -> None:
