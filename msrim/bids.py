@@ -5,7 +5,6 @@ Names follow BIDS 1.10 and its derivatives; plain folders with names that anybod
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ from typing import Any
 
 from msrim import __version__
 from msrim.errors import InputError, OutputError
-from msrim.files import write_text
+from msrim.files import write_json, write_text
 
 # Words of plain names, in the order in which they are tried: a "T2-FLAIR" is no T2w.
 CONTRASTS = {
@@ -370,8 +369,7 @@ def write_dataset_description(out: Path, *, name: str = "msrim", kind: str = "de
     images = [path.name for folder in ("sub-*", "sub-*/ses-*") for path in out.glob(f"{folder}/anat/*.nii.gz")]
     for (space, reference), suffix in product(SPACES.items(), ("mask", "dseg", "probseg")):
         if any(f"_space-{space}_" in image and image.endswith(f"_{suffix}.nii.gz") for image in images):
-            described = json.dumps({"SpatialReference": reference}, indent=2) + "\n"
-            write_text(described, out / f"space-{space}_{suffix}.json")
+            write_json({"SpatialReference": reference}, out / f"space-{space}_{suffix}.json")
     others = [program for program in before.get("GeneratedBy", []) if program.get("Name") != "msrim"]
     content = {
         "Name": name,
@@ -380,7 +378,7 @@ def write_dataset_description(out: Path, *, name: str = "msrim", kind: str = "de
         **before,
         "GeneratedBy": [{"Name": "msrim", "Version": __version__}, *others],
     }
-    return write_text(json.dumps(content, indent=2) + "\n", out / "dataset_description.json")
+    return write_json(content, out / "dataset_description.json")
 
 
 def _write_bidsignore(path: Path) -> None:

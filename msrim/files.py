@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,42 @@ def write_text(text: str, path: Path) -> Path:
     with written_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
     return path
+
+
+def write_json(content: dict[str, Any], path: Path) -> Path:
+    """Write a JSON file whole or not at all."""
+    return write_text(json.dumps(content, indent=2) + "\n", path)
+
+
+def write_tsv(rows: Iterable[Iterable[Any]], path: Path, *, columns: Iterable[str]) -> Path:
+    """Write a table as BIDS has it, whole or not at all.
+
+    Parameters
+    ----------
+    rows : iterable of iterable
+        None, an empty text and an empty tuple become "n/a", truth values "true" and "false", tuples lists with commas.
+    path : Path
+    columns : iterable of str
+        The header, which stands alone where there is no row.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     write_tsv([(1, None), (True, (2, 3))], Path(folder) / "table.tsv", columns=["id", "of"]).read_text().split()
+    ['id', 'of', '1', 'n/a', 'true', '2,3']
+    """
+    lines = [columns, *([_cell(value) for value in row] for row in rows)]
+    return write_text("".join("\t".join(line) + "\n" for line in lines), path)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        value = ",".join(map(str, value))
+    # A tab or a line end would shift the columns.
+    return "n/a" if value is None or value == "" else " ".join(str(value).split())
 
 
 def unless_disk_full(error: BaseException, folder: Path) -> BaseException:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from time import perf_counter
 from typing import Any
 
 from msrim import __version__
-from msrim.files import sha256_of, write_text
+from msrim.files import sha256_of, write_json
 
 # The libraries that touch the numbers; a difference in results between two machines starts here.
 NUMERIC_PACKAGES = (
@@ -116,7 +115,7 @@ class Manifest:
             "steps": [asdict(step) for step in self.steps],
             "fallbacks": self.fallbacks,
         }
-        return write_text(json.dumps(content, indent=2) + "\n", path)
+        return write_json(content, path)
 
 
 def package_versions() -> dict[str, str]:

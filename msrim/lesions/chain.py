@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from msrim.files import write_text
+from msrim.files import write_tsv
 from msrim.image import Volume
 from msrim.lesions.track import TrackedLesion, change_of
 
@@ -89,9 +89,8 @@ def chain_lesions(
 def write_chain_tsv(lesions: Sequence[ChainedLesion], path: Path, *, visits: Sequence[str]) -> Path:
     """Write one table for all visits: a volume for each, a change for each step."""
     steps = [f"{one}_to_{other}" for one, other in pairwise(visits)]
-    lines = ["\t".join(["id", *(f"{visit}_mm3" for visit in visits), *steps])]
-    lines += ["\t".join([str(row.id), *(f"{v:.3f}" for v in row.volumes_mm3), *row.changes]) for row in lesions]
-    return write_text("\n".join(lines) + "\n", path)
+    rows = [(row.id, *(f"{v:.3f}" for v in row.volumes_mm3), *row.changes) for row in lesions]
+    return write_tsv(rows, path, columns=["id", *(f"{visit}_mm3" for visit in visits), *steps])
 
 
 def _joint_change(lesions: Sequence[TrackedLesion]) -> str:

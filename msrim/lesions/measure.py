@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
-from msrim.files import write_text
+from msrim.files import write_tsv
 from msrim.image import Volume
 from msrim.lesions.regions import PERIVENTRICULAR_MM, REGIONS, place_lesions
 
@@ -148,19 +148,13 @@ def write_lesions_tsv(lesions: Sequence[Lesion], path: Path) -> Path:
     OutputError
         The file can't be written.
     """
-    rows = [tuple(LESION_COLUMNS), *(map(_cell, LESION_COLUMNS, astuple(lesion)) for lesion in lesions)]
-    return write_text("".join("\t".join(row) + "\n" for row in rows), path)
+    rows = [map(_rounded, LESION_COLUMNS, astuple(lesion)) for lesion in lesions]
+    return write_tsv(rows, path, columns=LESION_COLUMNS)
 
 
-def _cell(column: str, value: object) -> str:
-    if value is None:
-        return "n/a"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        decimals = 3 if column.endswith("_mm3") else 4 if column.endswith("probability") else 2
-        return f"{value:.{decimals}f}"
-    return str(value)
+def _rounded(column: str, value: object) -> object:
+    decimals = 3 if column.endswith("_mm3") else 4 if column.endswith("probability") else 2
+    return f"{value:.{decimals}f}" if isinstance(value, float) else value
 
 
 def _totals(lesions: Sequence[Lesion]) -> dict:

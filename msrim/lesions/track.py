@@ -7,7 +7,7 @@ split, lesion by lesion, and changes neither the rows' order nor their numbers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import cc3d
@@ -16,7 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from msrim.errors import InputError
-from msrim.files import write_text
+from msrim.files import write_tsv
 from msrim.image import Volume, same_grid
 from msrim.lesions.measure import Lesion
 
@@ -282,9 +282,8 @@ def summarise_changes(lesions: Sequence[TrackedLesion]) -> dict:
 
 def write_changes_tsv(lesions: Sequence[TrackedLesion], path: Path) -> Path:
     """Write the table: tab-separated, "n/a" where a visit has no lesion, a header alone for no lesion at all."""
-    names = [field.name for field in fields(TrackedLesion)]
-    lines = ["\t".join(names), *("\t".join(map(_cell, astuple(lesion))) for lesion in lesions)]
-    return write_text("\n".join(lines) + "\n", path)
+    rows = [[f"{value:.3f}" if isinstance(value, float) else value for value in astuple(row)] for row in lesions]
+    return write_tsv(rows, path, columns=CHANGE_COLUMNS)
 
 
 def _substantial(volumes_mm3: np.ndarray) -> int:
@@ -308,9 +307,3 @@ def _groups(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def _components(edges: np.ndarray, *, size: int) -> tuple[int, np.ndarray]:
     graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(size, size))
     return connected_components(graph, directed=False)
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(str, value)) or "n/a"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

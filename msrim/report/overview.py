@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from msrim.files import write_text
 from msrim.report.template import write_page
 
 # Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993.
@@ -118,18 +117,6 @@ def mark_outliers(rows: Sequence[Row]) -> list[Row]:
     return [replace(row, outlier=", ".join(names)) for row, names in zip(rows, marks, strict=True)]
 
 
-def write_tsv(rows: Sequence[Sequence[Any]], path: Path, *, columns: Sequence[str]) -> Path:
-    """Write a table as BIDS has it: tab-separated, "n/a" where there is nothing.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be written.
-    """
-    lines = [columns, *([_cell(value) for value in row] for row in rows)]
-    return write_text("".join("\t".join(line) + "\n" for line in lines), path)
-
-
 def write_overview(overview: Overview, path: Path) -> Path:
     """Write the page; links are relative, so the folder can be moved.
 
@@ -146,8 +133,3 @@ def write_overview(overview: Overview, path: Path) -> Path:
         for key, spent in costs.items()
     ]
     return write_page(path, "overview.html.jinja", overview=overview, rule=RULE, costs=summary)
-
-
-def _cell(value: Any) -> str:
-    # A tab or a line end in a reason would shift the columns.
-    return "n/a" if value is None or value == "" else " ".join(str(value).split())

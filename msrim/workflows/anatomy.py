@@ -17,7 +17,7 @@ import numpy as np
 from msrim.bids import Subject, write_dataset_description
 from msrim.console import Console
 from msrim.errors import Fallback, InputError
-from msrim.files import write_text
+from msrim.files import write_tsv
 from msrim.image import Volume, grid_around, read_volume, resample, to_ras, write_volume
 from msrim.lesions.regions import INFRATENTORIAL
 from msrim.models.registry import Card, read_card
@@ -549,7 +549,6 @@ def write_anatomy(
             stacklevel=2,
         )
     files = {key: subject.output(out, suffix) for key, suffix in FILES.items()}
-    rows = ["index\tname", *(f"{index}\t{name}" for index, name in TISSUES.items())]
     transforms = {
         contrast: write_transform(read_transform(path), subject.output(out, transform_name(contrast)))
         for contrast, path in {"FLAIR": to_mni, **to_flair}.items()
@@ -558,7 +557,7 @@ def write_anatomy(
         brain=write_volume(inside, files["brain"]),
         labels=write_volume(parsed, files["labels"]),
         tissue=write_volume(classes, files["tissue"]),
-        tissue_table=write_text("\n".join(rows) + "\n", files["tissue_table"]),
+        tissue_table=write_tsv(TISSUES.items(), files["tissue_table"], columns=("index", "name")),
         transforms=transforms,
     )
 

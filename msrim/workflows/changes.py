@@ -7,7 +7,6 @@ results.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from scipy.special import expit, logit
 from msrim.bids import Subject, write_dataset_description
 from msrim.console import Console
 from msrim.errors import Fallback
-from msrim.files import write_text
+from msrim.files import write_json
 from msrim.image import Volume, labels_on_grid, read_volume, resample, write_volume
 from msrim.lesions.change import (
     CLEAR,
@@ -524,7 +523,7 @@ def _write_visit(
         instances=write_volume(own, names["instances"]),
         table=write_lesions_tsv([with_change(lesion, rows, VISITS[which]) for lesion in measured], names["table"]),
         changed=write_volume(target.like(part.data > 0), subject.below(folder, f"{CHANGED[which]}.nii.gz")),
-        changed_sidecar=_write_json(sidecar, subject.below(folder, f"{CHANGED[which]}.json")),
+        changed_sidecar=write_json(sidecar, subject.below(folder, f"{CHANGED[which]}.json")),
         midway=write_volume(image, names["midway"]),
         transform=write_transform(midway_from_flair, names["transform"]),
     )
@@ -549,9 +548,9 @@ def _write_pair_files(
         difference_t2w = write_volume(difference_z(*t2w, brain=seen), patient.below(folder, DIFFERENCE_T2W))
     return PairFiles(
         changes=write_changes_tsv(rows, names["changes"]),
-        changes_columns=_write_json(CHANGE_COLUMNS, names["changes_columns"]),
-        table_columns=_write_json(LESION_COLUMNS, names["table_columns"]),
-        summary=_write_json(summary, names["summary"]),
+        changes_columns=write_json(CHANGE_COLUMNS, names["changes_columns"]),
+        table_columns=write_json(LESION_COLUMNS, names["table_columns"]),
+        summary=write_json(summary, names["summary"]),
         tracked=write_volume(numbered_as_rows(rows, instances), names["tracked"]),
         difference=write_volume(difference_z(*_each(read_own, matched.flairs), brain=brain), names["difference"]),
         difference_t2w=difference_t2w,
@@ -622,7 +621,3 @@ def _on_midway(images: Pair[Path], midway: Midway) -> Pair[Volume]:
         for image, flair, transform in zip(images, midway.flairs, midway.transforms, strict=True)
     )
     return baseline, followup
-
-
-def _write_json(content: dict, path: Path) -> Path:
-    return write_text(json.dumps(content, indent=2) + "\n", path)

@@ -10,9 +10,10 @@ from typing import Any
 
 from msrim.bids import Subject
 from msrim.console import Console
+from msrim.files import write_tsv
 from msrim.image import read_volume
 from msrim.lesions.track import CHANGES
-from msrim.report.overview import Change, Overview, Row, mark_outliers, write_overview, write_tsv
+from msrim.report.overview import Change, Overview, Row, mark_outliers, write_overview
 from msrim.workflows.anatomy import FILES as ANATOMY
 from msrim.workflows.cohort_tasks import Task, Visit, reason_of, tasks_of
 from msrim.workflows.inputs import check_output_folder

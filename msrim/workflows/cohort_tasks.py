@@ -10,7 +10,7 @@ from pathlib import Path
 
 from msrim.bids import Subject, find_subject, images_in, is_qsm
 from msrim.errors import InputError
-from msrim.files import write_text
+from msrim.files import write_json
 
 
 @dataclass(frozen=True)
@@ -130,4 +130,4 @@ def reason_of(task: Task, out: Path) -> str | None:
 
 def say_why_not(task: Task, out: Path, reason: str) -> None:
     """Leave the reason for :func:`reason_of`."""
-    write_text(json.dumps({"reason": " ".join(reason.split())}) + "\n", task.reason_file(out))
+    write_json({"reason": " ".join(reason.split())}, task.reason_file(out))

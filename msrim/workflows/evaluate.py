@@ -10,7 +10,7 @@ from msrim.console import Console
 from msrim.errors import InputError
 from msrim.evaluation.cohort import Scan, compare_methods, scan_figures, summarise_cohort
 from msrim.evaluation.curves import lesion_roc_curve, precision_recall_curve
-from msrim.files import write_text
+from msrim.files import write_tsv
 from msrim.image import Volume, on_grid_of, read_map, read_volume
 from msrim.report.cohort import Method, write_cohort_page
 
@@ -68,7 +68,7 @@ def evaluate_cohort(
         methods.append(Method(name, scans, summarise_cohort(scans), precision_recall, lesion_roc))
     first, *others = methods
     comparisons = {method.name: compare_methods(first.scans, method.scans) for method in others}
-    _write_tsv(
+    _write_rows(
         [
             {"method": method.name, "patient": scan.patient, "session": scan.session} | scan.figures
             for method in methods
@@ -76,10 +76,10 @@ def evaluate_cohort(
         ],
         out / "scans.tsv",
     )
-    _write_tsv([{"method": method.name} | row for method in methods for row in method.summary], out / "summary.tsv")
+    _write_rows([{"method": method.name} | row for method in methods for row in method.summary], out / "summary.tsv")
     if others:
         rows = [{"method": name, "against": first.name} | row for name, found in comparisons.items() for row in found]
-        _write_tsv(rows, out / "comparisons.tsv")
+        _write_rows(rows, out / "comparisons.tsv")
     return write_cohort_page(methods, comparisons, out / "report.html", min_volume_mm3=min_volume_mm3)
 
 
@@ -108,7 +108,5 @@ def _label(visit: Visit) -> str:
     return f"sub-{patient}" + (f" ses-{session}" if session else "")
 
 
-def _write_tsv(rows: Sequence[dict], path: Path) -> Path:
-    lines = [rows[0].keys()] if rows else []
-    cells = [["n/a" if value is None else str(value) for value in row.values()] for row in rows]
-    return write_text("".join("\t".join(line) + "\n" for line in [*lines, *cells]), path)
+def _write_rows(rows: Sequence[dict], path: Path) -> Path:
+    return write_tsv((row.values() for row in rows), path, columns=rows[0])

@@ -11,7 +11,7 @@ import numpy as np
 from msrim.console import Console
 from msrim.errors import InputError
 from msrim.evaluation.rims import best_f1_threshold, bootstrap_intervals, majority, rim_metrics, stratified_folds
-from msrim.files import write_text
+from msrim.files import write_json
 from msrim.models.inference import choose_device
 from msrim.models.registry import read_card
 from msrim.models.rims import INPUTS, answers, inputs_of, rim_probabilities
@@ -208,4 +208,4 @@ def _keep_protocol(recipe: TrainingRecipe, lesions: RimLesions, out: Path, *, fo
     kept = out / "protocol.json"
     if kept.is_file() and json.loads(kept.read_text(encoding="utf-8")) != protocol:
         raise InputError(f"{out}: holds folds of another recipe or cohort; choose another folder")
-    write_text(json.dumps(protocol, indent=2) + "\n", kept)
+    write_json(protocol, kept)

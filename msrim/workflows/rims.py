@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -20,7 +19,7 @@ from scipy.ndimage import find_objects
 from msrim.bids import Subject, write_dataset_description
 from msrim.console import Console
 from msrim.errors import Fallback, InputError
-from msrim.files import write_text
+from msrim.files import write_json
 from msrim.image import Volume, on_grid_of, read_labels, read_volume, resample, same_grid, write_volume
 from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summarise, write_lesions_tsv
 from msrim.lesions.patches import cut_patches, looks_inverted, susceptibility_ppm
@@ -442,8 +441,8 @@ def write_rims(
         rims=write_volume(rims, names["rims"]),
         instances=write_volume(instances, names["instances"]),
         table=write_lesions_tsv(table, names["table"]),
-        table_columns=write_text(json.dumps(LESION_COLUMNS, indent=2) + "\n", names["table_columns"]),
-        summary=write_text(json.dumps(summary, indent=2) + "\n", names["summary"]),
+        table_columns=write_json(LESION_COLUMNS, names["table_columns"]),
+        summary=write_json(summary, names["summary"]),
     )
     return Rims(files, table, summary)
 

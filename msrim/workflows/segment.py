@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -14,7 +13,7 @@ from pydantic import ValidationError
 from msrim.bids import Subject, write_dataset_description
 from msrim.console import Console
 from msrim.errors import InputError
-from msrim.files import write_text
+from msrim.files import write_json, write_tsv
 from msrim.image import Volume, read_volume, resample, write_volume
 from msrim.lesions.boundary import undoubted_threshold
 from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summarise, write_lesions_tsv
@@ -240,21 +239,21 @@ def write_lesions(
     instances = split_confluent(target.like(probability.data >= threshold), sphere_probability=peaks)
     lesions = measure_lesions(instances, probability=probability, labels=read_own(anatomy.labels))
     instances, lesions = without_small(instances, lesions, min_mm3=min_lesion_mm3)
-    rows = ["index\tname", *(f"{row.id}\tlesion {row.id}" for row in lesions)]
+    rows = [(row.id, f"lesion {row.id}") for row in lesions]
     how = {"Model": model, "Threshold": threshold, "MinimumLesionVolume": f"{min_lesion_mm3:g} mm3"}
     names = {key: subject.output(out, suffix) for key, suffix in FILES.items()}
     files = LesionFiles(
         mask=write_volume(target.like(instances.data > 0), names["mask"]),
-        mask_sidecar=_write_json({"Type": "Lesion", "Manual": False, **how}, names["mask_sidecar"]),
+        mask_sidecar=write_json({"Type": "Lesion", "Manual": False, **how}, names["mask_sidecar"]),
         probability=write_volume(probability, names["probability"]),
-        probability_sidecar=_write_json(
+        probability_sidecar=write_json(
             {"Description": "Probability of lesion", "Model": model}, names["probability_sidecar"]
         ),
         instances=write_volume(instances, names["instances"]),
-        instance_table=write_text("\n".join(rows) + "\n", names["instance_table"]),
+        instance_table=write_tsv(rows, names["instance_table"], columns=("index", "name")),
         table=write_lesions_tsv(lesions, names["table"]),
-        table_columns=_write_json(LESION_COLUMNS, names["table_columns"]),
-        summary=_write_json({**summarise(lesions), "model": model, "threshold": threshold}, names["summary"]),
+        table_columns=write_json(LESION_COLUMNS, names["table_columns"]),
+        summary=write_json({**summarise(lesions), "model": model, "threshold": threshold}, names["summary"]),
     )
     return WrittenLesions(files, lesions)
 
@@ -305,7 +304,3 @@ def _report(subject: Subject, anatomy: Anatomy, lesions: Lesions, recipe: Recipe
         recipe=recipe.as_toml(),
         warnings=run.manifest.fallbacks,
     )
-
-
-def _write_json(content: dict, path: Path) -> Path:
-    return write_text(json.dumps(content, indent=2) + "\n", path)
