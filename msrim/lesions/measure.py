@@ -78,7 +78,7 @@ def measure_lesions(instances: Volume, *, probability: Volume, labels: Volume) -
     probability : Volume of float in 0..1
         The lesion probability, on the same grid.
     labels : Volume of int
-        Head labels on the same grid, see :func:`msrim.lesions.regions.place_lesions`.
+        :class:`msrim.labels.HeadLabel` on the same grid.
 
     Returns
     -------

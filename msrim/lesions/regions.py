@@ -16,6 +16,7 @@ The first that fits holds: a confluent lesion that reaches from ventricle to cor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cc3d
@@ -24,15 +25,10 @@ import numpy as np
 from scipy import ndimage
 
 from msrim.image import Volume
+from msrim.labels import CEREBRUM, INFRATENTORIAL, HeadLabel
 
 REGIONS = ("periventricular", "juxtacortical", "infratentorial", "deep white matter")
 PERIVENTRICULAR_MM = 3.0
-
-# Head labels, as parse_head gives them.
-VENTRICLES = (2,)
-CORTEX = (3,)
-CEREBRUM = (3, 4, 5)
-INFRATENTORIAL = (6, 7, 8)
 
 # A lesion often bears a speck of a wrong label, or a shell of partial volume that looks like cortex. The smallest true
 # piece is a ventricle's horn of some 0.3 ml; pieces of cortex and tissue are larger by far.
@@ -59,8 +55,7 @@ def place_lesions(instances: Volume, labels: Volume) -> list[Place]:
     instances : Volume of int
         0 outside lesions.
     labels : Volume of int
-        Head labels on the same grid: 2 ventricles, 3 cortical GM, 4 deep GM, 5 cerebral WM, 6 and 7 cerebellum,
-        8 brainstem.
+        :class:`msrim.labels.HeadLabel` on the same grid.
 
     Returns
     -------
@@ -74,7 +69,7 @@ def place_lesions(instances: Volume, labels: Volume) -> list[Place]:
     lesions, anatomy, of_voxel = lesions[box], labels.data[box], instances.data[lesions]
     numbers = np.unique(of_voxel)
 
-    def structure(values: tuple[int, ...], min_mm3: float) -> np.ndarray:
+    def structure(values: Sequence[int], min_mm3: float) -> np.ndarray:
         found = np.isin(anatomy, values) & ~lesions
         return cc3d.dust(found, threshold=min_mm3 / instances.voxel_volume_mm3, connectivity=26)
 
@@ -91,8 +86,8 @@ def place_lesions(instances: Volume, labels: Volume) -> list[Place]:
 
     below = distance_mm(structure(INFRATENTORIAL, MIN_TISSUE_MM3)) < distance_mm(structure(CEREBRUM, MIN_TISSUE_MM3))
     share_below = ndimage.mean(below, of_voxel, numbers)
-    to_ventricle = gap_mm(structure(VENTRICLES, MIN_VENTRICLE_MM3))
-    to_cortex = gap_mm(structure(CORTEX, MIN_TISSUE_MM3))
+    to_ventricle = gap_mm(structure([HeadLabel.VENTRICLES], MIN_VENTRICLE_MM3))
+    to_cortex = gap_mm(structure([HeadLabel.CORTEX], MIN_TISSUE_MM3))
     return [
         Place(
             _region(share, ventricle, cortex),

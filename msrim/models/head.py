@@ -12,19 +12,8 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from msrim.labels import HeadLabel
 from msrim.models.unet import UNet
-
-HEAD_LABELS = (
-    "background",
-    "CSF outside the ventricles",
-    "ventricles",
-    "cortical grey matter",
-    "deep grey matter",
-    "cerebral white matter",
-    "cerebellar grey matter",
-    "cerebellar white matter",
-    "brainstem",
-)
 
 
 class HeadNet(nn.Module):
@@ -49,8 +38,8 @@ class HeadNet(nn.Module):
         super().__init__()
         # Statistics of the instance: every scanner has a contrast of its own.
         self.unet = UNet(8 * contrasts, widths=widths, norm=partial(nn.InstanceNorm3d, affine=True))
-        self.classify = nn.Conv3d(widths[0], len(HEAD_LABELS), 1)
-        self.refine = nn.Conv3d(widths[0], 8 * len(HEAD_LABELS), 1)
+        self.classify = nn.Conv3d(widths[0], len(HeadLabel), 1)
+        self.refine = nn.Conv3d(widths[0], 8 * len(HeadLabel), 1)
         nn.init.zeros_(self.refine.weight)
         nn.init.zeros_(self.refine.bias)
 

@@ -74,7 +74,7 @@ def parse_head(volume: Volume, brain: Volume, *, contrast: str, card: Card, devi
     Returns
     -------
     Volume of uint8
-        HEAD_LABELS on a 1 mm RAS grid around the brain, background outside the mask alone: inside, the likeliest label
+        Head labels on a 1 mm RAS grid around the brain, background outside the mask alone: inside, the likeliest label
         of the brain counts, however background-like it looks.
     """
     corners = np.array(np.meshgrid(*[(o.min(), o.max()) for o in np.nonzero(brain.data)], indexing="ij"))

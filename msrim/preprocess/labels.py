@@ -1,8 +1,5 @@
 """Head labels that the results can be built on: the better contrast's, without gaps, hindbrain where it lies.
 
-Labels are those of the head network: 0 background, 1 outer CSF, 2 ventricles, 3 cortical GM, 4 deep GM, 5 cerebral WM,
-6 and 7 cerebellar GM and WM, 8 brainstem.
-
 A network that looks at intensities takes much of the cerebellum for cerebrum. The tentorium between them lies at nearly
 the same place in every brain that is aligned with the template, so quadrics tell cerebrum, cerebellum and brainstem
 apart: of 20 heads, each labelled by the quadrics of others, 99.6 % of the cerebrum's tissue keeps its side, 97 % of the
@@ -19,6 +16,7 @@ from scipy import ndimage
 
 from msrim.errors import Fallback
 from msrim.image import Volume
+from msrim.labels import GREY_MATTER, TISSUE_OF_LABEL, WHITE_MATTER, HeadLabel, Tissue
 from msrim.preprocess.masks import grown_mask
 from msrim.transform import apply_transform
 
@@ -33,7 +31,10 @@ CEREBELLUM = (9.9, -10.5, -0.9, -19.2, -6.6, -19.4, -0.8, -19.0, -35.8, 7.4)
 BRAINSTEM = (5.9, -19.0, 32.4, -28.4, -30.6, -52.1, 3.2, -1.9, 13.1, 10.4)
 CENTRE_MM, UNIT_MM = np.array([0.0, -50.0, -20.0]), 50.0
 # New label of every old one in cerebrum, cerebellum and brainstem: grey stays grey and white stays white.
-RENAMED = np.array([[0, 1, 2, 3, 4, 5, 3, 5, 5], [0, 1, 2, 6, 6, 7, 6, 7, 7], [0, 1, 2, 8, 8, 8, 8, 8, 8]], np.uint8)
+RENAMED = np.tile(np.arange(len(HeadLabel), dtype=np.uint8), (3, 1))
+RENAMED[0, HeadLabel.CEREBELLAR_GREY], RENAMED[0, WHITE_MATTER] = HeadLabel.CORTEX, HeadLabel.CEREBRAL_WHITE
+RENAMED[1, GREY_MATTER], RENAMED[1, WHITE_MATTER] = HeadLabel.CEREBELLAR_GREY, HeadLabel.CEREBELLAR_WHITE
+RENAMED[2, [*GREY_MATTER, *WHITE_MATTER]] = HeadLabel.BRAINSTEM
 
 
 def settle_labels(flair: Volume, t1w: Volume | None, *, brain: Volume, mni_from_world: np.ndarray) -> Volume:
@@ -57,7 +58,7 @@ def settle_labels(flair: Volume, t1w: Volume | None, *, brain: Volume, mni_from_
     """
     labels = flair
     if t1w is not None:
-        in_flair, in_t1w = (np.mean(each.data[brain.data] == 0) for each in (flair, t1w))
+        in_flair, in_t1w = (np.mean(each.data[brain.data] == HeadLabel.BACKGROUND) for each in (flair, t1w))
         if in_t1w <= max(MAX_UNLABELLED, in_flair):
             labels = t1w
         else:
@@ -79,11 +80,11 @@ def without_gaps(labels: Volume, brain: Volume) -> Volume:
     >>> without_gaps(line, line.like(np.array([0, 1, 0, 1, 1], bool).reshape(5, 1, 1))).data.ravel().tolist()
     [1, 1, 0, 5, 5]
     """
-    gaps = (labels.data == 0) & grown_mask(brain, by_mm=BEYOND_MM).data
+    gaps = (labels.data == HeadLabel.BACKGROUND) & grown_mask(brain, by_mm=BEYOND_MM).data
     if not (gaps.any() and labels.data.any()):
         return labels
     nearest = ndimage.distance_transform_edt(
-        labels.data == 0, sampling=labels.spacing, return_distances=False, return_indices=True
+        labels.data == HeadLabel.BACKGROUND, sampling=labels.spacing, return_distances=False, return_indices=True
     )
     filled = labels.data.copy()
     filled[gaps] = labels.data[tuple(nearest[:, gaps])]
@@ -110,7 +111,7 @@ def place_hindbrain(labels: Volume, *, mni_from_world: np.ndarray) -> Volume:
     7
     8
     """
-    tissue = np.nonzero(labels.data > 2)
+    tissue = np.nonzero(TISSUE_OF_LABEL[labels.data] > Tissue.CSF)
     points = apply_transform(mni_from_world @ labels.affine, np.column_stack(tissue))
     odds = quadric_terms(points) @ np.transpose([np.zeros(len(CEREBELLUM)), CEREBELLUM, BRAINSTEM])
     placed = labels.data.copy()

@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from msrim.image import Volume
+from msrim.labels import TISSUE_OF_LABEL, Tissue
 from msrim.preprocess.masks import clean_mask
 
-CSF, GREY_MATTER, WHITE_MATTER = 1, 2, 3
-# Head label -> tissue class. The brainstem is mostly white.
-TISSUE_OF_LABEL = np.array([0, 1, 1, 2, 2, 3, 2, 3, 3], np.uint8)
 # Radii of the opening and the closing of CSF: one voxel of 1 mm, the least that there is. Sulci of one or two voxels
 # go with the noise.
 OPENING_MM, CLOSING_MM = 1.0, 1.0
@@ -23,7 +21,7 @@ def tissue_of(labels: Volume, *, found: Volume | None = None, brain: Volume | No
     Parameters
     ----------
     labels : Volume of uint8
-        Head labels, see :mod:`msrim.preprocess.labels`.
+        :class:`msrim.labels.HeadLabel`.
     found : Volume of uint8, optional
         Classes of a T1w on the same grid, 0 where that program saw nothing. There, and outside the brain, where it was
         shown nothing, the head labels count.
@@ -33,7 +31,7 @@ def tissue_of(labels: Volume, *, found: Volume | None = None, brain: Volume | No
     Returns
     -------
     Volume of uint8
-        1 CSF, 2 grey matter, 3 white matter; 0 where there is no head.
+        :class:`msrim.labels.Tissue`; 0 where there is no head.
 
     Examples
     --------
@@ -75,5 +73,5 @@ def csf_structures(tissue: Volume) -> Volume:
     >>> bool(csf[6, 6, 6]), bool(csf[1, 1, 1])
     (True, False)
     """
-    csf = tissue.like(tissue.data == CSF)
+    csf = tissue.like(tissue.data == Tissue.CSF)
     return clean_mask(csf, opening_mm=OPENING_MM, closing_mm=CLOSING_MM, max_hole_mm3=MAX_HOLE_MM3)

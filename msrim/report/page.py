@@ -13,7 +13,7 @@ from msrim.image import Volume, resample
 from msrim.lesions.measure import LESION_COLUMNS, Lesion
 from msrim.manifest import StepRecord
 from msrim.report.pictures import AXIAL, CORONAL, SAGITTAL, Frame, Picture, lesion_pictures, upright_frame, window
-from msrim.report.quality import Sampled, quality_checks, quality_warnings
+from msrim.report.quality import TISSUE_COLOURS, Sampled, quality_checks, quality_warnings
 from msrim.report.template import write_page
 
 # Slices of each mosaic: at least, and at most for the lesions' sake.
@@ -45,7 +45,7 @@ class Report:
     tissue : Volume of int
         1 CSF, 2 GM, 3 WM.
     labels : Volume of int
-        Head labels, see :func:`msrim.lesions.regions.place_lesions`.
+        :class:`msrim.labels.HeadLabel`.
     instances : Volume of int
         0 outside lesions, their numbers inside.
     template : Volume
@@ -172,7 +172,7 @@ def write_report(report: Report, path: Path) -> Path:
         brain_ml=np.count_nonzero(report.brain.data) * report.brain.voxel_volume_mm3 / 1000,
         tissue_ml={
             name: np.count_nonzero(report.tissue.data == label) * report.tissue.voxel_volume_mm3 / 1000
-            for label, name in ((1, "CSF"), (2, "grey matter"), (3, "white matter"))
+            for label, (name, _) in TISSUE_COLOURS.items()
         },
         anchor=_anchor,
     )

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from msrim.image import Volume
-from msrim.lesions.regions import INFRATENTORIAL
+from msrim.labels import INFRATENTORIAL, HeadLabel, Tissue
 from msrim.report.pictures import (
     AXIAL,
     CORONAL,
@@ -32,12 +32,16 @@ MIN_TEMPLATE_DICE = 0.85
 MAX_LESION_OUTSIDE_MM3 = 10.0
 
 # Okabe-Ito colours, told apart by colour-blind readers too.
-TISSUE_COLOURS = {1: ("CSF", "#56b4e9"), 2: ("grey matter", "#e69f00"), 3: ("white matter", "#009e73")}
-HEAD_COLOURS = {
-    2: ("ventricles", "#56b4e9"),
-    3: ("cortex", "#e69f00"),
-    4: ("deep grey matter", "#cc79a7"),
-    5: ("cerebral white matter", "#009e73"),
+TISSUE_COLOURS: dict[int, tuple[str, str]] = {
+    Tissue.CSF: ("CSF", "#56b4e9"),
+    Tissue.GREY: ("grey matter", "#e69f00"),
+    Tissue.WHITE: ("white matter", "#009e73"),
+}
+HEAD_COLOURS: dict[int, tuple[str, str]] = {
+    HeadLabel.VENTRICLES: ("ventricles", "#56b4e9"),
+    HeadLabel.CORTEX: ("cortex", "#e69f00"),
+    HeadLabel.DEEP_GREY: ("deep grey matter", "#cc79a7"),
+    HeadLabel.CEREBRAL_WHITE: ("cerebral white matter", "#009e73"),
     INFRATENTORIAL[0]: ("infratentorial", "#f0e442"),
 }
 OVERLAY_OPACITY = 110

@@ -19,7 +19,7 @@ from msrim.console import Console
 from msrim.errors import Fallback, InputError
 from msrim.files import write_tsv
 from msrim.image import Volume, grid_around, read_volume, resample, to_ras, write_volume
-from msrim.lesions.regions import INFRATENTORIAL
+from msrim.labels import INFRATENTORIAL, TISSUE_NAMES, Tissue
 from msrim.models.registry import Card, read_card
 from msrim.preprocess import backends, fsl, plausibility
 from msrim.preprocess.backends import kind_of
@@ -28,7 +28,7 @@ from msrim.preprocess.labels import settle_labels
 from msrim.preprocess.masks import clean_mask, foreground, is_brain_alone
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.preprocess.template import load_template, load_template_brain_mask
-from msrim.preprocess.tissue import CSF, tissue_of
+from msrim.preprocess.tissue import tissue_of
 from msrim.recipe import Recipe
 from msrim.transform import apply_transform, mean_scaling, read_transform, rigid_part, write_transform
 from msrim.workflows.inputs import check_visit
@@ -46,7 +46,6 @@ FILES = {
     "tissue_table": "space-orig_dseg.tsv",
     "labels": "space-orig_desc-head_dseg.nii.gz",
 }
-TISSUES = {1: "CSF", 2: "GM", 3: "WM"}
 # Below this it isn't an adult's brain, and everything after would be nonsense.
 MIN_BRAIN_ML = 300.0
 # The largest brains with their CSF have 2 l, and some brain extractions leave dura and eyes.
@@ -466,7 +465,7 @@ def make_working_images(
         of_t1w = resample(read_own(labels["T1w"]), grid, target_from_source=flair_from["T1w"], nearest=True)
     of_flair = resample(read_own(labels["FLAIR"]), grid, nearest=True)
     parsed = settle_labels(of_flair, of_t1w, brain=mask, mni_from_world=mni_from_flair)
-    solid = parsed.like(tissue_of(parsed).data > CSF)
+    solid = parsed.like(tissue_of(parsed).data > Tissue.CSF)
     images = {}
     for contrast, path in corrected.items():
         image = resample(read_own(path), grid, target_from_source=flair_from.get(contrast))
@@ -557,7 +556,7 @@ def write_anatomy(
         brain=write_volume(inside, files["brain"]),
         labels=write_volume(parsed, files["labels"]),
         tissue=write_volume(classes, files["tissue"]),
-        tissue_table=write_tsv(TISSUES.items(), files["tissue_table"], columns=("index", "name")),
+        tissue_table=write_tsv(TISSUE_NAMES.items(), files["tissue_table"], columns=("index", "name")),
         transforms=transforms,
     )
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from msrim.bids import find_subject
 from msrim.image import Volume, read_volume, resample, to_ras
+from msrim.labels import Tissue
 from msrim.manifest import measured
 from msrim.models import MODELS, build, load_model, read_card
 from msrim.models.allnet import COORDINATES
@@ -37,7 +38,7 @@ from msrim.models.registry import Card, packaged_cards
 from msrim.models.scp import fit_to_plane, z_scored
 from msrim.preprocess.anatomy import anatomical_coordinates
 from msrim.preprocess.normalise import normalise_intensity
-from msrim.preprocess.tissue import CSF, csf_structures, tissue_of
+from msrim.preprocess.tissue import csf_structures, tissue_of
 
 CONTRASTS = ("FLAIR", "T1w", "T2w")
 WAYS = (
@@ -180,7 +181,7 @@ def real_brain(data: Path, size: list[int], *, contrasts: tuple[str, ...]) -> np
     brain = grid.like(images["FLAIR"].data > 0)
     labels = parse_head(flair, flair.like(flair.data > 0), contrast="FLAIR", card=read_card("head"))
     tissue = tissue_of(resample(labels, grid, nearest=True))
-    solid = grid.like(tissue.data > CSF)
+    solid = grid.like(tissue.data > Tissue.CSF)
     channels = [
         normalise_intensity(images[name], brain, tissue=solid).data if name in images else grid.data
         for name in contrasts
