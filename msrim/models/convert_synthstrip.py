@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from msrim.errors import InputError
 from msrim.files import sha256_of, written_atomically
-from msrim.models.synthstrip import SynthStrip
+from msrim.models.networks.synthstrip import SynthStrip
 
 # Of synthstrip-1.pt in deepsurfer 0.1.1a5.
 PUBLISHED_SHA256 = "ae8034c791de0931e120bdb7fe1dba5c5222d0573ba059f836aca8e63541e3b9"

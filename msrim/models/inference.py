@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -15,8 +16,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from msrim.errors import BackendError, Fallback
 from msrim.image import Volume, grid_around, resample, to_ras
 from msrim.models import load_model
+from msrim.models.networks.coactseg import lesion_probabilities
 from msrim.models.registry import Card
-from msrim.models.scp import fit_to_plane, z_scored
+from msrim.models.sliding import slide
 from msrim.preprocess.anatomy import anatomical_coordinates
 from msrim.preprocess.ct import prepare_ct
 from msrim.preprocess.masks import without_faint, without_shallow
@@ -161,6 +163,36 @@ def predict_slices(image: Volume, *, card: Card, device: str = "cpu") -> Volume:
     return seen.like(expit(logits).astype(np.float32))
 
 
+def find_changes(
+    baseline: np.ndarray, followup: np.ndarray, *, card: Card, device: str = "cpu"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run a pair through the network both ways round, so that swapping the visits swaps the answers exactly.
+
+    Parameters
+    ----------
+    baseline, followup : (X, Y, Z) float32
+        FLAIRs on one grid of ``card.spacing_mm``, intensities matched, zero mean and unit deviation inside the brain.
+    card : Card
+        Of a network with the task "longitudinal".
+
+    Returns
+    -------
+    lesions : (2, X, Y, Z) float32
+        Probability of lesion at baseline and at follow-up, each the mean of both ways.
+    changes : (2, X, Y, Z) float32
+        Probability of vanished and of new tissue.
+    """
+    predict = prepare_network(load_model(card), device=device)
+
+    def one_way(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        logits = slide(predict, np.stack([first, second, second - first]))
+        return lesion_probabilities(logits[None])[0].numpy()
+
+    forth, back = one_way(baseline, followup), one_way(followup, baseline)
+    lesions = np.stack([(forth[0] + back[1]) / 2, (back[0] + forth[1]) / 2])
+    return lesions, np.stack([back[2], forth[2]])
+
+
 def _mean_probability(logits: list[np.ndarray], brain: Volume) -> Volume:
     """By the mean log odds, float32; zero outside the brain, and where no model knows."""
     return brain.like(expit(np.mean(logits, axis=0)) * brain.data if logits else np.zeros(brain.shape, np.float32))
@@ -179,18 +211,69 @@ def _slice_logits(network: nn.Module, channels: np.ndarray, *, device: str) -> n
     return fit_to_plane(logits, channels.shape[1:3], fill=UNSEEN)
 
 
+def fit_to_plane(data: np.ndarray, plane: Sequence[int], *, fill: float = 0) -> np.ndarray:
+    """Cut or pad around the middle so that the axes before the last are of a size.
+
+    Parameters
+    ----------
+    data : (..., X, Y, Z) array
+    plane : (2,) int
+    fill : float
+        What is padded with.
+
+    Examples
+    --------
+    >>> fit_to_plane(np.arange(1, 7).reshape(2, 3, 1), (4, 1))[..., 0].tolist()
+    [[0], [2], [5], [0]]
+    """
+    for axis, size in zip((-3, -2), plane, strict=True):
+        before = (data.shape[axis] - size) // 2
+        if before >= 0:
+            data = np.take(data, range(before, before + size), axis=axis)
+        else:
+            missing = size - data.shape[axis]
+            widths = [(0, 0)] * data.ndim
+            widths[axis] = (missing // 2, missing - missing // 2)
+            data = np.pad(data, widths, constant_values=fill)
+    return data
+
+
+def z_scored(image: np.ndarray) -> np.ndarray:
+    """Each channel of a scan less its mean, by its standard deviation: (C, X, Y, Z) float32; a constant one is zero.
+
+    Over the whole volume, as in the paper: SCP's classifier goes without a bias because its input has none.
+
+    Examples
+    --------
+    >>> z_scored(np.array([[[[1.0, 3.0]]]]))[0, 0, 0].tolist()
+    [-1.0, 1.0]
+    """
+    axes = (1, 2, 3)
+    spread = image.std(axis=axes, keepdims=True)
+    return ((image - image.mean(axis=axes, keepdims=True)) / np.where(spread > 0, spread, 1)).astype(np.float32)
+
+
 def run_network(network: nn.Module, channels: np.ndarray, *, device: str) -> Tensor:
-    """Logits (N, K, X, Y, Z) float32 on the CPU of one whole volume.
+    """Logits (N, K, X, Y, Z) float32 on the CPU of one whole volume, see :func:`prepare_network`."""
+    return prepare_network(network, device=device)(channels)
+
+
+def prepare_network(network: nn.Module, *, device: str) -> Callable[[np.ndarray], Tensor]:
+    """A network as a function: channels (N, C, X, Y, Z) float32 in, logits (N, K, X, Y, Z) float32 on the CPU out.
 
     bfloat16 where the processor has instructions for it, else float32. A GPU whose memory is too small falls back to
-    the CPU and says so.
+    the CPU, with a :class:`Fallback` warning.
     """
     network, chosen = without_batch_norm(network), choose_device(device)
-    try:
-        return _forward(network, channels, chosen)
-    except torch.cuda.OutOfMemoryError:
-        warnings.warn("GPU memory is too small for this volume; the network ran on the CPU", Fallback, stacklevel=2)
-        return _forward(network, channels, torch.device("cpu"))
+
+    def predict(channels: np.ndarray) -> Tensor:
+        try:
+            return _forward(network, channels, chosen)
+        except torch.cuda.OutOfMemoryError:
+            warnings.warn("GPU memory is too small for this volume; the network ran on the CPU", Fallback, stacklevel=2)
+            return _forward(network, channels, torch.device("cpu"))
+
+    return predict
 
 
 def without_batch_norm(network: nn.Module) -> nn.Module:

@@ -12,19 +12,19 @@ from typing import Any
 from msrim.errors import InputError, ModelError
 
 MODELS = {
-    "allnet": "msrim.models.allnet:AllNet",
-    "allnet-slices": "msrim.models.slices:SliceAllNet",
-    "allnet-tiramisu": "msrim.models.tiramisu:TiramisuAllNet",
-    "head": "msrim.models.head:HeadNet",
-    "synthstrip": "msrim.models.synthstrip:SynthStrip",
-    "coactseg": "msrim.models.coactseg:CoactSeg",
-    "scp": "msrim.models.scp:SCP",
-    "datrnet": "msrim.models.datrnet:DATRNet",
-    "qsmrimnet": "msrim.models.qsmrimnet:QSMRimNet",
-    "rimnet": "msrim.models.rimnet:RimNet",
-    "aprl-rf": "msrim.models.aprl:Forest",
-    "aprl-nn": "msrim.models.qsmrimnet:RadiomicNet",
-    "ensemble": "msrim.models.ensemble:Ensemble",
+    "allnet": "msrim.models.networks.allnet:AllNet",
+    "allnet-slices": "msrim.models.networks.slices:SliceAllNet",
+    "allnet-tiramisu": "msrim.models.networks.tiramisu:TiramisuAllNet",
+    "head": "msrim.models.networks.head:HeadNet",
+    "synthstrip": "msrim.models.networks.synthstrip:SynthStrip",
+    "coactseg": "msrim.models.networks.coactseg:CoactSeg",
+    "scp": "msrim.models.networks.scp:SCP",
+    "datrnet": "msrim.models.networks.datrnet:DATRNet",
+    "qsmrimnet": "msrim.models.networks.qsmrimnet:QSMRimNet",
+    "rimnet": "msrim.models.networks.rimnet:RimNet",
+    "aprl-rf": "msrim.models.networks.aprl:Forest",
+    "aprl-nn": "msrim.models.networks.qsmrimnet:RadiomicNet",
+    "ensemble": "msrim.models.networks.ensemble:Ensemble",
 }
 CARDS = Path(__file__).parent / "cards"
 WEIGHTS = Path(__file__).parent / "weights"

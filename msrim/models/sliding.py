@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
-from msrim.models.inference import run_network
+from torch import Tensor
 
 # The side of the crops of training. Windows three quarters of a side apart overlap by 20 voxels; a voxel lies in two
 # windows along each axis at most, where the paper's stride of 20 visits it in four. Time, memory and agreement:
@@ -19,8 +18,8 @@ STRIDE = 60
 BORDER_WEIGHT = 0.05
 
 
-def slide_network(
-    network: nn.Module, channels: np.ndarray, *, window: int = WINDOW, stride: int = STRIDE, device: str = "cpu"
+def slide(
+    predict: Callable[[np.ndarray], Tensor], channels: np.ndarray, *, window: int = WINDOW, stride: int = STRIDE
 ) -> Tensor:
     """Logits of a whole volume from overlapping windows.
 
@@ -29,8 +28,8 @@ def slide_network(
 
     Parameters
     ----------
-    network : nn.Module
-        Maps (N, C, W, W, W) to (N, K, W, W, W).
+    predict : callable
+        Maps (N, C, W, W, W) float32 to logits (N, K, W, W, W), see :func:`msrim.models.inference.prepare_network`.
     channels : (C, X, Y, Z) float32
         Zero outside the brain.
     window, stride : int
@@ -43,7 +42,7 @@ def slide_network(
     Examples
     --------
     >>> image = np.arange(1.0, 28.0, dtype=np.float32).reshape(1, 3, 3, 3)
-    >>> torch.allclose(slide_network(nn.Identity(), image, window=2, stride=1), torch.from_numpy(image))
+    >>> torch.allclose(slide(torch.from_numpy, image, window=2, stride=1), torch.from_numpy(image))
     True
     """
     size = channels.shape[1:]
@@ -56,7 +55,7 @@ def slide_network(
         crop = padded[:, *box]
         if not crop.any():
             continue
-        logits = run_network(network, np.ascontiguousarray(crop)[None], device=device)[0]
+        logits = predict(np.ascontiguousarray(crop)[None])[0]
         if total is None:
             total = torch.zeros(logits.shape[0], *padded.shape[1:])
         total[:, *box] += weight * logits

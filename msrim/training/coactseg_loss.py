@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from msrim.models.coactseg import lesion_probabilities
+from msrim.models.networks.coactseg import lesion_probabilities
 from msrim.training.losses import soft_dice
 
 NEW_LESION_WEIGHT = 1.0
@@ -16,7 +16,7 @@ def coactseg_loss(logits: Tensor, lesions: Tensor, new: Tensor, known: Tensor, r
     Parameters
     ----------
     logits : (N, 6, X, Y, Z) float
-        Of :class:`msrim.models.coactseg.CoactSeg`.
+        Of :class:`msrim.models.networks.coactseg.CoactSeg`.
     lesions : (N, 2, X, Y, Z) float
         All lesions at baseline and at follow-up, the same for a single visit.
     new : (N, 1, X, Y, Z) float

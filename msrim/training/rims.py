@@ -17,8 +17,8 @@ from msrim.errors import InputError
 from msrim.image import read_labels, read_volume
 from msrim.lesions.patches import cut_patches, susceptibility_ppm
 from msrim.lesions.radiomics import FIRST_ORDER_COLUMNS, lesion_features
-from msrim.models.aprl import Forest
-from msrim.models.qsmrimnet import Scale
+from msrim.models.networks.aprl import Forest
+from msrim.models.networks.qsmrimnet import Scale
 from msrim.models.rims import Inputs, network_inputs
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.training.loop import Record, write_weights

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from msrim.models.scp import fit_to_plane, z_scored
+from msrim.models.inference import fit_to_plane, z_scored
 from msrim.training.lesions import LesionBank, LesionCrops, LesionMap, Patient
 
 # Chance that a slice is drawn from those that show a lesion; most slices of most scans show none.

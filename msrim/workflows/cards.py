@@ -90,7 +90,7 @@ def join_models(models: list[str], out: Path, *, name: str) -> Path:
     ModelError
         The number is even or 1, or the models are not of one kind.
     """
-    from msrim.models.ensemble import Ensemble
+    from msrim.models.networks.ensemble import Ensemble
     from msrim.training.loop import write_weights
 
     cards = [read_card(model) for model in models]

@@ -401,8 +401,7 @@ def compare(midway: Midway, *, matched: Matched, card: Card, device: str, thresh
 
     What keeps to the brain's surface is neither lesion nor change, as in :func:`msrim.models.inference.find_lesions`.
     """
-    from msrim.models.coactseg import find_changes
-    from msrim.models.inference import SURFACE_MM
+    from msrim.models.inference import SURFACE_MM, find_changes
 
     brain = read_mask(midway.brain)
     images = (image.data.astype(np.float32) for image in _each(read_own, matched.flairs))

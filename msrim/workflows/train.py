@@ -17,8 +17,8 @@ from msrim.console import Console
 from msrim.errors import InputError, ModelError
 from msrim.image import read_volume, resample
 from msrim.models import Card, build, load_model, read_card
-from msrim.models.allnet import COORDINATES
 from msrim.models.inference import choose_device
+from msrim.models.networks.allnet import COORDINATES
 from msrim.preprocess.anatomy import anatomical_coordinates
 from msrim.preprocess.tissue import csf_structures
 from msrim.recipe import Recipe, TrainingRecipe

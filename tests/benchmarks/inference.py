@@ -32,10 +32,9 @@ from msrim.image import Volume, read_volume, resample, to_ras
 from msrim.labels import Tissue
 from msrim.manifest import measured
 from msrim.models import MODELS, build, load_model, read_card
-from msrim.models.allnet import COORDINATES
-from msrim.models.inference import parse_head, run_network
+from msrim.models.inference import fit_to_plane, parse_head, run_network, z_scored
+from msrim.models.networks.allnet import COORDINATES
 from msrim.models.registry import Card, packaged_cards
-from msrim.models.scp import fit_to_plane, z_scored
 from msrim.preprocess.anatomy import anatomical_coordinates
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.preprocess.tissue import csf_structures, tissue_of

@@ -22,8 +22,9 @@ from scipy import ndimage
 
 from msrim.image import read_volume
 from msrim.models import build, load_model, read_card
-from msrim.models.coactseg import lesion_probabilities
-from msrim.models.sliding import STRIDE, WINDOW, slide_network
+from msrim.models.inference import prepare_network
+from msrim.models.networks.coactseg import lesion_probabilities
+from msrim.models.sliding import STRIDE, WINDOW, slide
 
 STRIDES = (20, 40, STRIDE, 80)
 
@@ -64,7 +65,8 @@ def main() -> None:
         seen = []
         handle = network.register_forward_hook(lambda *_, seen=seen: seen.append(None))
         start = time.perf_counter()
-        found = lesion_probabilities(slide_network(network, channels, stride=stride)[None])[0].numpy()
+        logits = slide(prepare_network(network, device="cpu"), channels, stride=stride)
+        found = lesion_probabilities(logits[None])[0].numpy()
         seconds = time.perf_counter() - start
         handle.remove()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -13,7 +13,7 @@ from msrim.image import Volume, read_volume, resample, to_ras
 from msrim.models import load_model, read_card
 from msrim.models.brain import extract_brain
 from msrim.models.convert_synthstrip import convert
-from msrim.models.synthstrip import SynthStrip
+from msrim.models.networks.synthstrip import SynthStrip
 from msrim.preprocess.masks import grown_mask
 from msrim.preprocess.template import load_template, load_template_brain_mask
 

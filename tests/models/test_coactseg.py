@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from msrim.files import sha256_of
-from msrim.models.coactseg import CoactSeg, find_changes, lesion_probabilities
+from msrim.models.inference import find_changes, prepare_network
+from msrim.models.networks.coactseg import CoactSeg, lesion_probabilities
 from msrim.models.registry import read_card
-from msrim.models.sliding import slide_network
+from msrim.models.sliding import slide
 
 
 def settled(width: int) -> CoactSeg:
@@ -22,6 +25,11 @@ def settled(width: int) -> CoactSeg:
         for _ in range(3):
             network(torch.randn(2, 3, 32, 32, 32))
     return network.eval()
+
+
+def cpu(network: nn.Module) -> Callable[[np.ndarray], torch.Tensor]:
+    """The network as a function on the CPU."""
+    return prepare_network(network, device="cpu")
 
 
 def test_the_paper_s_number_of_parameters():
@@ -82,7 +90,7 @@ def test_windows_agree_with_the_whole_where_they_see_enough():
     rng = np.random.default_rng(0)
     image = rng.random((1, 24, 25, 40)).astype(np.float32) + 1
     whole = Shift()(torch.from_numpy(image)[None])[0]
-    tiled = slide_network(Shift(), image, window=16, stride=12)
+    tiled = slide(cpu(Shift()), image, window=16, stride=12)
     # The first plane of a window is wrong there, and weighs next to nothing beside the window before it.
     assert (tiled - whole).abs().mean() < 0.01
     assert torch.equal(tiled[..., 1:11], whole[..., 1:11]) or torch.allclose(tiled[..., 1:11], whole[..., 1:11])
@@ -90,7 +98,7 @@ def test_windows_agree_with_the_whole_where_they_see_enough():
 
 def test_a_volume_smaller_than_a_window_comes_back_in_its_own_size():
     image = np.ones((1, 10, 20, 30), np.float32)
-    assert torch.equal(slide_network(nn.Identity(), image, window=16, stride=12), torch.from_numpy(image))
+    assert torch.equal(slide(cpu(nn.Identity()), image, window=16, stride=12), torch.from_numpy(image))
 
 
 def test_air_is_background_without_being_looked_at():
@@ -103,11 +111,11 @@ def test_air_is_background_without_being_looked_at():
             seen.append(x)
             return x
 
-    logits = slide_network(Watch(), image, window=16, stride=16)
+    logits = slide(cpu(Watch()), image, window=16, stride=16)
     assert len(seen) == 1
     assert (logits[0, ..., 16:] - logits[1, ..., 16:] == 10).all()
 
 
 def test_an_empty_volume_is_refused():
     with pytest.raises(ValueError, match="no image"):
-        slide_network(nn.Identity(), np.zeros((1, 16, 16, 16), np.float32), window=16)
+        slide(cpu(nn.Identity()), np.zeros((1, 16, 16, 16), np.float32), window=16)

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from msrim.errors import ModelError
 from msrim.models import build, load_model, read_card
-from msrim.models.allnet import AnaConv
-from msrim.models.head import fold_blocks, unfold_blocks
 from msrim.models.inference import scale_intensities
+from msrim.models.networks.allnet import AnaConv
+from msrim.models.networks.head import fold_blocks, unfold_blocks
 from msrim.models.registry import packaged_cards
 from msrim.training.losses import all_net_loss, focal, soft_dice
 

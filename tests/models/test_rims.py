@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from msrim.models import build
-from msrim.models.aprl import Forest
-from msrim.models.datrnet import DATRNet
-from msrim.models.qsmrimnet import DeepSmote, QSMRimNet, Scale, between_neighbours
-from msrim.models.resnet import ResNet18
+from msrim.models.networks.aprl import Forest
+from msrim.models.networks.datrnet import DATRNet
+from msrim.models.networks.qsmrimnet import DeepSmote, QSMRimNet, Scale, between_neighbours
+from msrim.models.networks.resnet import ResNet18
 from msrim.models.rims import INPUTS, answers, network_inputs
 from msrim.ops import reference
 

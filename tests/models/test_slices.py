@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from msrim.models import build
-from msrim.models.slices import SLICES_AT_ONCE, BrainNorm
+from msrim.models.networks.slices import SLICES_AT_ONCE, BrainNorm
 
 SMALL = {"widths": (4, 8, 16)}
 

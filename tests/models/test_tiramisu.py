@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from msrim.models import build
-from msrim.models.tiramisu import Tiramisu, stacked_slices
+from msrim.models.networks.tiramisu import Tiramisu, stacked_slices
 
 SMALL = {"layers": (2, 2, 2), "growth": 4, "first": 8}
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from msrim.models import build
-from msrim.models.scp import fit_to_plane
+from msrim.models.inference import fit_to_plane
 from msrim.training.lesions import Patient
 from msrim.training.losses import soft_dice
 from msrim.training.slices import SLAB, LesionSlabs, LesionSlices

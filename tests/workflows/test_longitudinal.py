@@ -19,7 +19,7 @@ from msrim.console import Console
 from msrim.files import sha256_of
 from msrim.image import Volume, read_volume, write_volume
 from msrim.models import build
-from msrim.models.coactseg import find_changes
+from msrim.models.inference import find_changes
 from msrim.models.registry import read_card
 from msrim.recipe import Recipe
 from msrim.transform import write_transform

@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from msrim.models.resnet import ResNet18
-from msrim.models.rimnet import Branches
+from msrim.models.networks.resnet import ResNet18
+from msrim.models.networks.rimnet import Branches
 
 FEATURES = 527
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -163,45 +162,3 @@ def _two_convolutions(in_channels: int, out_channels: int) -> nn.Sequential:
             nn.ReLU(inplace=True),
         ]
     return nn.Sequential(*layers)
-
-
-def fit_to_plane(data: np.ndarray, plane: Sequence[int], *, fill: float = 0) -> np.ndarray:
-    """Cut or pad around the middle so that the axes before the last are of a size.
-
-    Parameters
-    ----------
-    data : (..., X, Y, Z) array
-    plane : (2,) int
-    fill : float
-        What is padded with.
-
-    Examples
-    --------
-    >>> fit_to_plane(np.arange(1, 7).reshape(2, 3, 1), (4, 1))[..., 0].tolist()
-    [[0], [2], [5], [0]]
-    """
-    for axis, size in zip((-3, -2), plane, strict=True):
-        before = (data.shape[axis] - size) // 2
-        if before >= 0:
-            data = np.take(data, range(before, before + size), axis=axis)
-        else:
-            missing = size - data.shape[axis]
-            widths = [(0, 0)] * data.ndim
-            widths[axis] = (missing // 2, missing - missing // 2)
-            data = np.pad(data, widths, constant_values=fill)
-    return data
-
-
-def z_scored(image: np.ndarray) -> np.ndarray:
-    """Each channel of a scan less its mean, by its standard deviation: (C, X, Y, Z) float32; a constant one is zero.
-
-    Over the whole volume, as in the paper: SCP's classifier goes without a bias because its input has none.
-
-    Examples
-    --------
-    >>> z_scored(np.array([[[[1.0, 3.0]]]]))[0, 0, 0].tolist()
-    [-1.0, 1.0]
-    """
-    axes = (1, 2, 3)
-    spread = image.std(axis=axes, keepdims=True)
-    return ((image - image.mean(axis=axes, keepdims=True)) / np.where(spread > 0, spread, 1)).astype(np.float32)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from msrim.models.allnet import COORDINATES, Head
+from msrim.models.networks.allnet import COORDINATES, Head
 
 # Slices that go through the network at once outside training; bounds the memory of a whole brain.
 SLICES_AT_ONCE = 8

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from msrim.models.resnet import ConvNormReLU
+from msrim.models.networks.resnet import ConvNormReLU
 
 
 class Branches(nn.ModuleList):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from msrim.models.resnet import ConvNormReLU, ResNet18
+from msrim.models.networks.resnet import ConvNormReLU, ResNet18
 from msrim.ops import rim_transform
 
 RADII = (5, 7, 9, 11, 13, 15)

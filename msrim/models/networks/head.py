@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from msrim.labels import HeadLabel
-from msrim.models.unet import UNet
+from msrim.models.networks.unet import UNet
 
 
 class HeadNet(nn.Module):

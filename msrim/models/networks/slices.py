@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from msrim.models.allnet import COORDINATES, Head
-from msrim.models.tiramisu import SLICES_AT_ONCE, stacked_slices
+from msrim.models.networks.allnet import COORDINATES, Head
+from msrim.models.networks.tiramisu import SLICES_AT_ONCE, stacked_slices
 
 
 class BrainNorm(nn.Module):

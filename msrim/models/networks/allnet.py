@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from msrim.models.unet import UNet
+from msrim.models.networks.unet import UNet
 
 COORDINATES = 6
 
@@ -99,7 +99,8 @@ class AllNet(nn.Module):
     head_width : int
         Channels inside each head.
     in_plane : int
-        See :class:`msrim.models.unet.UNet`; from 1 on the heads' features stay in the plane too, AnaConv never does.
+        See :class:`msrim.models.networks.unet.UNet`; from 1 on the heads' features stay in the plane too, AnaConv's
+        never do.
     anaconv : bool
         Whether the heads know the coordinates; not in the baseline of the paper's Table 4.
 

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-
-from msrim.models.registry import Card
-from msrim.models.sliding import slide_network
 
 # What the three inputs and the three heads are, in their order.
 INPUTS = ("baseline", "follow-up", "difference")
@@ -95,35 +91,3 @@ def lesion_probabilities(logits: Tensor) -> Tensor:
     [0.5, 0.5, 0.5]
     """
     return torch.sigmoid(logits[:, 1::CLASSES] - logits[:, ::CLASSES])
-
-
-def find_changes(
-    baseline: np.ndarray, followup: np.ndarray, *, card: Card, device: str = "cpu"
-) -> tuple[np.ndarray, np.ndarray]:
-    """Run a pair through the network both ways round, so that swapping the visits swaps the answers exactly.
-
-    Parameters
-    ----------
-    baseline, followup : (X, Y, Z) float32
-        FLAIRs on one grid of ``card.spacing_mm``, intensities matched, zero mean and unit deviation inside the brain.
-    card : Card
-        Of a network with the task "longitudinal".
-
-    Returns
-    -------
-    lesions : (2, X, Y, Z) float32
-        Probability of lesion at baseline and at follow-up, each the mean of both ways.
-    changes : (2, X, Y, Z) float32
-        Probability of vanished and of new tissue.
-    """
-    from msrim.models import load_model
-
-    network = load_model(card)
-
-    def one_way(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        logits = slide_network(network, np.stack([first, second, second - first]), device=device)
-        return lesion_probabilities(logits[None])[0].numpy()
-
-    forth, back = one_way(baseline, followup), one_way(followup, baseline)
-    lesions = np.stack([(forth[0] + back[1]) / 2, (back[0] + forth[1]) / 2])
-    return lesions, np.stack([back[2], forth[2]])
