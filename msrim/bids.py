@@ -5,6 +5,7 @@ Names follow BIDS 1.10 and its derivatives; plain folders with names that anybod
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -50,6 +51,59 @@ BIDS_KEYS = (
     r"recording|chunk|seg|res|den|label|desc|atlas|scale|from|to|mode|cohort|stat"
 )
 NOT_THE_IMAGE_KEYS = {"ce", "label", "seg", "part", "mod", "from", "inv", "atlas", "stat"}
+# Which result is which file: of a visit's anatomy, of its lesions, of its rims, ...
+TEMPLATE = "MNI152NLin2009aSym"
+ANATOMY = {
+    "brain": "space-orig_desc-brain_mask.nii.gz",
+    "tissue": "space-orig_dseg.nii.gz",
+    "tissue_table": "space-orig_dseg.tsv",
+    "labels": "space-orig_desc-head_dseg.nii.gz",
+}
+LESIONS = {
+    "mask": "space-orig_label-L_mask.nii.gz",
+    "mask_sidecar": "space-orig_label-L_mask.json",
+    "probability": "space-orig_label-L_probseg.nii.gz",
+    "probability_sidecar": "space-orig_label-L_probseg.json",
+    "instances": "space-orig_seg-lesions_dseg.nii.gz",
+    "instance_table": "space-orig_seg-lesions_dseg.tsv",
+    "table": "desc-lesions.tsv",
+    "table_columns": "desc-lesions.json",
+    "summary": "desc-summary.json",
+}
+# Below the visit's folder, so that a later `msrim segment` finds its own results as it left them.
+RIM_FOLDER = "rims"
+RIMS = {
+    "rims": "space-orig_seg-rims_dseg.nii.gz",
+    "instances": "space-orig_seg-lesions_dseg.nii.gz",
+    "table": "desc-lesions.tsv",
+    "table_columns": "desc-lesions.json",
+    "summary": "desc-summary.json",
+}
+# ... of each of two visits that are compared, ...
+COMPARED_VISIT = {
+    "instances": "space-orig_seg-lesions_dseg.nii.gz",
+    "table": "desc-lesions.tsv",
+    "midway": "space-midway_desc-matched_FLAIR.nii.gz",
+    "transform": "from-FLAIR_to-midway_mode-image_xfm.txt",
+}
+GONE_AT_BASELINE = {
+    "changed": "space-orig_label-L_desc-gone_mask.nii.gz",
+    "changed_sidecar": "space-orig_label-L_desc-gone_mask.json",
+}
+NEW_AT_FOLLOWUP = {
+    "changed": "space-orig_label-L_desc-new_mask.nii.gz",
+    "changed_sidecar": "space-orig_label-L_desc-new_mask.json",
+}
+# ... and of the pair.
+PAIR = {
+    "changes": "desc-changes.tsv",
+    "changes_columns": "desc-changes.json",
+    "table_columns": "desc-lesions.json",
+    "summary": "desc-summary.json",
+    "tracked": "space-midway_seg-lesions_dseg.nii.gz",
+    "difference": "space-midway_stat-z_desc-difference_statmap.nii.gz",
+    "difference_t2w": "space-midway_stat-z_desc-differenceT2w_statmap.nii.gz",
+}
 # What BIDS has no names for.
 NOT_BIDS = ["work", "**/work", "logs", "**/logs", "**/rims", "**/ses-*_to_ses-*", "**/xfm", "cohort*"]
 NOT_BIDS += ["**/report.html", "**/run.json", "**/*_desc-lesions.*", "**/*_desc-summary.json", "**/*_desc-changes.tsv"]
@@ -135,11 +189,37 @@ class Subject:
         """
         return self.below(self.folder(out), suffix)
 
+    def outputs(self, out: Path, suffixes: dict[str, str]) -> dict[str, Path]:
+        """Paths of several results by name, see :meth:`output`."""
+        return {name: self.output(out, suffix) for name, suffix in suffixes.items()}
+
     def below(self, folder: Path, suffix: str) -> Path:
         """Path of a result of this visit in another folder, sorted as :meth:`output` does."""
         session = f"_ses-{self.session}" if self.session else ""
         kind = "xfm" if suffix.endswith("_xfm.txt") else "anat"
         return folder / kind / f"sub-{self.label}{session}_{suffix}"
+
+
+def transform_name(contrast: str) -> str:
+    """What the transform of a contrast is called: the FLAIR's to MNI152, any other's to the FLAIR.
+
+    Examples
+    --------
+    >>> transform_name("T1w")
+    'from-T1w_to-FLAIR_mode-image_xfm.txt'
+    """
+    return f"from-{contrast}_to-{TEMPLATE if contrast == 'FLAIR' else 'FLAIR'}_mode-image_xfm.txt"
+
+
+def pair_folder(baseline: Subject, followup: Subject, out: Path) -> Path:
+    """Folder of what is found between two visits.
+
+    Examples
+    --------
+    >>> pair_folder(Subject("12", "01", {}), Subject("12", "02", {}), Path("out")).as_posix()
+    'out/sub-12/ses-01_to_ses-02'
+    """
+    return out / f"sub-{baseline.label}" / f"ses-{baseline.session}_to_ses-{followup.session}"
 
 
 def find_subject(path: Path) -> Subject:

@@ -104,12 +104,12 @@ def _cell(value: Any) -> str:
     return "n/a" if value is None or value == "" else " ".join(str(value).split())
 
 
-def unless_disk_full(error: BaseException, folder: Path) -> BaseException:
-    """The error, or what the user can do about it where a disk was full under a file that is nobody's result.
+def as_output_error(error: BaseException, folder: Path) -> BaseException:
+    """Turn a full disk (ENOSPC, EDQUOT) into an OutputError; any other error is returned as it is.
 
     Examples
     --------
-    >>> str(unless_disk_full(OSError(errno.ENOSPC, "No space left on device"), Path("out")))
+    >>> str(as_output_error(OSError(errno.ENOSPC, "No space left on device"), Path("out")))
     'out: cannot be written (No space left on device); make room and run again'
     """
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -65,7 +65,7 @@ def cohort(
     """Run a whole BIDS dataset: lesions, rims, changes over time. Prints the results' folder, or the group's page."""
     from msrim.console import Console
     from msrim.recipe import read_recipe
-    from msrim.workflows.cohort_tasks import find_cohort
+    from msrim.workflows.cohort.tasks import find_cohort
 
     visits = find_cohort(
         bids_dir,
@@ -75,13 +75,13 @@ def cohort(
     )
     console = Console(quiet=quiet)
     if level == "group":
-        from msrim.workflows.cohort_group import summarise_group
+        from msrim.workflows.cohort.group import summarise_group
 
         typer.echo(summarise_group(visits, out_dir, console=console))
         return
     settings = read_recipe(recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted)
     arguments = _plugin_args(plugin_args)
-    from msrim.workflows.cohort import run_cohort
+    from msrim.workflows.cohort.participants import run_cohort
 
     typer.echo(
         run_cohort(

@@ -18,9 +18,9 @@ Tissue is *new* when all of this holds in a connected piece of MIN_PIECE_MM3 or 
    ventricle gives way to tissue, the brain has moved or changed its shape.
 
 Such a piece is the sure part of a change: 2 and 3 leave out what a rater's outline holds, tissue that is not yet bright
-or that was already taken for lesion. What a network trained on changes (:mod:`msrim.models.networks.coactseg`) calls new
-and is connected to the piece is therefore new as well where 1 and, in every voxel, 4 hold; what it calls new elsewhere
-is not.
+or that was already taken for lesion. What a network trained on changes (:mod:`msrim.models.networks.coactseg`) calls
+new and is connected to the piece is therefore new as well where 1 and, in every voxel, 4 hold; what it calls new
+elsewhere is not.
 
 *Gone* tissue is the same with the visits exchanged. All other tissue is lesion at both visits or at neither: where the
 mean of both probabilities says so. A lesion therefore only changes where the images show that it did, and swapping the

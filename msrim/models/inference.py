@@ -19,9 +19,9 @@ from msrim.models import load_model
 from msrim.models.networks.coactseg import lesion_probabilities
 from msrim.models.registry import Card
 from msrim.models.sliding import slide
-from msrim.preprocess.anatomy import anatomical_coordinates
+from msrim.preprocess.coordinates import anatomical_coordinates
 from msrim.preprocess.ct import prepare_ct
-from msrim.preprocess.masks import without_faint, without_shallow
+from msrim.preprocess.masks import hysteresis, remove_superficial
 from msrim.preprocess.tissue import csf_structures
 from msrim.transform import apply_transform
 
@@ -139,7 +139,7 @@ def find_lesions(
             lesions.append(lesion)
             spheres.append(sphere)
     lesion, sphere = (_mean_probability(logits, brain) for logits in (lesions, spheres))
-    return without_faint(without_shallow(lesion, brain, deeper_than_mm=SURFACE_MM), core_odds=CORE_ODDS), sphere
+    return hysteresis(remove_superficial(lesion, brain, deeper_than_mm=SURFACE_MM), core_odds=CORE_ODDS), sphere
 
 
 def predict_slices(image: Volume, *, card: Card, device: str = "cpu") -> Volume:

@@ -70,7 +70,7 @@ class Card:
         the contrast of all else where there is much of it.
     threshold_range : (float, float) or None
         Where given, a visit whose lesions are faint and doubtful gets a threshold above ``threshold`` within it, see
-        :func:`msrim.lesions.boundary.undoubted_threshold`.
+        :func:`msrim.lesions.threshold.undoubted_threshold`.
     metrics : dict
         Measured figures, each with its command.
     weights : Path

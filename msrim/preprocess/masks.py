@@ -8,8 +8,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from msrim.image import Volume, from_sitk, to_sitk
-from msrim.preprocess.anatomy import distance_to_boundary
 from msrim.preprocess.background import background_of
+from msrim.preprocess.coordinates import distance_to_boundary
 
 # Volume of a brain with ventricles and sulci, ml, with room on both sides; heads begin above. Share of the field of
 # view that such a brain fills at most.
@@ -137,12 +137,12 @@ def blanked(volume: Volume, mask: Volume | None) -> Volume:
     return volume if mask is None else volume.like(np.where(mask.data, volume.data, 0))
 
 
-def without_shallow(probability: Volume, brain: Volume, *, deeper_than_mm: float) -> Volume:
-    """Take away what keeps to the surface of the brain; of what reaches deeper the part at the surface stays too.
+def remove_superficial(probability: Volume, brain: Volume, *, deeper_than_mm: float) -> Volume:
+    """Remove components that keep to the surface of the brain; those that reach deeper stay whole.
 
-    No threshold is needed: whichever one cuts the result, its 26-connected components are those that the same threshold
-    cuts out of ``probability``, without those that have no voxel deep enough (greyscale reconstruction, Vincent 1993,
-    doi:10.1109/83.217222).
+    The threshold need not be known: whichever one is applied to the result, its 26-connected components are those of
+    ``probability`` at the same threshold, except the ones without a voxel deep enough (greyscale reconstruction,
+    Vincent 1993, doi:10.1109/83.217222).
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ def without_shallow(probability: Volume, brain: Volume, *, deeper_than_mm: float
     --------
     >>> line = np.array([0, 0.9, 0, 0, 0.5, 0.75, 0, 0, 0, 0], np.float32).reshape(10, 1, 1)
     >>> brain = Volume(np.arange(10).reshape(10, 1, 1) > 0, np.eye(4))
-    >>> without_shallow(Volume(line, np.eye(4)), brain, deeper_than_mm=4).data.ravel().tolist()
+    >>> remove_superficial(Volume(line, np.eye(4)), brain, deeper_than_mm=4).data.ravel().tolist()
     [0.0, 0.0, 0.0, 0.0, 0.5, 0.75, 0.0, 0.0, 0.0, 0.0]
     """
     deep = np.where(distance_to_boundary(brain) > deeper_than_mm, probability.data, 0)
@@ -170,12 +170,11 @@ def without_shallow(probability: Volume, brain: Volume, *, deeper_than_mm: float
     return probability.like(from_sitk(kept).data)
 
 
-def without_faint(probability: Volume, *, core_odds: float) -> Volume:
-    """Take away what nowhere is clearly likelier than it must be: of lesions with a core the faint margin stays.
+def hysteresis(probability: Volume, *, core_odds: float) -> Volume:
+    """Hysteresis thresholding without fixing the threshold: components without a core are removed whole.
 
-    As with :func:`without_shallow` no threshold is needed: whichever one cuts the result, its 26-connected components
-    are those that the same threshold cuts out of ``probability``, without those that nowhere have ``core_odds`` times
-    the odds of the threshold (hysteresis).
+    Whichever threshold is applied to the result, its 26-connected components are those of ``probability`` at the same
+    threshold, except the ones that nowhere reach ``core_odds`` times the odds of the threshold.
 
     Parameters
     ----------
@@ -191,7 +190,7 @@ def without_faint(probability: Volume, *, core_odds: float) -> Volume:
     Examples
     --------
     >>> line = np.array([0, 0.5, 0.6, 0, 0.5, 0.96, 0], np.float32).reshape(7, 1, 1)
-    >>> without_faint(Volume(line, np.eye(4)), core_odds=9).data.ravel().round(2).astype(str).tolist()
+    >>> hysteresis(Volume(line, np.eye(4)), core_odds=9).data.ravel().round(2).astype(str).tolist()
     ['0.0', '0.14', '0.14', '0.0', '0.5', '0.73', '0.0']
     """
     # p / (1 - p) over core_odds, as a probability: without dividing by zero where p is 1.

@@ -1,116 +1,135 @@
-"""The page of a cohort's evaluation: tables and plots in one HTML file without scripts."""
+"""One page and tables for a whole cohort: what became of every visit, which figures stand out, links to the reports."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from msrim.evaluation.cohort import Scan, patient_means
-from msrim.evaluation.curves import Curve
-from msrim.evaluation.statistics import bootstrap_interval
-from msrim.report.template import write_page
+from msrim.report.page import write_page
 
-SHOWN = {"dice": "Dice", "l_f1": "Lesion F1", "ltpr": "LTPR", "lfpr": "LFPR", "pq": "PQ"}
-
-
-@dataclass(frozen=True)
-class Series:
-    """Points of one method, and lines through some of them, all in per cent of the axes, y upwards."""
-
-    method: int | None
-    points: list[tuple[float, float]]
-    lines: list[list[tuple[float, float]]]
+# Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993.
+MAX_ROBUST_Z = 3.5
+# The median's own spread is too large to call anyone far from it with fewer.
+MIN_VISITS = 5
+RULE = (
+    f"brain or lesion volume with a robust z, 0.6745 (x - median) / MAD over all visits, beyond ±{MAX_ROBUST_Z}; "
+    f"lesion volume as log(1 + ml); from {MIN_VISITS} visits on"
+)
 
 
 @dataclass(frozen=True)
-class Plot:
-    """A square plot; ticks are positions in per cent with what is written there."""
+class Row:
+    """One visit: "done" or "failed" for each workflow, None where its images do not ask for it; figures where done.
 
-    title: str
-    x_label: str
-    y_label: str
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-    series: list[Series]
-
-
-@dataclass(frozen=True)
-class Method:
-    """What the page shows of one method: its name, scans, rows of figures, and curves where it gave probabilities."""
-
-    name: str
-    scans: Sequence[Scan]
-    summary: Sequence[dict]
-    precision_recall: Curve | None
-    lesion_roc: Curve | None
-
-
-def write_cohort_page(
-    methods: Sequence[Method], comparisons: dict[str, Sequence[dict]], path: Path, *, min_volume_mm3: float
-) -> Path:
-    """Write the page.
-
-    Parameters
+    Attributes
     ----------
-    methods : sequence of Method
-        The first is what the others are compared with.
-    comparisons : dict of str to sequence of dict
-        Rows of :func:`msrim.evaluation.cohort.compare_methods` by method.
-    path : Path
-    min_volume_mm3 : float
-        As the figures were computed with, for the reader.
+    reason : str or None
+        Of the first failure, on one line.
+    outlier : str
+        Which figures stand out, of :func:`mark_outliers`.
+    reports : dict of str to str
+        Pages relative to the overview, by what they show.
     """
-    unit = [(percent, f"{percent / 100:g}") for percent in (0, 20, 40, 60, 80, 100)]
-    plots = [_strips(methods, unit), _volumes(methods)]
-    for title, x_label, y_label, name in (
-        ("Voxels", "Recall", "Precision", "precision_recall"),
-        ("Lesions", "LFPR", "LTPR", "lesion_roc"),
-    ):
-        curves = [(number, getattr(method, name)) for number, method in enumerate(methods)]
-        lines = [Series(number, [], [_percent(curve.x, curve.y)]) for number, curve in curves if curve is not None]
-        if lines:
-            areas = ", ".join(f"{methods[n].name} {curve.area:.3f}" for n, curve in curves if curve is not None)
-            plots.append(Plot(f"{title}, area under the curve: {areas}", x_label, y_label, unit, unit, lines))
-    return write_page(
-        path, "cohort.html.jinja", methods=methods, comparisons=comparisons, plots=plots, min_volume_mm3=min_volume_mm3
-    )
+
+    participant_id: str
+    session_id: str | None
+    segment: str
+    rims: str | None = None
+    longitudinal: str | None = None
+    reason: str | None = None
+    brain_ml: float | None = None
+    lesions: int | None = None
+    lesion_ml: float | None = None
+    rim_lesions: int | None = None
+    seconds: float | None = None
+    peak_mib: float | None = None
+    outlier: str = ""
+    reports: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def columns() -> list[str]:
+        """Of the table."""
+        return [name for name in Row.__dataclass_fields__ if name != "reports"]
+
+    def cells(self) -> list[Any]:
+        """In the order of the columns."""
+        return [getattr(self, name) for name in self.columns()]
 
 
-def _strips(methods: Sequence[Method], unit: list[tuple[float, str]]) -> Plot:
-    """A dot for each patient, a bar for the mean and a whisker for its interval, side by side for each figure."""
-    width = 100 / len(SHOWN)
-    lane = width * 0.8 / len(methods)
-    series = []
-    for number, method in enumerate(methods):
-        points, lines = [], []
-        for column, figure in enumerate(SHOWN):
-            values = [value for value in patient_means(method.scans, figure).values() if value is not None]
-            middle = (column + 0.1) * width + (number + 0.5) * lane
-            # Dots of one patient lie at the same place in every lane.
-            offsets = np.linspace(-0.3, 0.3, len(values)) * lane if len(values) > 1 else [0.0]
-            points += [(middle + offset, 100 * value) for offset, value in zip(offsets, values, strict=False)]
-            if values:
-                mean = 100 * float(np.mean(values))
-                lines.append([(middle - 0.4 * lane, mean), (middle + 0.4 * lane, mean)])
-            if (interval := bootstrap_interval(values)) is not None:
-                lines.append([(middle, 100 * end) for end in interval])
-        series.append(Series(number, points, lines))
-    ticks = [((column + 0.5) * width, label) for column, label in enumerate(SHOWN.values())]
-    return Plot("Patients, mean and its 95 % interval", "", "", ticks, unit, series)
+@dataclass(frozen=True)
+class Change:
+    """What changed between two visits: numbers of lesions by change, total volumes, and the page."""
+
+    participant_id: str
+    baseline_id: str
+    followup_id: str
+    baseline_ml: float
+    followup_ml: float
+    lesions: dict[str, int]
+    report: str
 
 
-def _volumes(methods: Sequence[Method]) -> Plot:
-    names = ("truth_volume_mm3", "prediction_volume_mm3")
-    pairs = [np.array([[scan.figures[name] / 1000 for name in names] for scan in m.scans]) for m in methods]
-    top = max(1.0, *(float(values.max()) for values in pairs)) * 1.05
-    agreement = Series(None, [], [[(0, 0), (100, 100)]])
-    series = [agreement, *(Series(number, _percent(*(values.T / top)), []) for number, values in enumerate(pairs))]
-    ticks = [(percent, f"{percent * top / 100:.3g}") for percent in (0, 25, 50, 75, 100)]
-    return Plot("Lesion volume, ml; on the line both agree", "Truth", "Found", ticks, ticks, series)
+@dataclass(frozen=True)
+class Overview:
+    """What the page shows; ``steps`` are rows of participant, session, workflow, step, seconds and MiB."""
+
+    rows: Sequence[Row]
+    changes: Sequence[Change]
+    steps: Sequence[Sequence[Any]]
 
 
-def _percent(x: np.ndarray, y: np.ndarray) -> list[tuple[float, float]]:
-    return [(100 * float(a), 100 * float(b)) for a, b in zip(x, y, strict=True)]
+def robust_z(values: Sequence[float]) -> np.ndarray:
+    """Distance from the median in units that are standard deviations for a normal distribution: (N,) float.
+
+    Zero throughout where more than half of the values are the same.
+
+    Examples
+    --------
+    >>> robust_z([1.0, 2.0, 3.0, 4.0, 100.0]).round(2).tolist()
+    [-1.35, -0.67, 0.0, 0.67, 65.43]
+    """
+    deviation = np.asarray(values, dtype=float) - np.median(values)
+    spread = np.median(np.abs(deviation))
+    return 0.6745 * deviation / spread if spread > 0 else np.zeros_like(deviation)
+
+
+def mark_outliers(rows: Sequence[Row]) -> list[Row]:
+    """The same rows, each with the figures by which it stands out, see RULE.
+
+    Examples
+    --------
+    >>> rows = [Row("sub-1", None, "done", brain_ml=v, lesion_ml=1.0) for v in (1200, 1250, 1300, 1350, 200)]
+    >>> [row.outlier for row in mark_outliers(rows)]
+    ['', '', '', '', 'brain_ml']
+    """
+    marks: list[list[str]] = [[] for _ in rows]
+    for name, scale in (("brain_ml", float), ("lesion_ml", np.log1p)):
+        known = [(number, scale(value)) for number, row in enumerate(rows) if (value := getattr(row, name)) is not None]
+        if len(known) >= MIN_VISITS:
+            distances = robust_z([value for _, value in known])
+            for (number, _), z in zip(known, distances, strict=True):
+                if abs(z) > MAX_ROBUST_Z:
+                    marks[number].append(name)
+    return [replace(row, outlier=", ".join(names)) for row, names in zip(rows, marks, strict=True)]
+
+
+def write_overview(overview: Overview, path: Path) -> Path:
+    """Write the page; links are relative, so the folder can be moved.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    costs: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for _, _, workflow, step, seconds, peak in overview.steps:
+        costs.setdefault((workflow, step), []).append((seconds, peak or 0.0))
+    summary = [
+        (*key, len(spent), float(np.median([s for s, _ in spent])), max(s for s, _ in spent), max(m for _, m in spent))
+        for key, spent in costs.items()
+    ]
+    return write_page(path, "cohort.html.jinja", overview=overview, rule=RULE, costs=summary)

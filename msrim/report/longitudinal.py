@@ -12,6 +12,7 @@ import numpy as np
 from msrim.image import Volume, resample
 from msrim.lesions.track import CHANGE_COLUMNS, CHANGES, TrackedLesion
 from msrim.manifest import StepRecord
+from msrim.report.page import write_page
 from msrim.report.pictures import (
     AXIAL,
     Frame,
@@ -25,7 +26,6 @@ from msrim.report.pictures import (
     upright_frame,
     window,
 )
-from msrim.report.template import write_page
 
 VISITS = ("Baseline", "Follow-up")
 LEAST_SLICES, MOST_SLICES = 8, 24

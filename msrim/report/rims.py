@@ -12,8 +12,8 @@ import numpy as np
 from msrim.lesions.measure import Lesion
 from msrim.lesions.patches import QSM_SCALE_PPM
 from msrim.manifest import StepRecord
+from msrim.report.page import write_page
 from msrim.report.pictures import AXIAL, GRID_SPACING_MM, data_uri, outline, picture_slice
-from msrim.report.template import write_page
 
 # Reach of the votes in the pictures, voxels: the largest of DA-TR-Net's.
 SHOWN_RADIUS = 15

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from msrim.image import Volume, grid_around, resample
-from msrim.preprocess.anatomy import anatomical_coordinates
+from msrim.preprocess.coordinates import anatomical_coordinates
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.preprocess.register import register_affine
 from msrim.preprocess.template import load_template

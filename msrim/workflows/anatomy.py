@@ -14,7 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from msrim.bids import Subject, write_dataset_description
+from msrim.bids import ANATOMY, Subject, transform_name, write_dataset_description
 from msrim.console import Console
 from msrim.errors import Fallback, InputError
 from msrim.files import write_tsv
@@ -24,7 +24,7 @@ from msrim.models.registry import Card, read_card
 from msrim.preprocess import backends, fsl, plausibility
 from msrim.preprocess.backends import kind_of
 from msrim.preprocess.background import rest_on_zero
-from msrim.preprocess.labels import settle_labels
+from msrim.preprocess.hindbrain import merge_labels
 from msrim.preprocess.masks import clean_mask, foreground, is_brain_alone
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.preprocess.template import load_template, load_template_brain_mask
@@ -38,14 +38,6 @@ HEAD_MODEL, BRAIN_MODEL = "head", "synthstrip"
 # Contrasts whose tissue labels are used.
 LABELLED = ("FLAIR", "T1w")
 TISSUE_PROGRAMS = {"fsl": "FAST", "ants": "Atropos"}
-TEMPLATE = "MNI152NLin2009aSym"
-# Which result is which file.
-FILES = {
-    "brain": "space-orig_desc-brain_mask.nii.gz",
-    "tissue": "space-orig_dseg.nii.gz",
-    "tissue_table": "space-orig_dseg.tsv",
-    "labels": "space-orig_desc-head_dseg.nii.gz",
-}
 # Below this it isn't an adult's brain, and everything after would be nonsense.
 MIN_BRAIN_ML = 300.0
 # The largest brains with their CSF have 2 l, and some brain extractions leave dura and eyes.
@@ -464,7 +456,7 @@ def make_working_images(
     if "T1w" in corrected:
         of_t1w = resample(read_own(labels["T1w"]), grid, target_from_source=flair_from["T1w"], nearest=True)
     of_flair = resample(read_own(labels["FLAIR"]), grid, nearest=True)
-    parsed = settle_labels(of_flair, of_t1w, brain=mask, mni_from_world=mni_from_flair)
+    parsed = merge_labels(of_flair, of_t1w, brain=mask, mni_from_world=mni_from_flair)
     solid = parsed.like(tissue_of(parsed).data > Tissue.CSF)
     images = {}
     for contrast, path in corrected.items():
@@ -547,7 +539,7 @@ def write_anatomy(
             Fallback,
             stacklevel=2,
         )
-    files = {key: subject.output(out, suffix) for key, suffix in FILES.items()}
+    files = subject.outputs(out, ANATOMY)
     transforms = {
         contrast: write_transform(read_transform(path), subject.output(out, transform_name(contrast)))
         for contrast, path in {"FLAIR": to_mni, **to_flair}.items()
@@ -559,17 +551,6 @@ def write_anatomy(
         tissue_table=write_tsv(TISSUE_NAMES.items(), files["tissue_table"], columns=("index", "name")),
         transforms=transforms,
     )
-
-
-def transform_name(contrast: str) -> str:
-    """What the transform of a contrast is called: the FLAIR's to MNI152, any other's to the FLAIR.
-
-    Examples
-    --------
-    >>> transform_name("T1w")
-    'from-T1w_to-FLAIR_mode-image_xfm.txt'
-    """
-    return f"from-{contrast}_to-{TEMPLATE if contrast == 'FLAIR' else 'FLAIR'}_mode-image_xfm.txt"
 
 
 def _on(target: Volume, mask: Volume) -> Volume:

@@ -17,7 +17,15 @@ from typing import Any, TypeVar
 import numpy as np
 from scipy.special import expit, logit
 
-from msrim.bids import Subject, write_dataset_description
+from msrim.bids import (
+    COMPARED_VISIT,
+    GONE_AT_BASELINE,
+    NEW_AT_FOLLOWUP,
+    PAIR,
+    Subject,
+    pair_folder,
+    write_dataset_description,
+)
 from msrim.console import Console
 from msrim.errors import Fallback
 from msrim.files import write_json
@@ -46,7 +54,7 @@ from msrim.lesions.track import (
     write_changes_tsv,
 )
 from msrim.models.registry import Card, read_card
-from msrim.preprocess.masks import without_shallow
+from msrim.preprocess.masks import remove_superficial
 from msrim.preprocess.match import match_intensities
 from msrim.preprocess.midway import brain_overlap, find_midway, to_midway
 from msrim.recipe import Recipe
@@ -63,23 +71,6 @@ Pair = tuple[T, T]
 VISITS = ("baseline", "followup")
 # What draws the outlines of changes that the rule found.
 OUTLINE_MODEL = "coactseg"
-# Which result is which file: of each visit, and of the pair.
-OF_VISIT = {
-    "instances": "space-orig_seg-lesions_dseg.nii.gz",
-    "table": "desc-lesions.tsv",
-    "midway": "space-midway_desc-matched_FLAIR.nii.gz",
-    "transform": "from-FLAIR_to-midway_mode-image_xfm.txt",
-}
-CHANGED = ("space-orig_label-L_desc-gone_mask", "space-orig_label-L_desc-new_mask")
-OF_PAIR = {
-    "changes": "desc-changes.tsv",
-    "changes_columns": "desc-changes.json",
-    "table_columns": "desc-lesions.json",
-    "summary": "desc-summary.json",
-    "tracked": "space-midway_seg-lesions_dseg.nii.gz",
-    "difference": "space-midway_stat-z_desc-difference_statmap.nii.gz",
-}
-DIFFERENCE_T2W = "space-midway_stat-z_desc-differenceT2w_statmap.nii.gz"
 # Two visits of one patient overlap at 0.97 and more, the brains of two patients at 0.92 and less.
 MIN_OVERLAP = 0.95
 # A T2w that covers less of the brain tells too little of its own noise.
@@ -228,7 +219,7 @@ def compare_visits(
     console : Console
     """
     baseline, followup = visits
-    folder = out / f"sub-{baseline.subject.label}" / f"ses-{baseline.subject.session}_to_ses-{followup.subject.session}"
+    folder = pair_folder(baseline.subject, followup.subject, out)
     inputs = {
         f"{name} {contrast}": path
         for name, visit in zip(VISITS, visits, strict=True)
@@ -408,7 +399,7 @@ def compare(midway: Midway, *, matched: Matched, card: Card, device: str, thresh
     lesions, changes = find_changes(*images, card=card, device=device)
     # Lesions and changes together: the grown part of a lesion may lie at the surface, if the lesion reaches deeper.
     anything = np.maximum(lesions.max(axis=0), changes.max(axis=0)) * brain.data
-    kept = without_shallow(brain.like(anything), brain, deeper_than_mm=SURFACE_MM).data
+    kept = remove_superficial(brain.like(anything), brain, deeper_than_mm=SURFACE_MM).data
     gone, new = (np.minimum(change, kept) >= threshold for change in changes)
     # Where both ways claim a change the two claims contradict each other, and nothing is said.
     both = gone & new
@@ -516,13 +507,14 @@ def _write_visit(
     # New and gone tissue keep their lesion's number until they lie on the visit's grid, so that none is lost.
     part = labels_on_grid(changed, target, target_from_source=moved)
     measured = measure_lesions(own, probability=resample(probability, target, target_from_source=moved), labels=labels)
-    names = {key: subject.below(folder, suffix) for key, suffix in OF_VISIT.items()}
+    suffixes = COMPARED_VISIT | (GONE_AT_BASELINE, NEW_AT_FOLLOWUP)[which]
+    names = {key: subject.below(folder, suffix) for key, suffix in suffixes.items()}
     sidecar = {"Type": "Lesion", "Manual": False, "Description": f"{('Gone', 'New')[which]} tissue", "Method": method}
     return VisitFiles(
         instances=write_volume(own, names["instances"]),
         table=write_lesions_tsv([with_change(lesion, rows, VISITS[which]) for lesion in measured], names["table"]),
-        changed=write_volume(target.like(part.data > 0), subject.below(folder, f"{CHANGED[which]}.nii.gz")),
-        changed_sidecar=write_json(sidecar, subject.below(folder, f"{CHANGED[which]}.json")),
+        changed=write_volume(target.like(part.data > 0), names["changed"]),
+        changed_sidecar=write_json(sidecar, names["changed_sidecar"]),
         midway=write_volume(image, names["midway"]),
         transform=write_transform(midway_from_flair, names["transform"]),
     )
@@ -539,12 +531,12 @@ def _write_pair_files(
     folder: Path,
 ) -> PairFiles:
     patient = Subject(subject.label, None, {})
-    names = {key: patient.below(folder, suffix) for key, suffix in OF_PAIR.items()}
+    names = {key: patient.below(folder, suffix) for key, suffix in PAIR.items()}
     difference_t2w = None
     if matched.t2w is not None:
         t2w = _each(read_own, matched.t2w)
         seen = brain.like((t2w[0].data != 0) & (t2w[1].data != 0))
-        difference_t2w = write_volume(difference_z(*t2w, brain=seen), patient.below(folder, DIFFERENCE_T2W))
+        difference_t2w = write_volume(difference_z(*t2w, brain=seen), names["difference_t2w"])
     return PairFiles(
         changes=write_changes_tsv(rows, names["changes"]),
         changes_columns=write_json(CHANGE_COLUMNS, names["changes_columns"]),

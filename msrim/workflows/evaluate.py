@@ -12,7 +12,7 @@ from msrim.evaluation.cohort import Scan, compare_methods, scan_figures, summari
 from msrim.evaluation.curves import lesion_roc_curve, precision_recall_curve
 from msrim.files import write_tsv
 from msrim.image import Volume, on_grid_of, read_map, read_volume
-from msrim.report.cohort import Method, write_cohort_page
+from msrim.report.evaluation import Method, write_cohort_page
 
 NAME = re.compile(r"sub-([A-Za-z0-9]+)(?:_ses-([A-Za-z0-9]+))?_(?:.*_)?label-L_(?:.*_)?(mask|probseg)\.nii(?:\.gz)?")
 Visit = tuple[str, str | None]

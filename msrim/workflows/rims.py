@@ -16,7 +16,7 @@ import cc3d
 import numpy as np
 from scipy.ndimage import find_objects
 
-from msrim.bids import Subject, write_dataset_description
+from msrim.bids import RIM_FOLDER, RIMS, Subject, write_dataset_description
 from msrim.console import Console
 from msrim.errors import Fallback, InputError
 from msrim.files import write_json
@@ -43,16 +43,6 @@ from msrim.workflows.inputs import (
 from msrim.workflows.run import Run, files_in
 from msrim.workflows.segment import as_segmented, segment_visit
 
-# Below the visit's folder, so that a later `msrim segment` finds its own results as it left them.
-FOLDER = "rims"
-# Which result is which file.
-FILES = {
-    "rims": "space-orig_seg-rims_dseg.nii.gz",
-    "instances": "space-orig_seg-lesions_dseg.nii.gz",
-    "table": "desc-lesions.tsv",
-    "table_columns": "desc-lesions.json",
-    "summary": "desc-summary.json",
-}
 # What is seen of the background around the brain in registration.
 OUTLINE_MM = 8.0
 # A field of view holds at least this share of what is not brain.
@@ -192,7 +182,7 @@ def classify_rims(
     inputs = {**subject.contrasts, "Chimap": qsm}
     inputs |= {name: path for name, path in (("lesions", lesions), ("magnitude", magnitude)) if path is not None}
     settings = {**recipe.model_dump(), "rim_model": card.label, "rim_threshold": limit}
-    with Run(subject.folder(out) / FOLDER, console, recipe=settings, inputs=inputs) as run:
+    with Run(subject.folder(out) / RIM_FOLDER, console, recipe=settings, inputs=inputs) as run:
         susceptibility = run(read_qsm, qsm)
         brought = _bring(
             subject, susceptibility, anatomy, recipe, run, found=found, lesions=lesions, magnitude=magnitude
@@ -436,7 +426,7 @@ def write_rims(
         "qsm_unit": unit,
     }
     rims = instances.like(np.where(np.isin(instances.data, positive), instances.data, 0))
-    names = {key: subject.below(folder, suffix) for key, suffix in FILES.items()}
+    names = {key: subject.below(folder, suffix) for key, suffix in RIMS.items()}
     files = RimFiles(
         rims=write_volume(rims, names["rims"]),
         instances=write_volume(instances, names["instances"]),

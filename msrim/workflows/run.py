@@ -45,7 +45,7 @@ from nipype.interfaces.io import add_traits
 import msrim
 from msrim.console import Console
 from msrim.errors import Fallback, OutputError
-from msrim.files import locked, remove_partial_files, sha256_of, unless_disk_full
+from msrim.files import as_output_error, locked, remove_partial_files, sha256_of
 from msrim.manifest import Manifest, StepRecord, measured
 from msrim.preprocess.backends import find_backend, versions_of
 
@@ -103,7 +103,7 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.close()
-        if error is not None and (told := unless_disk_full(error, self.folder)) is not error:
+        if error is not None and (told := as_output_error(error, self.folder)) is not error:
             raise told from error
 
     def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

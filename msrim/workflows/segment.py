@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -10,35 +11,22 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from msrim.bids import Subject, write_dataset_description
+from msrim.bids import LESIONS, Subject, write_dataset_description
 from msrim.console import Console
 from msrim.errors import InputError
 from msrim.files import write_json, write_tsv
 from msrim.image import Volume, read_volume, resample, write_volume
-from msrim.lesions.boundary import undoubted_threshold
 from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summarise, write_lesions_tsv
 from msrim.lesions.split import split_confluent
+from msrim.lesions.threshold import undoubted_threshold
 from msrim.models.registry import LESION_TASKS, Card, read_card
 from msrim.preprocess.template import load_template
 from msrim.recipe import Recipe
-from msrim.report.page import Report, write_report
+from msrim.report.segmentation import Report, write_report
 from msrim.transform import read_transform
 from msrim.workflows.anatomy import Anatomy, AnatomyFiles, Working, anatomy_cards, prepare, read_mask, read_own
 from msrim.workflows.inputs import check_visit
 from msrim.workflows.run import Run, files_in
-
-# Which result is which file.
-FILES = {
-    "mask": "space-orig_label-L_mask.nii.gz",
-    "mask_sidecar": "space-orig_label-L_mask.json",
-    "probability": "space-orig_label-L_probseg.nii.gz",
-    "probability_sidecar": "space-orig_label-L_probseg.json",
-    "instances": "space-orig_seg-lesions_dseg.nii.gz",
-    "instance_table": "space-orig_seg-lesions_dseg.tsv",
-    "table": "desc-lesions.tsv",
-    "table_columns": "desc-lesions.json",
-    "summary": "desc-summary.json",
-}
 
 
 @dataclass(frozen=True)
@@ -151,7 +139,7 @@ def as_segmented(subject: Subject, recipe: Recipe, out: Path) -> tuple[Subject, 
     if not told.is_file():
         return subject, recipe
     run = json.loads(told.read_text(encoding="utf-8"))
-    mask = subject.output(out, FILES["mask"])
+    mask = subject.output(out, LESIONS["mask"])
     if mask.relative_to(told.parent).as_posix() not in run["outputs"]:
         return subject, recipe
     images = {contrast: Path(given["path"]) for contrast, given in run["inputs"].items()}
@@ -241,7 +229,7 @@ def write_lesions(
     instances, lesions = without_small(instances, lesions, min_mm3=min_lesion_mm3)
     rows = [(row.id, f"lesion {row.id}") for row in lesions]
     how = {"Model": model, "Threshold": threshold, "MinimumLesionVolume": f"{min_lesion_mm3:g} mm3"}
-    names = {key: subject.output(out, suffix) for key, suffix in FILES.items()}
+    names = subject.outputs(out, LESIONS)
     files = LesionFiles(
         mask=write_volume(target.like(instances.data > 0), names["mask"]),
         mask_sidecar=write_json({"Type": "Lesion", "Manual": False, **how}, names["mask_sidecar"]),

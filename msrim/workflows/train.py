@@ -19,7 +19,7 @@ from msrim.image import read_volume, resample
 from msrim.models import Card, build, load_model, read_card
 from msrim.models.inference import choose_device
 from msrim.models.networks.allnet import COORDINATES
-from msrim.preprocess.anatomy import anatomical_coordinates
+from msrim.preprocess.coordinates import anatomical_coordinates
 from msrim.preprocess.tissue import csf_structures
 from msrim.recipe import Recipe, TrainingRecipe
 from msrim.training.brains import synthetic_brain

@@ -23,8 +23,8 @@ from msrim.bids import find_subject
 from msrim.console import Console
 from msrim.errors import BackendError
 from msrim.image import Volume, read_volume, resample
-from msrim.preprocess.anatomy import distance_to_boundary
 from msrim.preprocess.backends import find_backend
+from msrim.preprocess.coordinates import distance_to_boundary
 from msrim.preprocess.tissue import csf_structures
 from msrim.recipe import Recipe
 from msrim.transform import apply_transform, read_transform

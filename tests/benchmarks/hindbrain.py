@@ -3,7 +3,7 @@
     python -m tests.benchmarks.hindbrain --head-labels ../shared/data/head-labels
 
 Label maps of whole heads with FreeSurfer values, aligned by their own labels painted as a T1w. In four turns a quarter
-of the heads is labelled by the quadrics of the others; then those of all heads, as `msrim.preprocess.labels` holds
+of the heads is labelled by the quadrics of the others; then those of all heads, as `msrim.preprocess.hindbrain` holds
 them. Some 3 minutes on one core for 20 heads.
 """
 
@@ -19,7 +19,7 @@ from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 
 from msrim.image import Volume, resample
-from msrim.preprocess.labels import quadric_terms
+from msrim.preprocess.hindbrain import quadric_terms
 from msrim.preprocess.register import register_affine
 from msrim.preprocess.template import load_template, load_template_brain_mask
 from msrim.training.heads import PROTOCOLS, answers, load_head

@@ -35,7 +35,7 @@ from msrim.models import MODELS, build, load_model, read_card
 from msrim.models.inference import fit_to_plane, parse_head, run_network, z_scored
 from msrim.models.networks.allnet import COORDINATES
 from msrim.models.registry import Card, packaged_cards
-from msrim.preprocess.anatomy import anatomical_coordinates
+from msrim.preprocess.coordinates import anatomical_coordinates
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.preprocess.tissue import csf_structures, tissue_of
 

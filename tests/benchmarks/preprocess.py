@@ -25,8 +25,8 @@ from rich.table import Table
 from scipy import ndimage
 
 from msrim.image import Volume, read_volume, resample, to_sitk
-from msrim.preprocess.anatomy import anatomical_coordinates
 from msrim.preprocess.bias import correct_bias
+from msrim.preprocess.coordinates import anatomical_coordinates
 from msrim.preprocess.register import register_affine, register_rigid
 from msrim.preprocess.template import load_template, load_template_brain_mask
 from msrim.transform import LPS_FROM_RAS, apply_transform, ras_from_itk, read_transform

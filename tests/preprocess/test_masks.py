@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.special import expit
 
 from msrim.image import Volume
-from msrim.preprocess.masks import clean_mask, without_faint, without_shallow
+from msrim.preprocess.masks import clean_mask, hysteresis, remove_superficial
 
 AFFINE = np.diag([1.0, 1.0, 3.0, 1.0])
 
@@ -74,7 +74,7 @@ def test_what_keeps_to_the_surface_goes_and_what_reaches_deeper_stays_whole():
     vessel, lesion, slices = np.s_[15:20, 5:8, 10], np.s_[15:20, 28:35, 10], np.s_[20, 20, 3:6]
     for place in (vessel, lesion, slices):
         probability.data[place] = 0.9
-    kept = without_shallow(probability, brain, deeper_than_mm=5.5).data
+    kept = remove_superficial(probability, brain, deeper_than_mm=5.5).data
     assert not kept[vessel].any()
     assert (kept[lesion] == np.float32(0.9)).all()
     assert (kept[slices] == np.float32(0.9)).all()
@@ -84,7 +84,7 @@ def test_no_threshold_is_needed_to_tell_what_is_faint():
     """At any threshold the same as dropping the components without a voxel of five times its odds."""
     rng = np.random.default_rng(4)
     noise = Volume(expit(3 * gaussian_filter(rng.normal(size=(40, 41, 42)), 1.5) / 0.1).astype(np.float32), np.eye(4))
-    kept = without_faint(noise, core_odds=5).data
+    kept = hysteresis(noise, core_odds=5).data
     for threshold in (0.7, 0.9, 0.97):
         core = 5 * threshold / (1 - threshold + 5 * threshold)
         found = cc3d.connected_components(noise.data >= threshold, connectivity=26)
@@ -101,7 +101,7 @@ def test_no_threshold_is_needed_to_tell_the_surface():
     deep = np.zeros(brain.shape, bool)
     deep[11:29, 11:29, 5:15] = True
     noise = gaussian_filter(np.random.default_rng(5).random(brain.shape), 1.5).astype(np.float32) * brain.data
-    kept = without_shallow(brain.like(noise), brain, deeper_than_mm=6.0).data
+    kept = remove_superficial(brain.like(noise), brain, deeper_than_mm=6.0).data
     for threshold in np.quantile(noise[brain.data], (0.85, 0.9, 0.97)):
         found = cc3d.connected_components(noise >= threshold, connectivity=26)
         expected = np.isin(found, np.unique(found[deep & (found > 0)]))
@@ -112,4 +112,4 @@ def test_no_threshold_is_needed_to_tell_the_surface():
 def test_a_brain_that_fills_the_image_has_no_surface():
     full = Volume(np.ones((6, 6, 6), bool), np.eye(4))
     probability = full.like(np.full((6, 6, 6), 0.3, np.float32))
-    np.testing.assert_array_equal(without_shallow(probability, full, deeper_than_mm=4).data, probability.data)
+    np.testing.assert_array_equal(remove_superficial(probability, full, deeper_than_mm=4).data, probability.data)

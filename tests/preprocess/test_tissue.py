@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from msrim.image import Volume
-from msrim.preprocess.anatomy import anatomical_coordinates
+from msrim.preprocess.coordinates import anatomical_coordinates
 from msrim.preprocess.tissue import csf_structures, tissue_of
 
 

@@ -16,7 +16,7 @@ from msrim.image import Volume, read_volume, write_volume
 from msrim.models import inference
 from msrim.models.registry import read_card
 from msrim.preprocess import register
-from msrim.preprocess.anatomy import distance_to_boundary
+from msrim.preprocess.coordinates import distance_to_boundary
 from msrim.preprocess.template import load_template, load_template_brain_mask
 from msrim.preprocess.tissue import csf_structures, tissue_of
 from msrim.recipe import Recipe

@@ -17,11 +17,11 @@ from msrim.errors import InputError, MsrimError, OutputError
 from msrim.files import locked
 from msrim.image import Volume, write_volume
 from msrim.recipe import Recipe
-from msrim.report.overview import Row, mark_outliers, robust_z
-from msrim.workflows import cohort
-from msrim.workflows.cohort import run_cohort
-from msrim.workflows.cohort_group import summarise_group
-from msrim.workflows.cohort_tasks import Task, Visit, find_cohort, reason_of, tasks_of
+from msrim.report.cohort import Row, mark_outliers, robust_z
+from msrim.workflows.cohort import participants as cohort
+from msrim.workflows.cohort.group import summarise_group
+from msrim.workflows.cohort.participants import run_cohort
+from msrim.workflows.cohort.tasks import Task, Visit, failure_reason, find_cohort, tasks_of
 
 QUIET = Console(quiet=True)
 runner = CliRunner()
@@ -162,7 +162,7 @@ def test_a_mended_patient_is_done_by_the_next_run(bids, calls, tmp_path, monkeyp
             run_cohort(find_cohort(bids), Recipe(), tmp_path / "out", console=QUIET)
     run_cohort(find_cohort(bids), Recipe(), tmp_path / "out", console=QUIET)
     assert "rims 2" in calls.read_text()
-    assert reason_of(Task("segment", "2", None), tmp_path / "out") is None
+    assert failure_reason(Task("segment", "2", None), tmp_path / "out") is None
 
 
 def test_a_bug_is_told_as_one(bids, calls, tmp_path, monkeypatch):
@@ -184,7 +184,7 @@ def test_what_a_killed_task_leaves(bids, calls, tmp_path, monkeypatch):
     """The reason lies there before the work begins."""
     out, seen = tmp_path / "out", []
     task = Task("segment", "1", None)
-    monkeypatch.setattr(cohort, "segment_subject", lambda *_, **__: seen.append(reason_of(task, out)))
+    monkeypatch.setattr(cohort, "segment_subject", lambda *_, **__: seen.append(failure_reason(task, out)))
     run_cohort(find_cohort(bids, participants=["1"]), Recipe(), out, console=QUIET)
     assert seen == ["did not end: killed, out of memory or disk, or still at work"]
 

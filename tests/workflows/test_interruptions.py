@@ -20,9 +20,9 @@ from msrim.console import Console
 from msrim.errors import MsrimError, OutputError
 from msrim.recipe import Recipe
 from msrim.simulation.phantom import simulate_subject
-from msrim.workflows import cohort
-from msrim.workflows.cohort_group import summarise_group
-from msrim.workflows.cohort_tasks import Task, Visit, find_cohort, reason_of
+from msrim.workflows.cohort import participants as cohort
+from msrim.workflows.cohort.group import summarise_group
+from msrim.workflows.cohort.tasks import Task, Visit, failure_reason, find_cohort
 from tests.benchmarks.kills import differences, digests, kill_again, start
 
 QUIET = Console(quiet=True)
@@ -35,8 +35,8 @@ import sys, time
 from pathlib import Path
 from msrim.console import Console
 from msrim.recipe import Recipe
-from msrim.workflows import cohort
-from msrim.workflows.cohort_tasks import find_cohort
+from msrim.workflows.cohort import participants as cohort
+from msrim.workflows.cohort.tasks import find_cohort
 cohort._limit_threads = lambda threads: None
 cohort.segment_subject = lambda subject, *_, **__: time.sleep(60 if subject.label == sys.argv[3] else 0)
 cohort.run_cohort(
@@ -96,7 +96,7 @@ def disturbed(bids, undisturbed, tmp_path_factory) -> Iterator[Disturbed]:
         subprocess.run(["mount", "-o", "remount,size=1G", out], check=True)
         PHANTOM.reason_file(out).unlink()
     first = start(bids, out, *ALONE)
-    _wait_for(lambda: (reason_of(PHANTOM, out) or "").startswith("did not end"))
+    _wait_for(lambda: (failure_reason(PHANTOM, out) or "").startswith("did not end"))
     second = _ended(start(bids, out, *ALONE, **pipes))
     assert first.poll() is None
     time.sleep(random.uniform(0, 0.4 * undisturbed.seconds))
@@ -191,7 +191,7 @@ def test_a_killed_run_leaves_nobody_behind(three, tmp_path):
     """Workers that live on would keep the next run out."""
     command = [sys.executable, "-c", SLEEPER, three, tmp_path / "out"]
     first = subprocess.Popen([*command, "2"])
-    _wait_for(lambda: (reason_of(Task("segment", "2", None), tmp_path / "out") or "").startswith("did not end"))
+    _wait_for(lambda: (failure_reason(Task("segment", "2", None), tmp_path / "out") or "").startswith("did not end"))
     first.kill()
     first.wait()
     subprocess.run([*command, "nobody"], check=True, timeout=300)

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from msrim.simulation.phantom import simulate_subject
-from msrim.workflows.cohort_tasks import Task, reason_of
+from msrim.workflows.cohort.tasks import Task, failure_reason
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel")
 CONFIGURATION = """
@@ -87,7 +87,7 @@ def test_a_cohort_outlives_the_program_that_submitted_it(slurm, tmp_path):
     submit = [*command, "--plugin", "SLURM"]
     first = subprocess.Popen(submit, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     phantom = Task("segment", "phantom", None)
-    _wait_for(lambda: (reason_of(phantom, out) or "").startswith("did not end"), seconds=300)
+    _wait_for(lambda: (failure_reason(phantom, out) or "").startswith("did not end"), seconds=300)
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert not (out / "sub-phantom" / "run.json").exists()

@@ -7,7 +7,7 @@ import pytest
 
 from msrim.errors import Fallback
 from msrim.image import Volume
-from msrim.preprocess.labels import place_hindbrain, settle_labels, without_gaps
+from msrim.preprocess.hindbrain import assign_hindbrain, merge_labels, without_gaps
 from msrim.transform import apply_transform
 from tests.benchmarks.hindbrain import in_mni
 
@@ -43,7 +43,7 @@ def test_the_hindbrain_lies_where_anatomy_has_it(name, label):
     place, expected = PLACES[name]
     affine = np.eye(4)
     affine[:3, 3] = apply_transform(np.linalg.inv(upside_down()), np.array(place, float))
-    placed = place_hindbrain(Volume(np.full((1, 1, 1), label, np.uint8), affine), mni_from_world=upside_down())
+    placed = assign_hindbrain(Volume(np.full((1, 1, 1), label, np.uint8), affine), mni_from_world=upside_down())
     assert placed.data.item() == expected
 
 
@@ -51,9 +51,9 @@ def test_grey_matter_stays_grey_and_what_is_no_tissue_stays():
     affine = np.eye(4)
     affine[:3, 3] = (-30, -65, -42)
     labels = Volume(np.array([0, 1, 2, CORTEX, CEREBELLAR_GREY], np.uint8).reshape(1, 1, 5), affine)
-    assert place_hindbrain(labels, mni_from_world=np.eye(4)).data.ravel().tolist() == [0, 1, 2, 6, 6]
+    assert assign_hindbrain(labels, mni_from_world=np.eye(4)).data.ravel().tolist() == [0, 1, 2, 6, 6]
     above = Volume(labels.data, np.eye(4))
-    assert place_hindbrain(above, mni_from_world=np.eye(4)).data.ravel().tolist() == [0, 1, 2, 3, 3]
+    assert assign_hindbrain(above, mni_from_world=np.eye(4)).data.ravel().tolist() == [0, 1, 2, 3, 3]
 
 
 @pytest.mark.parametrize("gap, chosen", [(0, WHITE), (50, WHITE), (200, CORTEX)])
@@ -62,7 +62,7 @@ def test_a_t1w_in_which_the_brain_is_not_seen_gives_no_labels(gap, chosen, recwa
     flair, t1w = np.full((10, 10, 10), CORTEX, np.uint8), np.full((10, 10, 10), WHITE, np.uint8)
     flair.ravel()[:100], t1w.ravel()[:gap] = 0, 0
     brain = Volume(np.ones((10, 10, 10), bool), np.eye(4))
-    labels = settle_labels(brain.like(flair), brain.like(t1w), brain=brain, mni_from_world=np.eye(4))
+    labels = merge_labels(brain.like(flair), brain.like(t1w), brain=brain, mni_from_world=np.eye(4))
     assert np.unique(labels.data).tolist() == [chosen]
     told = [str(warning.message) for warning in recwarn if warning.category is Fallback]
     assert bool(told) == (chosen == CORTEX) and all("no brain in 20 % of the FLAIR" in line for line in told)
@@ -81,14 +81,14 @@ def test_no_voxel_of_the_brain_is_without_a_label_and_none_far_outside_has_a_new
 def test_labels_of_nothing_stay_nothing():
     nothing = Volume(np.zeros((4, 4, 4), np.uint8), np.eye(4))
     brain = nothing.like(np.ones((4, 4, 4), bool))
-    assert not settle_labels(nothing, None, brain=brain, mni_from_world=np.eye(4)).data.any()
+    assert not merge_labels(nothing, None, brain=brain, mni_from_world=np.eye(4)).data.any()
 
 
 def test_a_real_heads_hindbrain_is_found_by_its_place(shared_data):
     """A head without any label of its own hindbrain, aligned with the template; it is one of those that were fitted."""
     truth = in_mni(shared_data / "head-labels" / "training_seg_01.nii.gz")
     blind = truth.like(np.array([0, 1, 2, 3, 4, 5, 3, 5, 5], np.uint8)[truth.data])
-    said = place_hindbrain(blind, mni_from_world=np.eye(4)).data
+    said = assign_hindbrain(blind, mni_from_world=np.eye(4)).data
     below, above = truth.data > 5, (truth.data > 2) & (truth.data < 6)
     assert (said > 5)[below].mean() > 0.9
     assert (said > 5)[above].mean() < 0.02

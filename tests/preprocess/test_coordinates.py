@@ -8,7 +8,7 @@ from scipy import ndimage
 from volumes import OBLIQUE, centres, poses
 
 from msrim.image import Volume
-from msrim.preprocess.anatomy import anatomical_coordinates, distance_to_boundary, distance_to_mask
+from msrim.preprocess.coordinates import anatomical_coordinates, distance_to_boundary, distance_to_mask
 
 
 @pytest.fixture

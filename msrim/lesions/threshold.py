@@ -22,7 +22,7 @@ DOUBT_STEPS = round(2 / LOGIT_STEP)
 DOUBT_SHARE = 0.5
 
 
-def boundary_step(probability: Volume, image: Volume, *, brain: Volume, levels: Sequence[float]) -> np.ndarray:
+def mean_edge_contrast(probability: Volume, image: Volume, *, brain: Volume, levels: Sequence[float]) -> np.ndarray:
     """Mean step of the intensity, from outside to inside, across the outline that each threshold draws.
 
     Parameters
@@ -45,7 +45,7 @@ def boundary_step(probability: Volume, image: Volume, *, brain: Volume, levels: 
     >>> line = np.array([0.1, 0.1, 0.6, 0.9, 0.9, 0.1]).reshape(6, 1, 1)
     >>> flair = np.array([1.0, 1.0, 2.0, 5.0, 5.0, 1.0]).reshape(6, 1, 1)
     >>> everywhere = Volume(np.ones((6, 1, 1), bool), np.eye(4))
-    >>> boundary_step(everywhere.like(line), everywhere.like(flair), brain=everywhere, levels=(0.5, 0.7)).tolist()
+    >>> mean_edge_contrast(everywhere.like(line), everywhere.like(flair), brain=everywhere, levels=(0.5, 0.7)).tolist()
     [2.5, 3.5]
     """
     inside = brain.data.astype(bool)
@@ -106,7 +106,7 @@ def undoubted_threshold(probability: Volume, flair: Volume, *, brain: Volume, de
     volume = values.size - np.searchsorted(values, levels)
     if volume[0] * probability.voxel_volume_mm3 < MIN_LESION_MM3:
         return default
-    step = np.fmax(boundary_step(probability, flair, brain=brain, levels=levels), 0)
+    step = np.fmax(mean_edge_contrast(probability, flair, brain=brain, levels=levels), 0)
     if step[0] >= LESION_STEP or volume[min(DOUBT_STEPS, steps)] >= DOUBT_SHARE * volume[0]:
         return default
     clear = np.flatnonzero((step >= LESION_STEP) & (volume * probability.voxel_volume_mm3 >= MIN_LESION_MM3))

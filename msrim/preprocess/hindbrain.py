@@ -37,7 +37,7 @@ RENAMED[1, GREY_MATTER], RENAMED[1, WHITE_MATTER] = HeadLabel.CEREBELLAR_GREY, H
 RENAMED[2, [*GREY_MATTER, *WHITE_MATTER]] = HeadLabel.BRAINSTEM
 
 
-def settle_labels(flair: Volume, t1w: Volume | None, *, brain: Volume, mni_from_world: np.ndarray) -> Volume:
+def merge_labels(flair: Volume, t1w: Volume | None, *, brain: Volume, mni_from_world: np.ndarray) -> Volume:
     """One set of labels from those of two contrasts.
 
     Parameters
@@ -68,7 +68,7 @@ def settle_labels(flair: Volume, t1w: Volume | None, *, brain: Volume, mni_from_
                 Fallback,
                 stacklevel=2,
             )
-    return place_hindbrain(without_gaps(labels, brain), mni_from_world=mni_from_world)
+    return assign_hindbrain(without_gaps(labels, brain), mni_from_world=mni_from_world)
 
 
 def without_gaps(labels: Volume, brain: Volume) -> Volume:
@@ -91,7 +91,7 @@ def without_gaps(labels: Volume, brain: Volume) -> Volume:
     return labels.like(filled)
 
 
-def place_hindbrain(labels: Volume, *, mni_from_world: np.ndarray) -> Volume:
+def assign_hindbrain(labels: Volume, *, mni_from_world: np.ndarray) -> Volume:
     """Give the tissue below the tentorium to cerebellum and brainstem, and what lies above it to the cerebrum.
 
     Parameters
@@ -106,7 +106,7 @@ def place_hindbrain(labels: Volume, *, mni_from_world: np.ndarray) -> Volume:
     >>> for place in ((-20, -30, 30), (-25, -65, -40), (0, -28, -35)):
     ...     mni_from_world = np.eye(4)
     ...     mni_from_world[:3, 3] = place
-    ...     print(place_hindbrain(white, mni_from_world=mni_from_world).data.item())
+    ...     print(assign_hindbrain(white, mni_from_world=mni_from_world).data.item())
     5
     7
     8

@@ -6,7 +6,7 @@ from scipy.ndimage import binary_dilation, gaussian_filter
 from scipy.special import expit, logit
 
 from msrim.image import Volume
-from msrim.lesions.boundary import boundary_step, undoubted_threshold
+from msrim.lesions.threshold import mean_edge_contrast, undoubted_threshold
 
 SHAPE = (40, 44, 36)
 HIGHEST = 0.999
@@ -30,7 +30,7 @@ def patient():
 def test_step_is_the_mean_over_all_faces_of_an_outline(patient):
     flair, answer, brain, _ = patient
     levels = (0.1, 0.5, 0.93)
-    for level, step in zip(levels, boundary_step(answer, flair, brain=brain, levels=levels), strict=True):
+    for level, step in zip(levels, mean_edge_contrast(answer, flair, brain=brain, levels=levels), strict=True):
         lesion, rises = answer.data >= level, []
         for axis in range(3):
             one, other = np.arange(SHAPE[axis] - 1), np.arange(1, SHAPE[axis])
@@ -43,7 +43,7 @@ def test_step_is_the_mean_over_all_faces_of_an_outline(patient):
 
 def test_no_face_gives_nan(patient):
     flair, answer, brain, _ = patient
-    assert np.isnan(boundary_step(answer, flair, brain=brain, levels=[0.99999999999])).all()
+    assert np.isnan(mean_edge_contrast(answer, flair, brain=brain, levels=[0.99999999999])).all()
 
 
 def test_faint_lesions_are_given_up_only_where_the_network_doubts_them(patient):

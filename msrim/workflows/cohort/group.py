@@ -8,18 +8,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from msrim.bids import Subject
+from msrim.bids import ANATOMY, LESIONS, PAIR, RIM_FOLDER, RIMS, Subject, pair_folder
 from msrim.console import Console
 from msrim.files import write_tsv
 from msrim.image import read_volume
 from msrim.lesions.track import CHANGES
-from msrim.report.overview import Change, Overview, Row, mark_outliers, write_overview
-from msrim.workflows.anatomy import FILES as ANATOMY
-from msrim.workflows.cohort_tasks import Task, Visit, reason_of, tasks_of
+from msrim.report.cohort import Change, Overview, Row, mark_outliers, write_overview
+from msrim.workflows.cohort.tasks import Task, Visit, failure_reason, tasks_of
 from msrim.workflows.inputs import check_output_folder
-from msrim.workflows.rims import FILES as RIM_FILES
-from msrim.workflows.rims import FOLDER as RIMS
-from msrim.workflows.segment import FILES as LESIONS
 
 CHANGE_COLUMNS = ["participant_id", "baseline_id", "followup_id", *CHANGES, "baseline_ml", "followup_ml"]
 STEP_COLUMNS = ["participant_id", "session_id", "workflow", "step", "seconds", "peak_mib"]
@@ -31,7 +27,7 @@ def summarise_group(visits: Sequence[Visit], out: Path, *, console: Console) -> 
     Parameters
     ----------
     visits : sequence of Visit
-        Of :func:`msrim.workflows.cohort_tasks.find_cohort`; those without results are listed with the reason.
+        Of :func:`msrim.workflows.cohort.tasks.find_cohort`; those without results are listed with the reason.
     out : Path
         Folder of the derivative dataset.
     console : Console
@@ -54,13 +50,13 @@ def summarise_group(visits: Sequence[Visit], out: Path, *, console: Console) -> 
         rows.append(_row(visit, out, longitudinal=of_patient.get(visit.participant)))
         folder = visit.results(out)
         steps += _costs(visit.participant, visit.session, "segment", folder)
-        steps += _costs(visit.participant, visit.session, "rims", folder / RIMS)
+        steps += _costs(visit.participant, visit.session, "rims", folder / RIM_FOLDER)
     for participant, task in of_patient.items():
-        if reason_of(task, out) is None:
+        if failure_reason(task, out) is None:
             for one, other in pairwise([visit for visit in visits if visit.participant == participant]):
-                folder = out / f"sub-{participant}" / f"ses-{one.session}_to_ses-{other.session}"
+                folder = pair_folder(one.named(), other.named(), out)
                 if (folder / "run.json").is_file():
-                    changes.append(_change(participant, one.session, other.session, folder, out))
+                    changes.append(_change(one, other, folder, out))
                     steps += _costs(participant, f"{one.session}_to_{other.session}", "longitudinal", folder)
     rows = mark_outliers(rows)
     write_tsv([row.cells() for row in rows], out / "cohort.tsv", columns=Row.columns())
@@ -87,21 +83,21 @@ def _row(visit: Visit, out: Path, *, longitudinal: Task | None) -> Row:
         wanted["longitudinal"] = longitudinal
     done = {
         "segment": (folder / "run.json").is_file(),
-        "rims": (folder / RIMS / "run.json").is_file(),
+        "rims": (folder / RIM_FOLDER / "run.json").is_file(),
         "longitudinal": any((out / f"sub-{visit.participant}").glob("ses-*_to_ses-*/run.json")),
     }
     for name, task in wanted.items():
-        reason = reason_of(task, out) or (None if done[name] else "not run")
+        reason = failure_reason(task, out) or (None if done[name] else "not run")
         states[name] = "failed" if reason else "done"
         if reason:
             reasons.append(f"{name}: {reason}")
-    subject = Subject(visit.participant, visit.session, {})
+    subject = visit.named()
     if states["segment"] == "done":
         figures = _lesion_figures(subject, out)
     if states.get("rims") == "done":
-        summary = _json(folder / RIMS / _name(subject, RIM_FILES["summary"]))
+        summary = _json(subject.below(folder / RIM_FOLDER, RIMS["summary"]))
         figures["rim_lesions"] = summary["rim_lesions"]
-    reports = {"lesions": folder / "report.html", "rims": folder / RIMS / "report.html"}
+    reports = {"lesions": folder / "report.html", "rims": folder / RIM_FOLDER / "report.html"}
     return Row(
         participant_id=f"sub-{visit.participant}",
         session_id=f"ses-{visit.session}" if visit.session else None,
@@ -127,13 +123,13 @@ def _lesion_figures(subject: Subject, out: Path) -> dict[str, Any]:
     }
 
 
-def _change(participant: str, one: str, other: str, folder: Path, out: Path) -> Change:
-    summary = _json(folder / "anat" / f"sub-{participant}_desc-summary.json")
+def _change(one: Visit, other: Visit, folder: Path, out: Path) -> Change:
+    summary = _json(Subject(one.participant, None, {}).below(folder, PAIR["summary"]))
     report = folder / "report.html"
     return Change(
-        participant_id=f"sub-{participant}",
-        baseline_id=f"ses-{one}",
-        followup_id=f"ses-{other}",
+        participant_id=f"sub-{one.participant}",
+        baseline_id=f"ses-{one.session}",
+        followup_id=f"ses-{other.session}",
         lesions={name: summary["lesions"][name] for name in CHANGES},
         baseline_ml=round(summary["baseline_mm3"] / 1000, 3),
         followup_ml=round(summary["followup_mm3"] / 1000, 3),
@@ -149,10 +145,6 @@ def _costs(participant: str, session: str | None, workflow: str, folder: Path) -
     return [
         [f"sub-{participant}", session, workflow, step["name"], step["seconds"], step["peak_mib"]] for step in steps
     ]
-
-
-def _name(subject: Subject, suffix: str) -> str:
-    return subject.output(Path(), suffix).relative_to(subject.folder(Path())).as_posix()
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from msrim.image import Volume, read_volume
 from msrim.lesions.measure import LESION_COLUMNS, measure_lesions, summarise
 from msrim.lesions.split import label_lesions
 from msrim.manifest import StepRecord
-from msrim.report.page import COLUMNS, Report, write_report
+from msrim.report.segmentation import COLUMNS, Report, write_report
 
 VOID = {"meta", "input", "br", "hr", "img", "link"}
 # Left, anterior, superior: RAS mm.

@@ -34,9 +34,13 @@ class Visit:
         """Its images; errors as :func:`msrim.bids.find_subject`."""
         return replace(find_subject(self.folder), label=self.participant, session=self.session)
 
+    def named(self) -> Subject:
+        """Its name alone, without looking for images."""
+        return Subject(self.participant, self.session, {})
+
     def results(self, out: Path) -> Path:
         """Folder of its results."""
-        return Subject(self.participant, self.session, {}).folder(out)
+        return self.named().folder(out)
 
     def has_qsm(self) -> bool:
         """Whether a susceptibility map belongs to it."""
@@ -122,12 +126,12 @@ def tasks_of(visits: Sequence[Visit]) -> list[tuple[Task, list[Visit]]]:
     return tasks
 
 
-def reason_of(task: Task, out: Path) -> str | None:
+def failure_reason(task: Task, out: Path) -> str | None:
     """Why there is no result of a task, on one line; None if there is one."""
     path = task.reason_file(out)
     return json.loads(path.read_text(encoding="utf-8"))["reason"] if path.is_file() else None
 
 
-def say_why_not(task: Task, out: Path, reason: str) -> None:
-    """Leave the reason for :func:`reason_of`."""
+def record_failure(task: Task, out: Path, reason: str) -> None:
+    """Leave the reason for :func:`failure_reason`."""
     write_json({"reason": " ".join(reason.split())}, task.reason_file(out))

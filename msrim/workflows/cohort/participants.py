@@ -21,11 +21,11 @@ from nipype.pipeline import plugins
 from msrim.bids import find_qsm, write_dataset_description
 from msrim.console import Console
 from msrim.errors import InputError, MsrimError
-from msrim.files import locked, unless_disk_full
+from msrim.files import as_output_error, locked
 from msrim.models.registry import located
 from msrim.recipe import Recipe
-from msrim.workflows.cohort_processes import Processes
-from msrim.workflows.cohort_tasks import Task, Visit, reason_of, say_why_not, tasks_of
+from msrim.workflows.cohort.processes import Processes
+from msrim.workflows.cohort.tasks import Task, Visit, failure_reason, record_failure, tasks_of
 from msrim.workflows.inputs import check_output_folder
 from msrim.workflows.longitudinal import find_visits, follow_visits
 from msrim.workflows.rims import classify_rims
@@ -101,14 +101,14 @@ def run_cohort(
     with _locked_for({task.participant for task, _ in tasks}, out), logged(out / "logs"):
         write_dataset_description(out)
         for task, _ in tasks:
-            say_why_not(task, out, WAITING)
+            record_failure(task, out, WAITING)
         error = _run(graph, plugin, plugin_args or {}, logs=out / "logs", console=console)
     if plugin.endswith("Graph") and error is None:
         console.say(f"{len(tasks)} jobs submitted; run the level `group` when they have ended")
         return out
-    failed = [(task, reason) for task, _ in tasks if (reason := reason_of(task, out))]
+    failed = [(task, reason) for task, _ in tasks if (reason := failure_reason(task, out))]
     if error is not None and not any(reason != WAITING for _, reason in failed):
-        raise unless_disk_full(error, out)
+        raise as_output_error(error, out)
     for task, reason in failed:
         console.say(f"{task.name}: {reason}")
     if failed:
@@ -172,7 +172,7 @@ def run_task(
     """What a node does."""
     settings, console = Recipe.model_validate_json(recipe), Console(quiet=quiet)
     # Stays if this process is killed.
-    say_why_not(task, out, "did not end: killed, out of memory or disk, or still at work")
+    record_failure(task, out, "did not end: killed, out of memory or disk, or still at work")
     if threads is not None:
         _limit_threads(threads)
     console.say(task.name)
@@ -191,10 +191,10 @@ def run_task(
             ]
             follow_visits(subjects, settings, out, console=console)
     except MsrimError as error:
-        say_why_not(task, out, str(error))
+        record_failure(task, out, str(error))
         raise
     except Exception as error:
-        say_why_not(task, out, f"{type(error).__name__}: {error} (a bug of msrim; its traceback is in logs/)")
+        record_failure(task, out, f"{type(error).__name__}: {error} (a bug of msrim; its traceback is in logs/)")
         raise
     task.reason_file(out).unlink(missing_ok=True)
     return task.name
