@@ -148,11 +148,11 @@ def write_lesions_tsv(lesions: Sequence[Lesion], path: Path) -> Path:
     OutputError
         The file can't be written.
     """
-    rows = [map(_rounded, LESION_COLUMNS, astuple(lesion)) for lesion in lesions]
+    rows = [map(_decimals, LESION_COLUMNS, astuple(lesion)) for lesion in lesions]
     return write_tsv(rows, path, columns=LESION_COLUMNS)
 
 
-def _rounded(column: str, value: object) -> object:
+def _decimals(column: str, value: object) -> object:
     decimals = 3 if column.endswith("_mm3") else 4 if column.endswith("probability") else 2
     return f"{value:.{decimals}f}" if isinstance(value, float) else value
 
