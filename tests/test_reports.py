@@ -718,14 +718,14 @@ def test_a_user_without_a_name(monkeypatch):
     """As in a container that runs under a number."""
     import getpass
 
-    from msrim.workflows.cohort import user_name
+    from msrim.workflows.cohort.participants import user_name
 
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
     unshare = ["unshare", "--user", "--map-user=54321"]
     if subprocess.run([*unshare, "true"], capture_output=True).returncode:
         pytest.skip("no user namespaces here")
-    code = "from msrim.workflows.cohort import user_name; print(user_name())"
+    code = "from msrim.workflows.cohort.participants import user_name; print(user_name())"
     shown = subprocess.run([*unshare, sys.executable, "-c", code], capture_output=True, text=True)
     assert shown.stdout.strip() == "user54321", shown.stderr
     assert getpass.getuser() == user_name()
