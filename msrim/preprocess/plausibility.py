@@ -21,9 +21,9 @@ BRAIN_ML = (850.0, 2300.0)
 # FLAIRs, from 0.10 on where a mask takes in fat and muscle.
 MAX_BRIGHT_SURFACE = 0.07
 SURFACE_MM, DEEP_MM, NEARLY_ALL = 5.0, 10.0, 99.5
-# Correlation with the template, a T1w, in grey and white matter deep inside: at most 0.06 in FLAIRs, at least 0.16 in
-# T1w.
-MIN_T1W_CORRELATION = 0.11
+# Correlation with the template, a T1w, in grey and white matter deep inside: at most 0.14 in FLAIRs (0.06 but for one,
+# whose slices were normalised), at least 0.16 in T1w.
+MIN_T1W_CORRELATION = 0.15
 # Median of deep CSF less that of tissue, in robust standard deviations of tissue: at most -0.5 in FLAIR and T1w, at
 # least 1.9 in T2w.
 MIN_T2W_CSF = 1.0
