@@ -20,7 +20,6 @@ from msrim.preprocess.coordinates import distance_to_boundary
 from msrim.preprocess.template import load_template, load_template_brain_mask
 from msrim.preprocess.tissue import csf_structures, tissue_of
 from msrim.recipe import Recipe
-from msrim.simulation.phantom import simulate_subject
 from msrim.transform import apply_transform, read_transform, write_transform
 from msrim.workflows import anatomy
 from msrim.workflows.anatomy import (
@@ -90,14 +89,19 @@ def test_a_pdw_is_brought_to_the_working_grid(tmp_path, monkeypatch):
 
 
 def test_a_pdw_is_prepared_for_networks_that_know_it_alone(tmp_path):
-    """A phantom's T2w stands for the PDw."""
-    anat = simulate_subject(tmp_path / "phantom", seed=3) / "anat"
-    flair, pdw = (anat / f"sub-phantom_{contrast}.nii.gz" for contrast in ("FLAIR", "T2w"))
+    """The template's brain in steps of 2 mm, as a FLAIR and as a PDw."""
+    template = load_template()
+    image = Volume(template.data[::2, ::2, ::2], template.affine @ np.diag([2.0, 2.0, 2.0, 1.0]))
+    shown = {"FLAIR": np.where(image.data > 0.5, 1.3 - image.data, 0.2), "PDw": 1.2 - 0.5 * image.data}
+    flair, pdw = (
+        write_volume(image.like((data * (image.data > 0)).astype(np.float32)), tmp_path / f"sub-1_{contrast}.nii.gz")
+        for contrast, data in shown.items()
+    )
     subject = Subject("1", None, {"FLAIR": flair}, {"PDw": [pdw]})
     names = {}
     for known in ("T2w", "PDw"):
         visit, out = subject.for_network([known]), tmp_path / known
-        files = preprocess_visit(visit, Recipe(), out, console=Console(quiet=True)).files
+        files = preprocess_visit(visit, Recipe(brain_extracted=True), out, console=Console(quiet=True)).files
         names[known] = {path.relative_to(out).name for path in files_in(files)}
         assert list(files.transforms) == ["FLAIR", "PDw"][: 1 + (known == "PDw")]
     assert names["PDw"] - names["T2w"] == {"sub-1_from-PDw_to-FLAIR_mode-image_xfm.txt"}
