@@ -13,6 +13,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers beside each other: one thread each, also in the programs that their tests start. Set before torch is there.
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs come first: a worker that began one last would be alone with it at the end."""
+    items.sort(key=lambda item: item.path.parent.name != "workflows")
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
