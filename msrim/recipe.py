@@ -92,10 +92,8 @@ class TrainingRecipe(BaseModel):
     steps, batch_size : int
     crop : int, or list of three
         Sides of the crops from left to right, back to front and bottom to top, voxels of 1 mm; one number for a cube.
-        Networks that see a few slices at a time take thin ones; rim networks and SCP know their own.
+        Rim networks and SCP know their own.
     learning_rate : float
-    average_decay : float
-        Of a lesion or head network's averaged weights, see :func:`msrim.training.loop.fit`.
     seed : int
     workers : int
         Processes that make samples; 0 makes them in the training process.
@@ -140,7 +138,6 @@ class TrainingRecipe(BaseModel):
     batch_size: int = Field(gt=0)
     crop: Annotated[tuple[Side, Side, Depth], BeforeValidator(_three)] = (32, 32, 32)
     learning_rate: float = Field(gt=0)
-    average_decay: float = Field(default=0.995, ge=0, lt=1)
     seed: int = 0
     workers: int = Field(default=1, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Workers beside each other: one thread each, also in the programs that their tests start. Set before torch is there.
+    # Workers beside each other: one thread each, also in what their tests start. Set before torch is imported.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(name, "1")
 

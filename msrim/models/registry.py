@@ -13,7 +13,6 @@ from msrim.errors import InputError, ModelError
 
 MODELS = {
     "allnet": "msrim.models.networks.allnet:AllNet",
-    "allnet-slices": "msrim.models.networks.slices:SliceAllNet",
     "allnet-tiramisu": "msrim.models.networks.tiramisu:TiramisuAllNet",
     "head": "msrim.models.networks.head:HeadNet",
     "synthstrip": "msrim.models.networks.synthstrip:SynthStrip",

@@ -13,31 +13,6 @@ from msrim.transform import mean_scaling
 COORDINATE_SCALE_MM = (100.0, 100.0, 100.0, 100.0, 25.0, 25.0)
 
 
-def distance_to_mask(mask: Volume) -> np.ndarray:
-    """Distance from every voxel centre to the nearest voxel centre inside a mask.
-
-    Parameters
-    ----------
-    mask : Volume of bool
-
-    Returns
-    -------
-    (X, Y, Z) float32, mm
-        0 inside, exact and Euclidean outside. Of an empty mask the diagonal of the grid everywhere: further than any
-        distance that can occur, and finite.
-
-    Examples
-    --------
-    >>> line = Volume(np.array([True, False, False]).reshape(3, 1, 1), np.diag([2.0, 1.0, 1.0, 1.0]))
-    >>> distance_to_mask(line).ravel().tolist()
-    [0.0, 2.0, 4.0]
-    """
-    inside = mask.data.astype(bool)
-    if not inside.any():
-        return _diagonal(mask)
-    return edt.edt(~inside, anisotropy=tuple(mask.spacing))
-
-
 def distance_to_boundary(mask: Volume) -> np.ndarray:
     """Distance from every voxel centre to the nearest voxel centre on the other side of a mask's boundary.
 

@@ -41,7 +41,6 @@ class Plane:
 AXIAL = Plane("axial", 2, "R", "L", "z")
 CORONAL = Plane("coronal", 1, "R", "L", "y")
 SAGITTAL = Plane("sagittal", 0, "A", "P", "x")
-PLANES = (AXIAL, CORONAL, SAGITTAL)
 
 
 @dataclass(frozen=True)

@@ -174,9 +174,6 @@ class LesionCrops(Dataset):
         Contrasts that are never withheld.
     intensity_range : (float, float) or None
         The images are cut to it.
-    margin : int
-        Voxels beyond both ends of the third axis in which lesions are followed, so that a thin crop does not move their
-        centres, and so the spheres.
     """
 
     zoom = ZOOM
@@ -193,14 +190,13 @@ class LesionCrops(Dataset):
         synthetic: Sequence[Patient] = (),
         required: Sequence[str] = (),
         intensity_range: tuple[float, float] | None = None,
-        margin: int = 0,
     ) -> None:
         names = sorted({patient.name for patient in patients})
         self.visits = [[patient for patient in patients if patient.name == name] for name in names]
         self.synthetic = list(synthetic)
         self.components = {id(visit): _voxels_by_lesion(visit.lesions) for visit in [*patients, *synthetic]}
         self.bank, self.contrasts = bank, tuple(contrasts)
-        self.shape, self.samples, self.seed, self.margin = tuple(shape), samples, seed, margin
+        self.shape, self.samples, self.seed = tuple(shape), samples, seed
         self.intensity_range = intensity_range
         self.dropout = [0.0 if name in required else DROPOUT[name] for name in contrasts]
 
@@ -212,15 +208,10 @@ class LesionCrops(Dataset):
         patient, images, lesions, points, matrix = self.crop(index)
         coordinates = _moved_coordinates(synthesis.sample_at(patient.coordinates, points), matrix)
         spheres = torch.from_numpy(lesion_spheres(lesions.numpy(), np.ones(3)))
-        lesions, spheres = (self._inner(mask)[None].float() for mask in (lesions, spheres))
-        return torch.cat([images, coordinates]), lesions, spheres
-
-    def _inner(self, mask: Tensor) -> Tensor:
-        """(..., X, Y, Z) without the margin."""
-        return mask[..., self.margin : mask.shape[-1] - self.margin]
+        return torch.cat([images, coordinates]), lesions[None].float(), spheres[None].float()
 
     def crop(self, index: int) -> tuple[Patient, Tensor, Tensor, Tensor, np.ndarray]:
-        """A visit; images (C, X, Y, Z) of a crop, lesions (X, Y, Z + 2 margin); the images' points and their matrix."""
+        """A visit; images (C, X, Y, Z) and lesions (X, Y, Z) of a crop; its points and their matrix."""
         if not 0 <= index < self.samples:
             raise IndexError(index)
         rng = np.random.default_rng((self.seed, index))
@@ -231,29 +222,27 @@ class LesionCrops(Dataset):
         patient = visits[rng.integers(len(visits))]
         maps = self.bank.draw(rng) if self.bank is not None and rng.random() < painted else []
         matrix = synthesis.random_affine(rng, max_angle_deg=8, scale=STRETCH) * np.exp(rng.uniform(*np.log(self.zoom)))
-        whole = (*self.shape[:2], self.shape[2] + 2 * self.margin)
         points = synthesis.sampling_points(
-            rng, whole, centre=self._centre(patient, maps, rng), matrix=matrix, elastic_voxels=rng.uniform(0, 2)
+            rng, self.shape, centre=self._centre(patient, maps, rng), matrix=matrix, elastic_voxels=rng.uniform(0, 2)
         )
-        inner = points[:, :, self.margin : whole[2] - self.margin]
-        images = synthesis.sample_at(patient.images, inner)
+        images = synthesis.sample_at(patient.images, points)
         masks = synthesis.sample_at(patient.masks, points)
-        lesions, white = masks[0] > 0.5, masks[2] > 0.5
-        brain, grey, csf = self._inner(masks[1]) > 0.5, self._inner(masks[3]), self._inner(masks[4])
+        lesions, brain, white = masks[:3] > 0.5
+        grey, csf = masks[3:]
         present = images.flatten(1).abs().amax(1) > 0
         strength = rng.choice(STRENGTHS)
-        marked = _soft(self._inner(lesions))
+        marked = _soft(lesions)
         for change, share in ((CHANGED_GREY, grey), (CHANGED_CSF, csf), (CHANGED_CONTRAST, marked)):
             images += strength * self._drawn(rng, change) * share
         if maps:
             painted = white & ~_grown(lesions, 2) & lesions_at(points, maps, patient.mni_from_voxel)
-            images += self._excess(self._inner(painted), rng)
+            images += self._excess(painted, rng)
             lesions |= painted
         images = self._misaligned(self._scan(images, rng, strength=strength), rng)
         if self.intensity_range is not None:
             images = images.clamp(*self.intensity_range)
         keep = torch.tensor([rng.random() >= chance for chance in self.dropout]) & present
-        return patient, images * keep[:, None, None, None] * brain, lesions, inner, matrix
+        return patient, images * keep[:, None, None, None] * brain, lesions, points, matrix
 
     def _centre(self, patient: Patient, maps: list[LesionMap], rng: np.random.Generator) -> np.ndarray:
         components, drawn = self.components[id(patient)], rng.random()

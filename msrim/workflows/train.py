@@ -32,8 +32,6 @@ from msrim.workflows.anatomy import prepare, read_mask, read_own
 from msrim.workflows.cards import write_card
 from msrim.workflows.run import Run
 
-# Millimetres along the third axis in which a crop's lesions are followed, for the spheres about their centres.
-LESION_CONTEXT = 28
 # Share of a recipe's learning rate with which a trained model goes on.
 FINE_TUNING = 0.1
 # Masks of what changed between visits are of another kind.
@@ -86,7 +84,6 @@ def train_lesions(
         synthetic=synthetic_brains(recipe, console=console),
         required=recipe.required,
         intensity_range=recipe.intensity_range,
-        margin=max(0, (LESION_CONTEXT - recipe.crop[2]) // 2),
     )
     loss = partial(all_net_loss, les_loss=recipe.les_loss)
     seen = seen_patients(patients)
@@ -143,7 +140,6 @@ def train_on(
         out=out,
         batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate * (1 if recipe.start is None else FINE_TUNING),
-        average_decay=recipe.average_decay,
         fine_tuning=recipe.start is not None,
         workers=recipe.workers,
         report=console.say,

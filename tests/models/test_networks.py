@@ -15,7 +15,7 @@ from msrim.models.networks.head import fold_blocks, unfold_blocks
 from msrim.models.registry import packaged_cards
 from msrim.training.losses import all_net_loss, focal, soft_dice
 
-ALL_NETS = ("allnet", "allnet-slices", "allnet-tiramisu")
+ALL_NETS = ("allnet", "allnet-tiramisu")
 CHANNELS = dict.fromkeys(ALL_NETS, (9, 2)) | {"head": (3, 9), "coactseg": (3, 6), "scp": (3, 1)}
 
 
@@ -79,7 +79,7 @@ def test_without_ana_conv_a_network_knows_no_place(name):
         alike = {anaconv: torch.equal(*network(inputs)) for anaconv, network in networks.items()}
     assert alike == {True: False, False: True}
     count = {anaconv: sum(p.numel() for p in network.parameters()) for anaconv, network in networks.items()}
-    assert count[True] - count[False] == 2 * 6 * 8 * (9 if name == "allnet-slices" else 27)
+    assert count[True] - count[False] == 2 * 6 * 8 * 27
 
 
 def test_folding_loses_no_voxel():

@@ -8,7 +8,7 @@ from scipy import ndimage
 from volumes import OBLIQUE, centres, poses
 
 from msrim.image import Volume
-from msrim.preprocess.coordinates import anatomical_coordinates, distance_to_boundary, distance_to_mask
+from msrim.preprocess.coordinates import anatomical_coordinates, distance_to_boundary
 
 
 @pytest.fixture
@@ -20,7 +20,6 @@ def blob() -> Volume:
 def test_distances_agree_with_scipy(blob):
     outside = ndimage.distance_transform_edt(~blob.data, sampling=(0.9, 1.1, 3.0))
     inside = ndimage.distance_transform_edt(blob.data, sampling=(0.9, 1.1, 3.0))
-    np.testing.assert_allclose(distance_to_mask(blob), outside, atol=1e-4)
     np.testing.assert_allclose(distance_to_boundary(blob), outside + inside, atol=1e-4)
     assert distance_to_boundary(blob).dtype == np.float32
 
@@ -28,9 +27,7 @@ def test_distances_agree_with_scipy(blob):
 def test_masks_without_a_boundary_give_the_diagonal_of_the_grid():
     empty = Volume(np.zeros((3, 4, 12), bool), np.diag([1.0, 1.0, 1.0, 1.0]))
     full = empty.like(~empty.data)
-    assert distance_to_mask(empty).tolist() == np.full((3, 4, 12), 13.0).tolist()
     assert distance_to_boundary(empty).max() == distance_to_boundary(full).min() == 13.0
-    assert distance_to_mask(full).max() == 0
 
 
 @pytest.mark.parametrize("affine", poses().values(), ids=poses().keys())

@@ -12,12 +12,12 @@ from msrim.models.networks.unet import UNet
 COORDINATES = 6
 
 
-def convolution(in_channels: int, out_channels: int, *, in_plane: bool, batch_norm: bool) -> nn.Sequential:
-    """3x3x3 convolution, or 3x3 in the axial plane, then batch norm or a bias, and ReLU."""
+def convolution(in_channels: int, out_channels: int, *, in_plane: bool) -> nn.Sequential:
+    """3x3x3 convolution, or 3x3 in the axial plane, then batch norm and ReLU."""
     kernel, padding = ((3, 3, 1), (1, 1, 0)) if in_plane else (3, 1)
     return nn.Sequential(
-        nn.Conv3d(in_channels, out_channels, kernel, padding=padding, bias=not batch_norm),
-        nn.BatchNorm3d(out_channels) if batch_norm else nn.Identity(),
+        nn.Conv3d(in_channels, out_channels, kernel, padding=padding, bias=False),
+        nn.BatchNorm3d(out_channels),
         nn.ReLU(inplace=True),
     )
 
@@ -30,8 +30,6 @@ class AnaConv(nn.Module):
     in_channels, out_channels : int
     joined : int
         How many of the coordinates; with 0 it is the plain convolution that AnaConv is compared with.
-    in_plane, batch_norm : bool
-        See :func:`convolution`.
 
     Examples
     --------
@@ -39,18 +37,10 @@ class AnaConv(nn.Module):
     torch.Size([1, 8, 2, 2, 2])
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        joined: int = COORDINATES,
-        in_plane: bool = False,
-        batch_norm: bool = True,
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, joined: int = COORDINATES) -> None:
         super().__init__()
         self.joined = joined
-        self.fuse = convolution(in_channels + joined, out_channels, in_plane=in_plane, batch_norm=batch_norm)
+        self.fuse = convolution(in_channels + joined, out_channels, in_plane=False)
 
     def forward(self, features: Tensor, coordinates: Tensor) -> Tensor:
         return self.fuse(torch.cat([features, coordinates[:, : self.joined]], dim=1))
@@ -66,17 +56,12 @@ class Head(nn.Module):
         Whether the features stay in the axial plane.
     anaconv : bool
         Whether the head knows the coordinates.
-    sliced : bool
-        Of a network of slices that has no batch norm: all stays in the plane, and there is none here either.
     """
 
-    def __init__(
-        self, in_channels: int, width: int, *, in_plane: bool = False, anaconv: bool = True, sliced: bool = False
-    ) -> None:
+    def __init__(self, in_channels: int, width: int, *, in_plane: bool = False, anaconv: bool = True) -> None:
         super().__init__()
-        self.features = convolution(in_channels, width, in_plane=in_plane or sliced, batch_norm=not sliced)
-        joined = COORDINATES if anaconv else 0
-        self.anatomy = AnaConv(width, width, joined=joined, in_plane=sliced, batch_norm=not sliced)
+        self.features = convolution(in_channels, width, in_plane=in_plane)
+        self.anatomy = AnaConv(width, width, joined=COORDINATES if anaconv else 0)
         self.perceptron = nn.Sequential(
             nn.Conv3d(width, 2 * width, 1), nn.LeakyReLU(0.01, inplace=True), nn.Conv3d(2 * width, 1, 1)
         )

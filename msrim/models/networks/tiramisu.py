@@ -69,16 +69,14 @@ class TiramisuAllNet(nn.Module):
         return torch.cat([self.lesion(features, coordinates), self.sphere(features, coordinates)], dim=1)
 
 
-def stacked_slices(volume: Tensor, stack: int, *, ends: str = "constant") -> Tensor:
-    """Every axial slice with its neighbours as channels.
+def stacked_slices(volume: Tensor, stack: int) -> Tensor:
+    """Every axial slice with its neighbours as channels; zeros beyond the first and the last.
 
     Parameters
     ----------
     volume : (N, C, X, Y, Z)
     stack : int
         Odd.
-    ends : str
-        What lies beyond the ends: "constant" for zeros, "replicate" for the last slice again.
 
     Returns
     -------
@@ -89,7 +87,7 @@ def stacked_slices(volume: Tensor, stack: int, *, ends: str = "constant") -> Ten
     >>> stacked_slices(torch.arange(1.0, 4.0).reshape(1, 1, 1, 1, 3), 3)[0, :, 0, 0].T.tolist()
     [[0.0, 1.0, 2.0], [1.0, 2.0, 3.0], [2.0, 3.0, 0.0]]
     """
-    windows = F.pad(volume, (stack // 2, stack // 2, 0, 0, 0, 0), mode=ends).unfold(-1, stack, 1)
+    windows = F.pad(volume, (stack // 2, stack // 2, 0, 0, 0, 0)).unfold(-1, stack, 1)
     # (N, C, X, Y, Z, stack)
     return windows.movedim(-1, 2).flatten(1, 2)
 

@@ -6,8 +6,8 @@ from volumes import LAS, OBLIQUE, RAS, centres
 
 from msrim.errors import InputError
 from msrim.image import Volume
-from msrim.lesions.centres import hessian_centres, split_at_centres
 from msrim.lesions.split import label_lesions
+from tests.benchmarks.centres import hessian_centres, split_at_centres
 
 GRIDS = {"1 mm": RAS, "oblique, 2 mm slices": OBLIQUE @ LAS @ np.diag([0.8, 0.8, 2.0])}
 
