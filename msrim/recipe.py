@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from msrim.errors import InputError
 
@@ -68,6 +68,9 @@ Depth = Annotated[int, Field(gt=0)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 
 
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 def _three(sides: Any) -> Any:
     return sides if isinstance(sides, list | tuple) else (sides,) * 3
 
@@ -76,6 +79,90 @@ def _ascending(low_high: tuple[float, float] | None) -> tuple[float, float] | No
     if low_high is not None and low_high[0] >= low_high[1]:
         raise ValueError("the lower end comes first")
     return low_high
+
+
+class Optimiser(BaseModel):
+    """How a network's weights move, the table ``[optimiser]`` of a recipe of ``msrim train``.
+
+    Attributes
+    ----------
+    name : str
+        "adam", whose weight decay is part of the gradient, or "adamw", whose is not.
+    betas : (float, float)
+    weight_decay : float
+    schedule : str
+        Of the learning rate: "constant"; "milestones", at which it is multiplied by ``factor``; "one-cycle", up to the
+        recipe's rate and down to nothing as a cosine.
+    milestones : tuple of float
+        Shares of all steps.
+    factor : float or None
+        0.5 halves the rate.
+    warm_up : float or None
+        Share of the steps in which "one-cycle" rises.
+    beta1_range : (float, float) or None
+        "one-cycle" moves the first beta against the learning rate, between these; None leaves it where it is.
+    averaging : float or None
+        Decay of the exponential moving average of the weights, which then is what is written, with batch norm's
+        statistics measured for it; None writes the weights of the last step.
+    clipping : float or None
+        Norm to which gradients are cut.
+    precision : str
+        Of the network's products: "float32" or "bfloat16"; weights are float32 always.
+
+    Examples
+    --------
+    >>> Optimiser(name="adam", weight_decay=1e-6, schedule="milestones", milestones=(0.5, 0.9), factor=0.5).betas
+    (0.9, 0.999)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["adam", "adamw"]
+    betas: tuple[Probability, Probability] = (0.9, 0.999)
+    weight_decay: float = Field(ge=0, allow_inf_nan=False)
+    schedule: Literal["constant", "milestones", "one-cycle"]
+    milestones: tuple[Probability, ...] = ()
+    factor: Probability | None = None
+    warm_up: Probability | None = None
+    beta1_range: Annotated[tuple[Probability, Probability] | None, AfterValidator(_ascending)] = None
+    averaging: Probability | None = None
+    clipping: Positive | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _only_what_the_schedule_knows(self) -> Optimiser:
+        given = {name for name in SCHEDULES_OF if getattr(self, name) not in (None, ())}
+        if unknown := sorted(name for name in given if SCHEDULES_OF[name] != self.schedule):
+            raise ValueError(f'the schedule "{self.schedule}" has no {" and no ".join(unknown)}')
+        needed = {"milestones": {"milestones", "factor"}, "one-cycle": {"warm_up"}}.get(self.schedule, set())
+        if missing := sorted(needed - given):
+            raise ValueError(f'the schedule "{self.schedule}" needs {" and ".join(missing)}')
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError("milestones ascend")
+        return self
+
+
+# The schedule that a setting belongs to.
+SCHEDULES_OF = {
+    "milestones": "milestones",
+    "factor": "milestones",
+    "warm_up": "one-cycle",
+    "beta1_range": "one-cycle",
+}
+# What a recipe without [optimiser] gets: rim networks the papers', all others what made the packaged models.
+ONE_CYCLE = Optimiser(
+    name="adamw",
+    weight_decay=1e-2,
+    schedule="one-cycle",
+    warm_up=0.1,
+    beta1_range=(0.85, 0.95),
+    averaging=0.995,
+    clipping=5.0,
+    precision="bfloat16",
+)
+MILESTONES = Optimiser(
+    name="adam", weight_decay=0.0, schedule="milestones", milestones=(0.5, 0.7, 0.9), factor=0.1, precision="float32"
+)
 
 
 class TrainingRecipe(BaseModel):
@@ -94,6 +181,9 @@ class TrainingRecipe(BaseModel):
         Sides of the crops from left to right, back to front and bottom to top, voxels of 1 mm; one number for a cube.
         Rim networks and SCP know their own.
     learning_rate : float
+        The highest of the schedule.
+    optimiser : Optimiser
+        If a recipe has none: MILESTONES for rim networks, ONE_CYCLE for all others.
     seed : int
     workers : int
         Processes that make samples; 0 makes them in the training process.
@@ -137,7 +227,8 @@ class TrainingRecipe(BaseModel):
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)
     crop: Annotated[tuple[Side, Side, Depth], BeforeValidator(_three)] = (32, 32, 32)
-    learning_rate: float = Field(gt=0)
+    learning_rate: Positive
+    optimiser: Optimiser = Field(default_factory=lambda known: MILESTONES if known.get("task") == "rims" else ONE_CYCLE)
     seed: int = 0
     workers: int = Field(default=1, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -153,6 +244,12 @@ class TrainingRecipe(BaseModel):
     samples: Literal["both", "pairs", "singles"] = "both"
     relations: bool = True
     staged: bool = True
+
+    @model_validator(mode="after")
+    def _rims_are_neither_averaged_nor_rounded(self) -> TrainingRecipe:
+        if self.task == "rims" and (self.optimiser.averaging is not None or self.optimiser.precision != "float32"):
+            raise ValueError("rim networks are trained in float32 and without averaging; see msrim/training/rims.py")
+        return self
 
 
 def packaged_recipes() -> dict[str, Path]:
@@ -204,7 +301,8 @@ def _read(kind: type[Settings], path: Path | None, overrides: dict[str, Any]) ->
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"])
-        known = ", ".join(kind.model_fields)
+        table = Optimiser if len(problem["loc"]) > 1 else kind
+        known = ", ".join(table.model_fields)
         what = f"unknown field; known are {known}" if problem["type"] == "extra_forbidden" else problem["msg"]
         raise InputError(f"{path or 'settings'}: {field}: {what}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torch.utils.data import DataLoader, Dataset
 
 from msrim.files import written_atomically
+from msrim.recipe import ONE_CYCLE, Optimiser
 
 # Samples from which batch norm's statistics are taken in the end.
 MEASURED = 100
@@ -30,13 +32,13 @@ def fit(
     out: Path,
     batch_size: int = 1,
     learning_rate: float = 2e-3,
-    average_decay: float = 0.995,
+    optimiser: Optimiser = ONE_CYCLE,
     fine_tuning: bool = False,
     workers: int = 1,
     report_every: int = 25,
     report: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Train for one pass over ``samples`` and write the averaged weights.
+    """Train for one pass over ``samples`` and write the weights.
 
     Parameters
     ----------
@@ -47,9 +49,8 @@ def fit(
         ``loss(logits, *targets)``.
     out : Path
         Folder for ``weights.safetensors``, ``checkpoint.pt`` and ``loss.csv``. A checkpoint found there is continued.
-    average_decay : float
-        Of the exponential moving average of the weights, which is what is written; it stands in for a long decay of the
-        learning rate.
+    optimiser : Optimiser
+        Averaging stands in for a long decay of the learning rate.
     fine_tuning : bool
         The network is a trained one, whose batch norm keeps its statistics: few cases measure them badly, and a lesion
         model then says twice as much as there is.
@@ -58,19 +59,12 @@ def fit(
     -------
     Path
         The weights file.
-
-    Notes
-    -----
-    Adam with a warm-up and cosine decay, bfloat16 autocast, gradients cut at norm 5.
     """
     device = next(network.parameters()).device
     network.to(memory_format=torch.channels_last_3d)
     steps = len(samples) // batch_size
-    optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps, pct_start=0.1)
-    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(average_decay))
-    state = {"network": network, "optimiser": optimiser, "schedule": schedule, "averaged": averaged}
-    record = Record(out, state, steps=steps, report_every=report_every, report=report)
+    descent = Descent(network, optimiser, learning_rate=learning_rate, steps=steps)
+    record = Record(out, descent.parts, steps=steps, report_every=report_every, report=report)
     remaining = torch.utils.data.Subset(samples, range(record.first * batch_size, steps * batch_size))
     # Spawned workers: a forked one dies if a threaded kernel has run in the parent.
     parallel = {"num_workers": workers, "multiprocessing_context": "spawn", "prefetch_factor": 4} if workers else {}
@@ -81,21 +75,85 @@ def fit(
             if isinstance(module, nn.BatchNorm3d):
                 module.eval()
     for step, (image, *targets) in enumerate(loader, start=record.first):
-        with torch.autocast(device.type, torch.bfloat16):
+        with descent.rounded():
             logits = network(image.to(device, memory_format=torch.channels_last_3d))
         value = loss(logits.float(), *(target.to(device) for target in targets))
-        optimiser.zero_grad()
-        value.backward()
-        # Also true for NaN. Without a gradient the optimiser changes nothing.
-        if not nn.utils.clip_grad_norm_(network.parameters(), 5.0) < BELIEVABLE_NORM:
-            optimiser.zero_grad()
-        optimiser.step()
-        schedule.step()
-        averaged.update_parameters(network)
+        descent.step(value)
         record.add(step, value.item())
+    if descent.averaged is None:
+        return write_weights(network, out / "weights.safetensors")
     if not fine_tuning:
-        _measure_batch_norm(averaged.module, samples, batch_size=batch_size)
-    return write_weights(averaged.module, out / "weights.safetensors")
+        with descent.rounded():
+            _measure_batch_norm(descent.averaged.module, samples, batch_size=batch_size)
+    return write_weights(descent.averaged.module, out / "weights.safetensors")
+
+
+class Descent:
+    """A network's weights on their way down, as a recipe's optimiser has it.
+
+    Parameters
+    ----------
+    network : nn.Module
+    settings : Optimiser
+    learning_rate : float
+    steps : int
+        Of the whole training.
+
+    Attributes
+    ----------
+    averaged : AveragedModel or None
+    parts : dict
+        All that has a state, by name, for :class:`Record`.
+    """
+
+    def __init__(self, network: nn.Module, settings: Optimiser, *, learning_rate: float, steps: int) -> None:
+        self.network, self.settings = network, settings
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.name]
+        self.optimiser = kind(
+            network.parameters(), lr=learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
+        )
+        self.schedule = _schedule(self.optimiser, settings, learning_rate=learning_rate, steps=steps)
+        self.parts = {"network": network, "optimiser": self.optimiser, "schedule": self.schedule}
+        self.averaged = None
+        if settings.averaging is not None:
+            self.averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging))
+            self.parts["averaged"] = self.averaged
+
+    def rounded(self) -> torch.autocast:
+        """Context in which the network calculates in the recipe's precision."""
+        device = next(self.network.parameters()).device
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
+
+    def step(self, loss: Tensor) -> None:
+        """One step down a loss."""
+        self.optimiser.zero_grad()
+        loss.backward()
+        highest = inf if self.settings.clipping is None else self.settings.clipping
+        # Also true for NaN. Without a gradient the optimiser changes nothing.
+        if not nn.utils.clip_grad_norm_(self.network.parameters(), highest) < BELIEVABLE_NORM:
+            self.optimiser.zero_grad()
+        self.optimiser.step()
+        self.schedule.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.network)
+
+
+def _schedule(optimiser: torch.optim.Optimizer, settings: Optimiser, *, learning_rate: float, steps: int) -> Any:
+    """How the learning rate goes."""
+    rates = torch.optim.lr_scheduler
+    if settings.schedule == "one-cycle":
+        low, high = settings.beta1_range or (0.0, 0.0)
+        return rates.OneCycleLR(
+            optimiser,
+            learning_rate,
+            total_steps=steps,
+            pct_start=settings.warm_up,
+            cycle_momentum=settings.beta1_range is not None,
+            base_momentum=low,
+            max_momentum=high,
+        )
+    # A constant rate has no milestones.
+    return rates.MultiStepLR(optimiser, [int(steps * part) for part in settings.milestones], settings.factor or 1.0)
 
 
 class Record:
@@ -153,7 +211,7 @@ def _measure_batch_norm(network: nn.Module, samples: Dataset, *, batch_size: int
     images = (
         image.to(device, memory_format=torch.channels_last_3d) for image, *_ in DataLoader(some, batch_size=batch_size)
     )
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+    with torch.no_grad():
         update_bn(images, network)
 
 

@@ -21,7 +21,8 @@ from msrim.models.networks.aprl import Forest
 from msrim.models.networks.qsmrimnet import Scale
 from msrim.models.rims import Inputs, network_inputs
 from msrim.preprocess.normalise import normalise_intensity
-from msrim.training.loop import Record, write_weights
+from msrim.recipe import MILESTONES, Optimiser
+from msrim.training.loop import Descent, Record, write_weights
 
 # Room around the patches for turned and scaled ones, voxels on each side.
 MARGIN = (4, 4, 1)
@@ -30,8 +31,6 @@ MARGIN = (4, 4, 1)
 MAX_ANGLE_DEG = 5.0
 SCALE = (0.95, 1.05)
 BLUR_PLANE, BLUR_ACROSS = (0.1, 0.95), (0.03, 0.3)
-# Of all steps, where the learning rate falls to a tenth (Zhang et al. 2022, section 2.3).
-MILESTONES = (0.5, 0.7, 0.9)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +141,7 @@ def fit_rims(
     steps: int,
     batch_size: int = 64,
     learning_rate: float = 1e-4,
+    optimiser: Optimiser = MILESTONES,
     rim_share: float = 0.0,
     seed: int = 0,
     report_every: int = 25,
@@ -158,6 +158,7 @@ def fit_rims(
         Folder for ``weights.safetensors``, ``checkpoint.pt`` and ``loss.csv``. A checkpoint found there is continued.
     steps, batch_size : int
         Batch ``i`` is a function of ``seed`` and ``i`` alone.
+    optimiser : Optimiser
     rim_share : float
         See :func:`draw_batch`.
 
@@ -168,7 +169,7 @@ def fit_rims(
 
     Notes
     -----
-    Adam and the milestones of Zhang et al. 2022; binary cross-entropy.
+    Binary cross-entropy.
     """
     device = next(network.parameters()).device
     for module in network.modules():
@@ -176,10 +177,8 @@ def fit_rims(
             module.fit(torch.from_numpy(lesions.features))
     # Two thirds of the time of the other order on a processor.
     network.to(memory_format=torch.channels_last_3d)
-    optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, [int(steps * part) for part in MILESTONES])
-    state = {"network": network, "optimiser": optimiser, "schedule": schedule}
-    record = Record(out, state, steps=steps, report_every=report_every, report=report)
+    descent = Descent(network, optimiser, learning_rate=learning_rate, steps=steps)
+    record = Record(out, descent.parts, steps=steps, report_every=report_every, report=report)
     patches = torch.from_numpy(lesions.patches)
     features = None if lesions.features is None else torch.from_numpy(lesions.features).float()
     network.train()
@@ -194,10 +193,7 @@ def fit_rims(
         # No bfloat16: on a processor the weights' gradient of a convolution that is wider than its input is garbage
         # then (oneDNN leaves what only padding touches as the memory was), and slices here come down to one.
         loss = rim_loss(network(*(part.to(device) for part in given)), labels.to(device))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
+        descent.step(loss)
         record.add(step, loss.item())
     return write_weights(network, out / "weights.safetensors")
 

@@ -140,6 +140,7 @@ def train_on(
         out=out,
         batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate * (1 if recipe.start is None else FINE_TUNING),
+        optimiser=recipe.optimiser,
         fine_tuning=recipe.start is not None,
         workers=recipe.workers,
         report=console.say,

@@ -87,6 +87,7 @@ def fit_network(
         steps=recipe.steps,
         batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
+        optimiser=recipe.optimiser,
         rim_share=recipe.rim_share,
         seed=seed,
         report=console.say,

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made import write_rim_subject as write_subject
 from safetensors.torch import load_file
 
 from msrim.console import Console
 from msrim.errors import InputError
 from msrim.files import write_text
-from msrim.image import Volume, write_volume
 from msrim.models import build, load_model, read_card
 from msrim.models.rims import INPUTS, Inputs
 from msrim.recipe import TrainingRecipe
@@ -21,31 +21,11 @@ from msrim.workflows.evaluate_rims import cross_validate, evaluate_recipe, evalu
 from msrim.workflows.train_rims import train_rims
 
 QUIET = Console(quiet=True)
-AFFINE = np.diag([0.75, 0.75, 3.0, 1.0])
 SMALL = {"features": 4, "radii": [5], "pre_convs": 1, "widths": [4, 4, 8, 8]}
 RECIPE = TrainingRecipe(
     name="tiny", version="0", task="rims", summary="of a test", normalisation="none", network="datrnet",
     settings=SMALL, contrasts=("Chimap", "FLAIR"), steps=4, batch_size=8, learning_rate=1e-3,
 )  # fmt: skip
-
-
-def write_subject(root: Path, number: int, rng: np.random.Generator) -> None:
-    """Two lesions on noise; the first is a ring in QSM, the second a plain disc. The raters miss the ring of sub-3."""
-    index = np.stack(np.meshgrid(*map(np.arange, (64, 64, 12)), indexing="ij"), axis=-1)
-    qsm = rng.normal(-0.02, 0.01, index.shape[:3])
-    instances = np.zeros(qsm.shape, np.uint8)
-    for label, centre in enumerate(((18, 18, 6), (44, 44, 6)), start=1):
-        distance = np.linalg.norm((index - centre)[..., :2], axis=-1)
-        inside = (distance < 7) & (np.abs(index[..., 2] - 6) < 2)
-        instances[inside] = label
-        qsm[inside & (distance > (4.5 if label == 1 else -1))] += 0.06
-    name, kept = f"sub-{number}", root / "derivatives" / "truth" / f"sub-{number}" / "anat"
-    write_volume(Volume(qsm.astype(np.float32), AFFINE), root / name / "anat" / f"{name}_Chimap.nii.gz")
-    flair = Volume(rng.normal(100, 10, qsm.shape).astype(np.float32), AFFINE)
-    write_volume(flair, root / name / "anat" / f"{name}_FLAIR.nii.gz")
-    write_volume(Volume(instances, AFFINE), kept / f"{name}_seg-lesions_dseg.nii.gz")
-    seen = "false" if number == 3 else "true"
-    write_text(f"id\trim\ttruth\n1\t{seen}\ttrue\n2\tfalse\tfalse\n", kept / f"{name}_desc-lesions.tsv")
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from msrim.console import Console
 from msrim.errors import InputError, ModelError
 from msrim.image import Volume, write_volume
 from msrim.models import build, load_model, read_card
-from msrim.recipe import read_training_recipe
+from msrim.recipe import ONE_CYCLE, read_training_recipe
 from msrim.training import synthesis
 from msrim.training.heads import TISSUES, SyntheticHeads, answers, load_head, paint
 from msrim.training.lesions import LesionBank, LesionCrops, Patient, lesions_at
@@ -265,7 +265,14 @@ def train(out, *, samples, stop_after=None, spoilt=MappingProxyType({})):
         return value * spoilt.get(len(seen), 1)
 
     weights = fit(
-        network, Halves(samples), loss=loss, out=out, learning_rate=0.05, report_every=2, workers=0, average_decay=0.9
+        network,
+        Halves(samples),
+        loss=loss,
+        out=out,
+        learning_rate=0.05,
+        report_every=2,
+        workers=0,
+        optimiser=ONE_CYCLE.model_copy(update={"averaging": 0.9}),
     )
     return weights, seen
 
@@ -294,7 +301,7 @@ def test_batch_norm_knows_the_statistics_of_the_written_weights(tmp_path):
         out=tmp_path,
         learning_rate=0.3,
         workers=0,
-        average_decay=0.99,
+        optimiser=ONE_CYCLE.model_copy(update={"averaging": 0.99}),
     )
     written = load_file(weights)
     first = nn.Conv3d(1, 4, 1)

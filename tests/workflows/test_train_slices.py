@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made import write_lits_scan
 from typer.testing import CliRunner
 
 from msrim.cli.main import app
@@ -36,12 +37,7 @@ settings = { channels = 32, in_channels = 1, plane = [32, 48] }
 def lits(tmp_path):
     rng = np.random.default_rng(0)
     for number in (0, 1):
-        labels = np.zeros((70, 90, 9), np.uint8)
-        labels[20:40, 30:60, 3:7] = 1
-        labels[26:32, 40:50, 4:6] = 2
-        image = np.where(labels == 2, 60, 100) + rng.normal(0, 10, labels.shape) - 1000 * (labels == 0)
-        write_volume(Volume(image.astype(np.float32), np.eye(4)), tmp_path / "data" / f"volume-{number}.nii")
-        write_volume(Volume(labels, np.eye(4)), tmp_path / "data" / f"segmentation-{number}.nii")
+        write_lits_scan(tmp_path / "data", number, rng)
     (tmp_path / "recipe.toml").write_text(RECIPE)
     return tmp_path
 
