@@ -70,6 +70,8 @@ LESIONS = {
     "table_columns": "desc-lesions.json",
     "summary": "desc-summary.json",
 }
+# ... how well lesions of known size and contrast are found, ...
+GRADE = {"table": "desc-grade.tsv", "table_columns": "desc-grade.json"}
 # Below the visit's folder, so that a later `msrim segment` finds its own results as it left them.
 RIM_FOLDER = "rims"
 RIMS = {
@@ -107,6 +109,7 @@ PAIR = {
 # What BIDS has no names for.
 NOT_BIDS = ["work", "**/work", "logs", "**/logs", "**/rims", "**/ses-*_to_ses-*", "**/xfm", "cohort*"]
 NOT_BIDS += ["**/report.html", "**/run.json", "**/*_desc-lesions.*", "**/*_desc-summary.json", "**/*_desc-changes.tsv"]
+NOT_BIDS += ["**/*_desc-grade.*"]
 NOT_BIDS += ["simulation.json", "rims.png", "rims.json"]
 # What BIDS asks of images in spaces that it does not know.
 SPACES = {

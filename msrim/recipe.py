@@ -32,6 +32,8 @@ class Recipe(BaseModel):
         Probability from which on a voxel is lesion; if None the patient's own, or the model card's, as the card says.
     min_lesion_mm3 : float, mm3
         Smaller lesions are left out.
+    grade : bool
+        Paint lesions of known size and contrast into the images, and tell how many are found.
 
     Examples
     --------
@@ -47,6 +49,7 @@ class Recipe(BaseModel):
     brain_extracted: bool = False
     threshold: float | None = Field(default=None, gt=0, lt=1)
     min_lesion_mm3: float = Field(default=3.0, ge=0, allow_inf_nan=False)
+    grade: bool = False
 
     def as_toml(self) -> str:
         """The recipe as a file that ``--recipe`` reads.

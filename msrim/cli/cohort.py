@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from msrim.cli.segment import Backend, BrainExtracted, Device, Model, Quiet, RecipeFile
+from msrim.cli.segment import Backend, BrainExtracted, Device, Grade, Model, Quiet, RecipeFile
 from msrim.errors import InputError
 
 
@@ -60,6 +60,7 @@ def cohort(
     device: Device = None,
     brain_extracted: BrainExtracted = None,
     recipe: RecipeFile = None,
+    grade: Grade = None,
     quiet: Quiet = False,
 ) -> None:
     """Run a whole BIDS dataset: lesions, rims, changes over time. Prints the results' folder, or the group's page."""
@@ -79,7 +80,9 @@ def cohort(
 
         typer.echo(summarise_group(visits, out_dir, console=console))
         return
-    settings = read_recipe(recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted)
+    settings = read_recipe(
+        recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted, grade=grade
+    )
     arguments = _plugin_args(plugin_args)
     from msrim.workflows.cohort.participants import run_cohort
 

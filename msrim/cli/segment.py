@@ -47,6 +47,14 @@ RecipeFile = Annotated[
     Path | None,
     typer.Option("--recipe", help="Settings: a TOML file, or the name of a packaged recipe; options win over it."),
 ]
+Grade = Annotated[
+    bool | None,
+    typer.Option(
+        "--grade",
+        help="Paint lesions of known size and contrast into the images, and tell how many are found.",
+        show_default=False,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
 
 
@@ -62,6 +70,7 @@ def segment(
     device: Device = None,
     brain_extracted: BrainExtracted = None,
     recipe: RecipeFile = None,
+    grade: Grade = None,
     quiet: Quiet = False,
 ) -> None:
     """Find lesions: mask, probability, table and report. Prints the path of the lesion mask."""
@@ -69,7 +78,9 @@ def segment(
     from msrim.console import Console
     from msrim.recipe import read_recipe
 
-    settings = read_recipe(recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted)
+    settings = read_recipe(
+        recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted, grade=grade
+    )
     from msrim.workflows.segment import segment_subject
 
     typer.echo(segment_subject(patient, settings, results_folder(out, patient), console=Console(quiet=quiet)))

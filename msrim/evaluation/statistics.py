@@ -1,11 +1,11 @@
-"""How sure a mean over patients can be, and a difference between two methods."""
+"""How sure a mean over patients, a proportion, and a difference between two methods can be."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import bootstrap, rankdata, ttest_rel, wilcoxon
+from scipy.stats import binomtest, bootstrap, rankdata, ttest_rel, wilcoxon
 
 
 def bootstrap_interval(
@@ -109,3 +109,22 @@ def compare_paired(first: Sequence[float | None], second: Sequence[float | None]
         "wilcoxon_p": float(wilcoxon(changed).pvalue),
         "rank_biserial": float((ranks * np.sign(changed)).sum() / ranks.sum()),
     }
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float] | None:
+    """95 % interval of a proportion by Wilson's score; None without trials.
+
+    Notes
+    -----
+    Wilson, J. Am. Stat. Assoc. 22, 1927, doi:10.1080/01621459.1927.10502953. It keeps its coverage for few trials, and
+    for none or all successes.
+
+    Examples
+    --------
+    >>> [round(bound, 3) for bound in wilson_interval(8, 10)], wilson_interval(0, 0)
+    ([0.49, 0.943], None)
+    """
+    if not trials:
+        return None
+    interval = binomtest(successes, trials).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)

@@ -17,6 +17,7 @@ from msrim.errors import InputError
 from msrim.image import Volume, grid_around, resample
 from msrim.preprocess.plausibility import match
 from msrim.preprocess.register import refine_affine, register_rigid
+from msrim.preprocess.scan import extents_mm
 from msrim.preprocess.verify import why_wrong
 from msrim.transform import apply_transform, rigid_part
 
@@ -137,7 +138,7 @@ def to_midway(
         From each image's world to the midway space.
     """
     axes = grid.affine[:3, :3] / SPACING_MM
-    extents = [_extent_mm(axes, matrix @ image.affine) for image, matrix in zip(images, transforms, strict=True)]
+    extents = [extents_mm(axes, matrix @ image.affine) for image, matrix in zip(images, transforms, strict=True)]
     one, other = (
         _blurred(resample(image, grid, target_from_source=matrix), own, blunter)
         for image, matrix, own, blunter in zip(images, transforms, extents, extents[::-1], strict=True)
@@ -177,11 +178,6 @@ def _register(moving: Volume, fixed: Volume, *, moving_brain: Volume, fixed_brai
 
 def _gap_mm(one: np.ndarray, other: np.ndarray, points: np.ndarray) -> float:
     return float(np.linalg.norm(apply_transform(one, points) - apply_transform(other, points), axis=1).mean())
-
-
-def _extent_mm(axes: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """How far a voxel's width reaches along each of three directions (columns): (3,) float, mm."""
-    return np.linalg.norm(axes.T @ affine[:3, :3], axis=1)
 
 
 def _blurred(image: Volume, own: np.ndarray, other: np.ndarray) -> Volume:

@@ -63,6 +63,8 @@ class Report:
         TOML.
     warnings : sequence of str
         Fallbacks and whatever else the reader must know; the report adds what it finds by itself.
+    grade : dict or None
+        Of :func:`msrim.evaluation.grade.summarise_grade`, where lesions were painted.
     """
 
     subject: str
@@ -86,6 +88,7 @@ class Report:
     versions: dict[str, str]
     recipe: str
     warnings: Sequence[str]
+    grade: dict | None = None
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,12 @@ from msrim.files import read_arrays
 from msrim.image import Volume
 from msrim.lesions.spheres import lesion_spheres
 from msrim.training import synthesis
+from msrim.training.painting import PAINTED_CONTRAST, knots, painted_share
 
 # White matter is that of cerebrum, cerebellum and brainstem: lesions lie in all three.
 CSF, GREY_MATTER, WHITE_MATTER = (1, 2), (3, 4, 6), (5, 7, 8)
-# How lesions differ from the tissue around them, in robust standard deviations of the brain's tissue: darker in T1w,
-# brighter in T2w. The ranges hold the 5th to 95th percentile of what raters marked, with room on both sides. PDw takes
-# T2w's, seen in no patient: by the signal of a spin echo (TR 4.2 s; TE 12 and 80 ms, as in ISBI-2015) a lesion differs
-# from white matter 1.8 and 1.9 times as much as grey matter does.
-PAINTED_CONTRAST = {"FLAIR": (0.9, 4.5), "T1w": (-2.6, 0.0), "T2w": (0.3, 4.5), "PDw": (0.3, 4.5)}
-# What real lesions gain or lose of it: a site's sequence decides how much they stand out, and there are few sites.
+# What real lesions gain or lose of their contrast: a site's sequence decides how much they stand out, and there are few
+# sites.
 CHANGED_CONTRAST = {"FLAIR": (-1.0, 0.7), "T1w": (-0.5, 0.5), "T2w": (-0.8, 0.6), "PDw": (-0.8, 0.6)}
 # The same for grey matter and for CSF beside white matter.
 CHANGED_GREY = {"FLAIR": (-0.7, 1.0), "T1w": (-0.7, 0.7), "T2w": (-0.7, 0.7), "PDw": (-0.7, 0.7)}
@@ -265,14 +262,8 @@ class LesionCrops(Dataset):
 
     def _excess(self, painted: Tensor, rng: np.random.Generator) -> Tensor:
         """What painted lesions (X, Y, Z) add to each contrast: (C, X, Y, Z)."""
-        edge = synthesis.blur(painted[None].float(), sigma_voxels=rng.uniform(0.4, 1.0, 3))
-        size = edge.shape[1:]
-        texture = 1 + 0.25 * synthesis.smooth_field(rng, size, channels=1, points=_knots(edge[0], 5.5), spread=1)
-        if rng.random() < 0.5:
-            # Faint parts beside bright ones, as in confluent lesions.
-            coarse = synthesis.smooth_field(rng, size, channels=1, points=_knots(edge[0], 30), spread=0.5)
-            texture *= (0.9 + coarse).clamp(0.3, 1.5)
-        return self._drawn(rng, PAINTED_CONTRAST) * edge * texture
+        share = painted_share(painted, rng)
+        return self._drawn(rng, PAINTED_CONTRAST) * share
 
     def _misaligned(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         """Shift some contrasts other than the FLAIR by a few voxels."""
@@ -287,7 +278,7 @@ class LesionCrops(Dataset):
         gain = torch.from_numpy(strength * rng.uniform(*np.log(GAIN), shape)).exp().float()
         images = images * gain + torch.from_numpy(strength * rng.uniform(-OFFSET, OFFSET, shape)).float()
         images += synthesis.smooth_field(
-            rng, size, channels=len(images), points=_knots(images[0], 32), spread=rng.uniform(0, 0.35)
+            rng, size, channels=len(images), points=knots(images[0], 32), spread=rng.uniform(0, 0.35)
         )
         sharpness = rng.random()
         if sharpness < 0.5:
@@ -313,11 +304,6 @@ def _moved_coordinates(coordinates: Tensor, matrix: np.ndarray) -> Tensor:
         moved[0] *= -1
     moved[4:] /= float(np.abs(np.linalg.det(matrix)) ** (1 / 3))
     return moved
-
-
-def _knots(image: Tensor, spacing_voxels: float) -> list[int]:
-    """Of a smooth field over (X, Y, Z), for each axis."""
-    return [max(2, round(n / spacing_voxels) + 1) for n in image.shape]
 
 
 def _voxels_by_lesion(mask: np.ndarray) -> list[np.ndarray]:

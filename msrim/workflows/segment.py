@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -25,6 +26,7 @@ from msrim.recipe import Recipe
 from msrim.report.segmentation import Report, write_report
 from msrim.transform import read_transform
 from msrim.workflows.anatomy import Anatomy, AnatomyFiles, Working, anatomy_cards, prepare, read_mask, read_own
+from msrim.workflows.grade import SEED, Grade, grade_lesions, paint_lesions
 from msrim.workflows.inputs import check_visit
 from msrim.workflows.run import Run, files_in
 
@@ -72,12 +74,15 @@ class Lesions:
     files : LesionFiles
     rows : list of Lesion
         Of the table.
+    grade : Grade or None
+        How many lesions of known size and contrast are found, where that was asked for.
     """
 
     probabilities: Probabilities
     threshold: float
     files: LesionFiles
     rows: list[Lesion]
+    grade: Grade | None = None
 
 
 def segment_subject(subject: Subject, recipe: Recipe, out: Path, *, console: Console) -> Path:
@@ -121,7 +126,7 @@ def segment_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Conso
             report = _report(subject, anatomy, lesions, recipe, run, card=card)
             page = write_report(report, run.folder / "report.html")
             write_dataset_description(out)
-            run.write_manifest([*files_in([anatomy.files, lesions.files]), page])
+            run.write_manifest([*files_in([anatomy.files, lesions.files, lesions.grade]), page])
     return anatomy, lesions
 
 
@@ -163,6 +168,9 @@ def find(subject: Subject, anatomy: Anatomy, recipe: Recipe, run: Run, *, out: P
         threshold = run(
             choose_threshold, anatomy.working, lesion=found.lesion, default=threshold, highest=card.threshold_range[1]
         )
+    grade = None
+    if recipe.grade:
+        grade = grade_scan(subject, anatomy, recipe, run, out=out, card=card, lesion=found.lesion, threshold=threshold)
     written = run(
         write_lesions,
         subject,
@@ -172,8 +180,39 @@ def find(subject: Subject, anatomy: Anatomy, recipe: Recipe, run: Run, *, out: P
         threshold=threshold,
         min_lesion_mm3=recipe.min_lesion_mm3,
         model=card.label,
+        grade=None if grade is None else grade.summary,
     )
-    return Lesions(found, threshold, written.files, written.rows)
+    return Lesions(found, threshold, written.files, written.rows, grade)
+
+
+def grade_scan(
+    subject: Subject,
+    anatomy: Anatomy,
+    recipe: Recipe,
+    run: Run,
+    *,
+    out: Path,
+    card: Card,
+    lesion: Path,
+    threshold: float,
+) -> Grade:
+    """Paint lesions into the working images, find them as the visit's own are found, and count."""
+    painted = run(paint_lesions, anatomy, lesion=lesion, threshold=threshold, seed=SEED)
+    found = run.step(
+        "find_painted_lesions", find_lesions, painted.working, to_mni=anatomy.to_mni, card=card, device=recipe.device
+    )
+    return run(
+        grade_lesions,
+        subject,
+        painted,
+        out=out,
+        brain=anatomy.files.brain,
+        lesion=lesion,
+        painted_lesion=found.lesion,
+        threshold=threshold,
+        min_lesion_mm3=recipe.min_lesion_mm3,
+        seed=SEED,
+    )
 
 
 def fixed_threshold(recipe: Recipe, *, card: Card) -> float:
@@ -217,8 +256,9 @@ def write_lesions(
     threshold: float,
     min_lesion_mm3: float,
     model: str,
+    grade: dict[str, Any] | None = None,
 ) -> WrittenLesions:
-    """Mask, probability, instances, table and summary on the user's FLAIR."""
+    """Mask, probability, instances, table and summary on the user's FLAIR; the grade goes to the summary."""
     target = read_volume(subject.contrasts["FLAIR"])
     inside = read_mask(anatomy.brain).data
     probability = resample(read_own(probabilities.lesion), target)
@@ -241,7 +281,11 @@ def write_lesions(
         instance_table=write_tsv(rows, names["instance_table"], columns=("index", "name")),
         table=write_lesions_tsv(lesions, names["table"]),
         table_columns=write_json(LESION_COLUMNS, names["table_columns"]),
-        summary=write_json({**summarise(lesions), "model": model, "threshold": threshold}, names["summary"]),
+        summary=write_json(
+            {**summarise(lesions), "model": model, "threshold": threshold}
+            | ({} if grade is None else {"grade": grade}),
+            names["summary"],
+        ),
     )
     return WrittenLesions(files, lesions)
 
@@ -291,4 +335,5 @@ def _report(subject: Subject, anatomy: Anatomy, lesions: Lesions, recipe: Recipe
         versions=run.manifest.versions,
         recipe=recipe.as_toml(),
         warnings=run.manifest.fallbacks,
+        grade=None if lesions.grade is None else lesions.grade.summary,
     )

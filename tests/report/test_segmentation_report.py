@@ -17,6 +17,7 @@ from PIL import Image
 from volumes import LAS, LPS, OBLIQUE, RAS, centres
 
 from msrim.errors import OutputError
+from msrim.evaluation.grade import CONTRASTS, PaintedLesion, summarise_grade
 from msrim.image import Volume, read_volume
 from msrim.lesions.measure import LESION_COLUMNS, measure_lesions, summarise
 from msrim.lesions.split import label_lesions
@@ -164,6 +165,32 @@ def test_every_picture_is_described(written):
     drawings = [attributes for tag, attributes in written("plain").elements if tag == "svg"]
     assert len(drawings) >= 35 + 5 * 4
     assert all(drawing["role"] == "img" and drawing["aria-label"] for drawing in drawings)
+
+
+def graded() -> Report:
+    """A scan that shows painted lesions of 100 mm3 and none of 10 mm3."""
+    rows = [
+        PaintedLesion(k + 1, (10.0, 100.0)[k % 2], list(CONTRASTS)[k % 3], 1.0 + k % 3, 0, 0, 0, (None, 80.0)[k % 2])
+        for k in range(30)
+    ]
+    told = summarise_grade(rows, sizes_mm3=[10.0, 100.0], false_positives_mm3=[12.0], lost=2, seed=1)
+    return dataclasses.replace(phantom(), grade=told)
+
+
+def test_a_grade_is_told_where_lesions_were_painted(written):
+    page = written("graded", graded)
+    text = " ".join(page.text.split())
+    for expected in (
+        "This scan shows lesions like the patient's own from",
+        "30 simulated lesions",
+        "15 of 15",
+        "0 of 15",
+        "0.80 of the painted volume in the median",
+        "False positives that painting made: 1 (12 mm³)",
+        "no longer found beside painted ones: 2",
+    ):
+        assert expected in text, expected
+    assert "grade" in page.ids and "grade" not in written("plain").ids
 
 
 def test_header_and_run_details(written):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import os
 import shutil
@@ -131,10 +132,27 @@ def test_the_threshold_is_the_patients_own_or_the_users(phantom, results):
     low, high = read_card("allnet").threshold_range
     assert low <= threshold_of(results) <= high
     try:
-        segment_subject(find_subject(phantom), Recipe(threshold=0.77), results.parent, console=QUIET)
+        segment_subject(find_subject(phantom), Recipe(threshold=0.77, grade=True), results.parent, console=QUIET)
         assert threshold_of(results) == 0.77
+        check_grade(results)
     finally:
         segment_subject(find_subject(phantom), Recipe(), results.parent, console=QUIET)
+
+
+def check_grade(results: Path) -> None:
+    """The phantom shows most lesions of 160 mm3 and more, and painting makes few others."""
+    summary = json.loads(anat(results, "desc-summary.json").read_text(encoding="utf-8"))["grade"]
+    large = [size for size in summary["sizes"] if size["volume_mm3"] >= 160]
+    assert summary["sensitivity"]["painted"] >= 30
+    assert sum(size["found"] for size in large) >= 0.8 * sum(size["painted"] for size in large)
+    assert summary["false_positives"]["lesions"] <= 3
+    page = (results / "report.html").read_text(encoding="utf-8")
+    assert summary["statement"][1:] in html.unescape(page)
+    rows = anat(results, "desc-grade.tsv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 1 + summary["sensitivity"]["painted"]
+    steps = json.loads((results / "run.json").read_text(encoding="utf-8"))["steps"]
+    redone = {step["name"] for step in steps if not step["kept"]}
+    assert redone == {"paint_lesions", "find_painted_lesions", "grade_lesions", "write_lesions"}
 
 
 def test_a_second_run_repeats_nothing(phantom, results):
