@@ -20,6 +20,8 @@ demo: $(INSTALLED)
 	$(BIN)/msrim rim-classify $(DEMO)/phantom/sub-phantom --out $(DEMO)/results
 	@echo "report: $(abspath $(DEMO)/results/sub-phantom/report.html)"
 	@echo "rims:   $(abspath $(DEMO)/results/sub-phantom/rims/report.html)"
+	@echo "to scroll through the lesions and correct them: $(BIN)/msrim view --open $(DEMO)/results"
+	@if [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ]; then $(BIN)/msrim view --open $(DEMO)/results; fi
 
 # Two workers take whole files, so that what a file's tests share is made once; each works with one thread.
 test: $(INSTALLED)

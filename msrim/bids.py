@@ -72,6 +72,11 @@ LESIONS = {
 }
 # ... how well lesions of known size and contrast are found, ...
 GRADE = {"table": "desc-grade.tsv", "table_columns": "desc-grade.json"}
+# A person's correction of the mask, beside it.
+EDITED = {
+    "mask": "space-orig_label-L_desc-edited_mask.nii.gz",
+    "sidecar": "space-orig_label-L_desc-edited_mask.json",
+}
 # Below the visit's folder, so that a later `msrim segment` finds its own results as it left them.
 RIM_FOLDER = "rims"
 RIMS = {

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from msrim import __version__
-from msrim.cli import cohort, doctor, evaluate, longitudinal, models, predict, rims, segment, simulate, train
+from msrim.cli import cohort, doctor, evaluate, longitudinal, models, predict, rims, segment, simulate, train, view
 from msrim.errors import Fallback, MsrimError
 
 
@@ -64,6 +64,7 @@ app.command()(segment.preprocess)
 app.command()(rims.rim_classify)
 app.command()(longitudinal.longitudinal)
 app.command(cls=cohort.BidsAppCommand)(cohort.cohort)
+app.command()(view.view)
 app.command()(predict.predict)
 app.command()(train.train)
 app.command()(models.models)

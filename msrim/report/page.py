@@ -27,6 +27,11 @@ def write_page(path: Path, template: str, *, filters: dict[str, Callable] | None
     OutputError
         The file can't be written.
     """
+    return write_text(render_page(template, filters=filters, **values), path)
+
+
+def render_page(template: str, *, filters: dict[str, Callable] | None = None, **values: Any) -> str:
+    """A page's text; parameters as :func:`write_page`."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("msrim", "report/templates"),
         autoescape=True,
@@ -35,4 +40,9 @@ def write_page(path: Path, template: str, *, filters: dict[str, Callable] | None
         lstrip_blocks=True,
     )
     environment.filters |= filters or {}
-    return write_text(environment.get_template(template).render(**values), path)
+    return environment.get_template(template).render(**values)
+
+
+def read_asset(name: str) -> bytes:
+    """A style or script that a page loads, from beside the templates."""
+    return (Path(__file__).with_name("templates") / name).read_bytes()

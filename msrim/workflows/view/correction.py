@@ -1,0 +1,60 @@
+"""A visit's lesions as somebody has corrected them: written beside the original mask, never over it."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from msrim.files import locked, remove_partial_files, sha256_of, written_atomically
+from msrim.image import read_volume, write_volume
+from msrim.workflows.view.results import Results
+
+
+def save_correction(results: Results, mask: np.ndarray, *, note: str) -> Path:
+    """Write the corrected mask and its sidecar; both are whole or as they were.
+
+    Parameters
+    ----------
+    results : Results
+    mask : (X, Y, Z) bool
+        On the FLAIR's grid.
+    note : str
+        Anything that the reader of the mask should know.
+
+    Returns
+    -------
+    Path
+        The mask.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be written to, the disk is full, or a run is at work there.
+    """
+    original = read_volume(results.files["mask"], mask=True)
+    lesions = results.lesions().data
+    flair = results.subject.contrasts["FLAIR"]
+    kept = np.unique(lesions[mask & (lesions > 0)])
+    names = results.edited
+    sidecar = {
+        "Type": "Lesion",
+        "Manual": True,
+        "Description": "Lesions found by a network and corrected by hand",
+        "Sources": [f"bids::{results.files['mask'].relative_to(results.out).as_posix()}"],
+        "Note": note,
+        "Saved": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "FLAIR": {"path": str(flair), "sha256": sha256_of(flair)},
+        "RemovedLesions": np.setdiff1d(lesions[lesions > 0], kept).tolist(),
+        "AddedVoxels": int(np.count_nonzero(mask & ~original.data)),
+        "ErasedVoxels": int(np.count_nonzero(original.data & ~mask)),
+    }
+    with locked(results.folder / "work"):
+        remove_partial_files(results.folder / "anat")
+        # Renamed one after the other when both are whole on the disk.
+        with written_atomically(names["sidecar"]) as told, written_atomically(names["mask"]) as saved:
+            write_volume(original.like(mask), saved)
+            told.write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
+    return names["mask"]

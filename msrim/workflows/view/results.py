@@ -1,0 +1,205 @@
+"""What `msrim view` shows of one visit: its images, its lesions, and a correction of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from msrim.bids import EDITED, LESIONS, Subject, transform_name
+from msrim.errors import InputError
+from msrim.image import Volume, on_grid_of, read_labels, read_volume
+from msrim.transform import read_transform
+from msrim.workflows.inputs import without_doubts
+
+# Grey values of a contrast that are drawn black and white, as percentiles of what is not background.
+DARKEST, BRIGHTEST = 2.0, 99.7
+
+
+@dataclass(frozen=True)
+class Results:
+    """One visit that `msrim segment` has left.
+
+    Attributes
+    ----------
+    folder : Path
+        Of the visit.
+    out : Path
+        Of the derivative dataset.
+    subject : Subject
+        Its contrasts are the files that were segmented, where they are still there.
+    """
+
+    folder: Path
+    out: Path
+    subject: Subject
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Its lesion files by the names of :data:`msrim.bids.LESIONS`."""
+        return self.subject.outputs(self.out, LESIONS)
+
+    @property
+    def edited(self) -> dict[str, Path]:
+        """Mask and sidecar of the correction, which need not be there yet."""
+        return self.subject.outputs(self.out, EDITED)
+
+    def lesions(self) -> Volume:
+        """Numbered lesions on the FLAIR's grid: int32."""
+        return read_labels(self.files["instances"])
+
+    def correction(self) -> Volume | None:
+        """The corrected mask on the FLAIR's grid, if there is one: bool."""
+        path = self.edited["mask"]
+        if not path.is_file():
+            return None
+        with without_doubts():
+            mask = read_volume(path, mask=True)
+            return on_grid_of(mask, self.lesions(), name=path, target_name=self.files["instances"])
+
+    def note(self) -> str:
+        """What somebody has written beside the correction."""
+        path = self.edited["sidecar"]
+        return str(json.loads(path.read_text(encoding="utf-8")).get("Note", "")) if path.is_file() else ""
+
+    def rows(self) -> list[dict[str, str]]:
+        """The table of lesions as it is written."""
+        with self.files["table"].open(encoding="utf-8", newline="") as stream:
+            return list(csv.DictReader(stream, delimiter="\t"))
+
+    def image(self, contrast: str) -> bytes:
+        """A contrast in the FLAIR's world, as an uncompressed NIfTI file of 16-bit numbers with its own voxels."""
+        with without_doubts():
+            volume = read_volume(self.subject.contrasts[contrast])
+        affine = volume.affine
+        if contrast != "FLAIR":
+            affine = read_transform(self.subject.output(self.out, transform_name(contrast))) @ affine
+        image = nib.Nifti1Image(volume.data, affine, dtype=np.int16)
+        image.set_sform(affine, code=1)
+        # Of two poses the viewer takes the sform.
+        image.header["qform_code"] = 0
+        low, high = np.percentile(volume.data[volume.data > volume.data.min()], (DARKEST, BRIGHTEST))
+        image.header["cal_min"], image.header["cal_max"] = low, high
+        image.header.set_xyzt_units("mm", "sec")
+        return image.to_bytes()
+
+    def measure_command(self) -> str:
+        """How the corrected mask is measured."""
+        flair = self.subject.contrasts["FLAIR"]
+        folder = flair.parent.parent if flair.parent.name == "anat" else flair.parent
+        words = ["msrim", "segment", str(folder), "--lesions", str(self.edited["mask"]), "--out", str(self.out)]
+        return shlex.join(words)
+
+
+def find_results(path: Path) -> Results:
+    """The visit in a folder of results.
+
+    Parameters
+    ----------
+    path : Path
+        A visit's folder, its report, or the whole folder of results where it holds one visit.
+
+    Raises
+    ------
+    InputError
+        No results of `msrim segment`, several visits, or the FLAIR that was segmented is gone.
+    """
+    path = Path(path).absolute()
+    if path.is_file():
+        path = path.parent
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; give a folder of results of `msrim segment`")
+    below = sorted(folder for pattern in ("sub-*", "ses-*", "sub-*/ses-*") for folder in path.glob(pattern))
+    visits = [path] if _is_visit(path) else [folder for folder in below if _is_visit(folder)]
+    if not visits:
+        raise InputError(f"{path}: holds no lesions that `msrim segment` has found; run it first, or give its --out")
+    if len(visits) > 1:
+        names = ", ".join(str(folder.relative_to(path)) for folder in visits[:5])
+        raise InputError(f"{path}: holds several visits ({names}); give one of them, for example {visits[0]}")
+    return _results(visits[0])
+
+
+def _is_visit(folder: Path) -> bool:
+    """Whether `msrim segment` has left its run and its lesions here."""
+    names = "*_" + LESIONS["instances"]
+    return (folder / "run.json").is_file() and any((folder / "anat").glob(names))
+
+
+def _results(folder: Path) -> Results:
+    told = folder / "run.json"
+    try:
+        inputs = json.loads(told.read_text(encoding="utf-8"))["inputs"]
+        paths = {contrast: Path(given["path"]) for contrast, given in inputs.items()}
+        flair = paths["FLAIR"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{told}: not written by `msrim segment`; run it again") from error
+    if not flair.is_file():
+        raise InputError(f"{flair}: gone, but the lesions in {folder} were found on it; put it back")
+    session = folder.name.removeprefix("ses-") if folder.name.startswith("ses-") else None
+    patient = folder if session is None else folder.parent
+    subject = Subject(patient.name.removeprefix("sub-"), session, paths)
+    out = patient.parent
+    there = {
+        contrast: path
+        for contrast, path in paths.items()
+        if path.is_file() and (contrast == "FLAIR" or subject.output(out, transform_name(contrast)).is_file())
+    }
+    return Results(folder, out, Subject(subject.label, session, there))
+
+
+def shown(results: Results) -> dict[str, Any]:
+    """Everything the page needs besides its images, ready for JSON."""
+    lesions = results.lesions()
+    rows = results.rows()
+    corrected = results.correction()
+    return {
+        "name": results.folder.relative_to(results.out).as_posix().replace("/", " "),
+        "contrasts": list(results.subject.contrasts),
+        "shape": list(lesions.shape),
+        "voxel_mm3": lesions.voxel_volume_mm3,
+        "found": runs_of(lesions.data, numbered=True),
+        "mask": runs_of(lesions.data > 0 if corrected is None else corrected.data),
+        "lesions": [
+            {
+                "id": int(row["id"]),
+                "volume_mm3": float(row["volume_mm3"]),
+                "region": row["region"],
+            }
+            for row in rows
+        ],
+        "corrected": corrected is not None,
+        "note": results.note(),
+        "measure": results.measure_command(),
+    }
+
+
+def runs_of(data: np.ndarray, *, numbered: bool = False) -> list[int]:
+    """Where voxels are not 0: start and length of every run of one value, in the order of NIfTI files.
+
+    Parameters
+    ----------
+    data : (X, Y, Z) array
+    numbered : bool
+        Give each run's value as well.
+
+    Examples
+    --------
+    >>> labels = np.array([0, 7, 7, 8, 0, 1]).reshape(2, 3, 1, order="F")
+    >>> runs_of(labels > 0), runs_of(labels, numbered=True)
+    ([1, 3, 5, 1], [1, 2, 7, 3, 1, 8, 5, 1, 1])
+    """
+    flat = data.ravel(order="F")
+    places = np.flatnonzero(flat)
+    first = np.ones(len(places), bool)
+    first[1:] = (np.diff(places) > 1) | (np.diff(flat[places].astype(np.int64)) != 0)
+    starts = np.flatnonzero(first)
+    columns = [places[starts], np.diff(starts, append=len(places))]
+    if numbered:
+        columns.append(flat[places[starts]])
+    return np.column_stack(columns).ravel().tolist()
