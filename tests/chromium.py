@@ -49,10 +49,17 @@ class Tab:
         elif event["method"] == "Network.requestWillBeSent":
             self.requests.append(values["request"]["url"])
         elif event["method"] == "Page.javascriptDialogOpening":
-            self.errors.append(f"dialog: {values['message']}")
+            self.errors.append(f"dialog: {values['type']} {values['message']}")
+            accept = {"id": 0, "method": "Page.handleJavaScriptDialog", "params": {"accept": True}}
+            self._connection.send(json.dumps(accept))
 
     def open(self, address: str) -> None:
         self.call("Page.navigate", url=address)
+
+    def reload(self) -> None:
+        """Load the page again; what is known of it is gone when this returns."""
+        self.js("delete document.body.dataset.ready")
+        self.call("Page.reload")
 
     def js(self, expression: str) -> Any:
         """The value of an expression, promises awaited."""
