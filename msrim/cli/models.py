@@ -24,6 +24,6 @@ def join(
     name: Annotated[str, typer.Option("--name", help="What the card calls it.")] = "vote",
 ) -> None:
     """Join models that differ in their seed: they decide by majority. Prints the folder, which `--model` takes."""
-    from msrim.workflows.cards import join_models
+    from msrim.models.cards import join_models
 
     typer.echo(join_models(members, out, name=name))

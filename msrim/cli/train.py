@@ -54,22 +54,6 @@ def train(
         steps=steps,
         seed=seed,
     )
-    from msrim.workflows.train import train_head, train_lesions
+    from msrim.workflows.train import train as train_network
 
-    console = Console(quiet=quiet)
-    if settings.task == "head":
-        typer.echo(train_head(settings, data, out, console=console))
-    elif settings.task == "rims":
-        from msrim.workflows.train_rims import train_rims
-
-        typer.echo(train_rims(settings, data, out, leave_out=leave_out or [], console=console))
-    elif settings.task == "longitudinal":
-        from msrim.workflows.train_longitudinal import train_longitudinal
-
-        typer.echo(train_longitudinal(settings, data, out, leave_out=leave_out or [], console=console))
-    elif settings.task == "slices":
-        from msrim.workflows.train_slices import train_slices
-
-        typer.echo(train_slices(settings, data, out, leave_out=leave_out or [], console=console))
-    else:
-        typer.echo(train_lesions(settings, data, out, leave_out=leave_out or [], console=console))
+    typer.echo(train_network(settings, data, out, leave_out=leave_out or [], console=Console(quiet=quiet)))

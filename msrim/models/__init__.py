@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msrim.models.registry import MODELS, Card, read_card
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 # reads this once, at the first tensor.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-__all__ = ["MODELS", "Card", "build", "load_model", "read_card"]
+__all__ = ["MODELS", "Card", "build", "load_model", "read_card", "write_weights"]
 
 
 def build(name: str, **settings: Any) -> nn.Module:
@@ -69,3 +70,14 @@ def load_model(card: Card) -> nn.Module:
     except (SafetensorError, RuntimeError) as error:
         raise ModelError(f"{card.weights}: does not fit {card.network} with the card's settings ({error})") from error
     return network.eval()
+
+
+def write_weights(network: nn.Module, path: Path) -> Path:
+    """Write a network's parameters as safetensors."""
+    from safetensors.torch import save_file
+
+    from msrim.files import written_atomically
+
+    with written_atomically(path) as temporary:
+        save_file({name: value.detach().contiguous().cpu() for name, value in network.state_dict().items()}, temporary)
+    return path

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torch.utils.data import DataLoader, Dataset
 
 from msrim.files import written_atomically
+from msrim.models import write_weights
 from msrim.recipe import ONE_CYCLE, Optimiser
 
 # Samples from which batch norm's statistics are taken in the end.
@@ -213,10 +213,3 @@ def _measure_batch_norm(network: nn.Module, samples: Dataset, *, batch_size: int
     )
     with torch.no_grad():
         update_bn(images, network)
-
-
-def write_weights(network: nn.Module, path: Path) -> Path:
-    """Write a network's parameters as safetensors."""
-    with written_atomically(path) as temporary:
-        save_file({name: value.detach().contiguous().cpu() for name, value in network.state_dict().items()}, temporary)
-    return path

@@ -77,3 +77,8 @@ def all_net_loss(logits: Tensor, lesions: Tensor, spheres: Tensor, *, les_loss: 
     overlap = soft_dice(torch.sigmoid(lesion), lesions)
     voxels = F.binary_cross_entropy_with_logits(lesion, lesions) + overlap
     return focal(sphere, spheres) + voxels if les_loss else voxels
+
+
+def slice_loss(logits: Tensor, lesions: Tensor) -> Tensor:
+    """Binary cross entropy and soft Dice, equal weights; the paper does not name its loss, this is its baseline's."""
+    return F.binary_cross_entropy_with_logits(logits, lesions) + soft_dice(torch.sigmoid(logits), lesions)

@@ -17,12 +17,13 @@ from msrim.errors import InputError
 from msrim.image import read_labels, read_volume
 from msrim.lesions.patches import cut_patches, susceptibility_ppm
 from msrim.lesions.radiomics import FIRST_ORDER_COLUMNS, lesion_features
+from msrim.models import write_weights
 from msrim.models.networks.aprl import Forest
 from msrim.models.networks.qsmrimnet import Scale
 from msrim.models.rims import Inputs, network_inputs
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.recipe import MILESTONES, Optimiser
-from msrim.training.loop import Descent, Record, write_weights
+from msrim.training.loop import Descent, Record
 
 # Room around the patches for turned and scaled ones, voxels on each side.
 MARGIN = (4, 4, 1)

@@ -1,79 +1,134 @@
-"""Training: prepared visits in, weights and a card out."""
+"""Training: marked images in, weights and a card out."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from msrim.bids import CONTRASTS, Subject, find_subject, images_in
 from msrim.console import Console
 from msrim.errors import InputError, ModelError
-from msrim.image import read_volume, resample
 from msrim.models import Card, build, load_model, read_card
+from msrim.models.cards import write_card
 from msrim.models.inference import choose_device
 from msrim.models.networks.allnet import COORDINATES
-from msrim.preprocess.coordinates import anatomical_coordinates
-from msrim.preprocess.tissue import csf_structures
-from msrim.recipe import Recipe, TrainingRecipe
-from msrim.training.brains import synthetic_brain
+from msrim.recipe import TrainingRecipe
+from msrim.training.coactseg_loss import coactseg_loss
 from msrim.training.heads import SyntheticHeads
-from msrim.training.lesions import LesionBank, LesionCrops, Patient
+from msrim.training.lesions import LesionCrops
 from msrim.training.loop import fit
-from msrim.training.losses import all_net_loss, cross_entropy_and_dice
-from msrim.transform import read_transform
-from msrim.workflows.anatomy import prepare, read_mask, read_own
-from msrim.workflows.cards import write_card
-from msrim.workflows.run import Run
+from msrim.training.losses import all_net_loss, cross_entropy_and_dice, slice_loss
+from msrim.training.pairs import VisitCrops
+from msrim.training.slices import LesionSlabs, LesionSlices, cut_images
+from msrim.workflows.train_rims import train_rims
+from msrim.workflows.training_data import (
+    check_left_out,
+    ct_scans,
+    label_maps,
+    marked_pairs,
+    marked_patients,
+    marked_visits,
+    painted_from,
+    prepare_pair,
+    prepare_visit,
+    seen_patients,
+    synthetic_brains,
+)
 
 # Share of a recipe's learning rate with which a trained model goes on.
 FINE_TUNING = 0.1
-# Masks of what changed between visits are of another kind.
-MASK = re.compile(r"(?!.*desc-change)(.*_)?(label-L.*_mask|lesions?(_mask)?)\.nii(\.gz)?")
 
 
-def train_lesions(
+@dataclass(frozen=True)
+class Samples:
+    """What a network learns from.
+
+    Attributes
+    ----------
+    dataset : Dataset
+        Gives (input, *targets).
+    loss : callable
+        ``loss(logits, *targets)``.
+    source : str
+        What the samples are made of, for the card.
+    """
+
+    dataset: Dataset
+    loss: Callable[..., Tensor]
+    source: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the samples of a training come from.
+
+    Attributes
+    ----------
+    data : Path
+    prepared : Path
+        Gets the prepared visits.
+    leave_out : tuple of str
+        Patients that must not be seen.
+    console : Console
+    """
+
+    data: Path
+    prepared: Path
+    leave_out: tuple[str, ...]
+    console: Console
+
+
+def train(
     recipe: TrainingRecipe,
     data: Path,
     out: Path,
     *,
-    leave_out: list[str],
+    leave_out: Sequence[str] = (),
     console: Console,
     prepared: Path | None = None,
 ) -> Path:
-    """Train a lesion network on every marked visit below ``data``.
+    """Train the network of a recipe on what lies below ``data``.
 
     Parameters
     ----------
     recipe : TrainingRecipe
+        Its task decides what ``data`` must hold, see TASKS and :func:`msrim.workflows.train_rims.train_rims`.
     data : Path
-        Subjects in BIDS order; beside each FLAIR its lesion mask (``*label-L*_mask.nii.gz``).
     out : Path
-        Gets ``weights.safetensors``, ``card.toml`` and the loss curve.
-    leave_out : list of str
-        Patients (labels without ``sub-``) that must not be seen.
+        Gets ``weights.safetensors``, ``card.toml``, the loss curve and a checkpoint, from which a later call goes on.
+    leave_out : sequence of str
+        Patients that must not be seen: labels without ``sub-``, names of pairs' folders, numbers of CT scans.
     prepared : Path, optional
         Gets the prepared visits, so that several trainings may share them; a folder in ``out`` if not given.
 
     Returns
     -------
     Path
-        The folder, ready for ``msrim segment --model``.
+        The folder ``out``, which a command's ``--model`` takes.
 
     Raises
     ------
     InputError
-        The recipe's crops do not fit its network, or see :func:`marked_patients`.
+        Nothing is left to train on, a patient to leave out is not there, or the data do not fit the recipe.
+    ModelError
+        The recipe's ``start`` is no model of this kind.
     """
+    if recipe.task == "rims":
+        return train_rims(recipe, data, out, leave_out=leave_out, console=console)
+    samples = TASKS[recipe.task](recipe, Source(data, prepared or out / "prepared", tuple(leave_out), console))
+    return _train_on(recipe, samples, out=out, console=console)
+
+
+def lesion_samples(recipe: TrainingRecipe, source: Source) -> Samples:
+    """Crops of every marked visit: subjects in BIDS order with a lesion mask (``*label-L*_mask``) beside each FLAIR."""
     _check_crop(recipe)
-    bank = painted_from(recipe, leave_out=leave_out)
-    patients = marked_patients(recipe, data, prepared or out / "prepared", leave_out=leave_out, console=console)
+    bank = painted_from(recipe, leave_out=source.leave_out)
+    patients = marked_patients(recipe, source.data, source.prepared, leave_out=source.leave_out, console=source.console)
     crops = LesionCrops(
         patients,
         bank,
@@ -81,50 +136,96 @@ def train_lesions(
         shape=recipe.crop,
         samples=recipe.steps * recipe.batch_size,
         seed=recipe.seed,
-        synthetic=synthetic_brains(recipe, console=console),
+        synthetic=synthetic_brains(recipe, console=source.console),
         required=recipe.required,
         intensity_range=recipe.intensity_range,
     )
-    loss = partial(all_net_loss, les_loss=recipe.les_loss)
-    seen = seen_patients(patients)
-    return train_on(recipe, crops, loss=loss, out=out, trained_on=seen, console=console)
+    return Samples(crops, partial(all_net_loss, les_loss=recipe.les_loss), seen_patients(patients))
 
 
-def _check_crop(recipe: TrainingRecipe) -> None:
-    """Refuse crops that the network cannot halve as often as it wants to."""
-    # What is left over decides, not the size.
-    small = torch.zeros(1, len(recipe.contrasts) + COORDINATES, *(16 + side % 16 for side in recipe.crop))
-    try:
-        with torch.inference_mode():
-            build(recipe.network, **recipe.settings).eval()(small)
-    except RuntimeError as error:
-        sides = " x ".join(map(str, recipe.crop))
-        raise InputError(
-            f"recipe {recipe.name}: {recipe.network} with these settings takes no crops of {sides} voxels in "
-            f"{len(recipe.contrasts)} contrasts; make the sides multiples of 16, and settings and contrasts fit"
-        ) from error
-
-
-def train_head(recipe: TrainingRecipe, data: Path, out: Path, *, console: Console) -> Path:
-    """Train the head network on label maps of whole heads with FreeSurfer values, one NIfTI file each, in ``data``."""
-    paths = _label_maps(data)
+def head_samples(recipe: TrainingRecipe, source: Source) -> Samples:
+    """Synthetic scans of label maps of whole heads with FreeSurfer values, one NIfTI file each."""
+    paths = label_maps(source.data)
+    check_left_out(source.leave_out, (), data=source.data)
     heads = SyntheticHeads(paths, shape=recipe.crop, samples=recipe.steps * recipe.batch_size, seed=recipe.seed)
-    seen = f"synthetic scans of {len(paths)} label maps"
-    return train_on(recipe, heads, loss=cross_entropy_and_dice, out=out, trained_on=seen, console=console)
+    return Samples(heads, cross_entropy_and_dice, f"synthetic scans of {len(paths)} label maps")
 
 
-def train_on(
-    recipe: TrainingRecipe,
-    samples: Dataset,
-    *,
-    loss: Callable[..., Tensor],
-    out: Path,
-    trained_on: str,
-    console: Console,
-) -> Path:
+def pair_samples(recipe: TrainingRecipe, source: Source) -> Samples:
+    """Crops of marked visits, and of marked pairs (PAIR_FILES) or, without any, of pairs made from the visits."""
+    data, leave_out = source.data, source.leave_out
+    marked, folders = marked_visits(data), marked_pairs(data)
+    known = [*(subject.label for subject, _ in marked), *(folder.name for folder in folders)]
+    check_left_out(leave_out, known, data=data)
+    singles = [visit for visit in marked if visit[0].label not in leave_out]
+    folders = [folder for folder in folders if folder.name not in leave_out]
+    if not singles and (recipe.samples != "pairs" or not folders):
+        raise InputError(f"{data}: no visit with a FLAIR and a *label-L*_mask.nii.gz beside it is left to train on")
+    bank, preparing = painted_from(recipe, leave_out=leave_out), {"out": source.prepared, "console": source.console}
+    patients = [prepare_visit(subject, mask, recipe=recipe, **preparing) for subject, mask in singles]
+    pairs = [prepare_pair(folder, recipe=recipe, **preparing) for folder in folders]
+    crops = VisitCrops(
+        patients,
+        pairs,
+        bank,
+        channel=recipe.contrasts.index("FLAIR"),
+        shape=recipe.crop,
+        samples=recipe.steps * recipe.batch_size,
+        seed=recipe.seed,
+        kinds=recipe.samples,
+        relations=recipe.relations,
+        staged=recipe.staged,
+    )
+    names = sorted({patient.name for patient in patients} | {pair.name for pair in pairs})
+    made = f"{len(pairs)} marked pairs" if pairs else "pairs made from them"
+    seen = f"{len(patients)} visits and {made}, {len(names)} patients ({', '.join(names)})"
+    return Samples(crops, coactseg_loss, seen)
+
+
+def slice_samples(recipe: TrainingRecipe, source: Source) -> Samples:
+    """Axial slices.
+
+    With "CT" for the recipe's only contrast: slices of ``volume-N.nii`` with their ``segmentation-N.nii`` of the LiTS
+    challenge. Else of marked visits as :func:`lesion_samples` takes them; varied and painted where the recipe names a
+    lesion bank or head labels, otherwise as they are.
+    """
+    plane = build(recipe.network, **recipe.settings).plane
+    drawn = {"plane": plane, "samples": recipe.steps * recipe.batch_size, "seed": recipe.seed}
+    if recipe.contrasts == ("CT",):
+        scans = list(ct_scans(source.data, leave_out=source.leave_out))
+        return Samples(LesionSlices(scans, **drawn), slice_loss, f"axial slices of {len(scans)} scans")
+    bank = painted_from(recipe, leave_out=source.leave_out)
+    patients = marked_patients(recipe, source.data, source.prepared, leave_out=source.leave_out, console=source.console)
+    seen = f"axial slices of {seen_patients(patients)}"
+    if bank is None and recipe.head_labels is None:
+        images = (cut_images(patient, recipe.intensity_range).float().numpy() for patient in patients)
+        scans = [(image, patient.lesions) for image, patient in zip(images, patients, strict=True)]
+        return Samples(LesionSlices(scans, **drawn), slice_loss, seen)
+    slabs = LesionSlabs(
+        patients,
+        bank,
+        contrasts=recipe.contrasts,
+        required=recipe.required,
+        intensity_range=recipe.intensity_range,
+        synthetic=synthetic_brains(recipe, console=source.console),
+        **drawn,
+    )
+    return Samples(slabs, slice_loss, seen)
+
+
+# A task of recipes, and what its networks learn from; rim networks have a protocol of their own.
+TASKS: dict[str, Callable[[TrainingRecipe, Source], Samples]] = {
+    "lesions": lesion_samples,
+    "head": head_samples,
+    "longitudinal": pair_samples,
+    "slices": slice_samples,
+}
+
+
+def _train_on(recipe: TrainingRecipe, samples: Samples, *, out: Path, console: Console) -> Path:
     """Make or load the recipe's network, fit it to the samples, and write weights and card."""
     torch.manual_seed(recipe.seed)
-    network = build(recipe.network, **recipe.settings)
+    network, source = build(recipe.network, **recipe.settings), samples.source
     if recipe.start is not None:
         card = read_card(recipe.start)
         if card.network != recipe.network or not set(recipe.contrasts) <= set(card.contrasts):
@@ -132,11 +233,11 @@ def train_on(
                 f"{recipe.start}: a {card.network} of {', '.join(card.contrasts)} cannot start this training"
             )
         start_from(network, card, contrasts=recipe.contrasts)
-        trained_on += f"; started from {card.label}"
+        source += f"; started from {card.label}"
     weights = fit(
         network.to(choose_device(recipe.device)),
-        samples,
-        loss=loss,
+        samples.dataset,
+        loss=samples.loss,
         out=out,
         batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate * (1 if recipe.start is None else FINE_TUNING),
@@ -150,7 +251,7 @@ def train_on(
     limits = "Not measured on patients outside the training data; research use only."
     threshold = 0.5 if recipe.threshold_range is None else recipe.threshold_range[0]
     write_card(
-        recipe, weights, settings=recipe.settings, training=f"{how}; {trained_on}", limits=limits, threshold=threshold
+        recipe, weights, settings=recipe.settings, training=f"{how}; {source}", limits=limits, threshold=threshold
     )
     return out
 
@@ -174,125 +275,16 @@ def start_from(network: nn.Module, card: Card, *, contrasts: Sequence[str]) -> N
         raise ModelError(f"{card.label}: its settings are not the recipe's ({error}); make them the same") from error
 
 
-def _label_maps(folder: Path) -> list[Path]:
-    paths = images_in(folder) if folder.is_dir() else []
-    if not paths:
-        raise InputError(f"{folder}: no label maps (*.nii.gz)")
-    return paths
-
-
-def painted_from(recipe: TrainingRecipe, *, leave_out: Sequence[str]) -> LesionBank | None:
-    """The recipe's bank of lesions, where it names one, and its masks but those of patients to leave out.
-
-    Raises
-    ------
-    InputError
-        There are masks without a bank, or none in their folder.
-    """
-    if recipe.lesion_bank is None:
-        if recipe.lesion_masks is not None:
-            raise InputError(f"{recipe.lesion_masks}: lesion masks are painted beside a lesion bank; give that as well")
-        return None
-    folder = recipe.lesion_masks
-    masks = images_in(folder) if folder is not None and folder.is_dir() else []
-    if recipe.lesion_masks is not None and not masks:
-        raise InputError(f"{recipe.lesion_masks}: no lesion masks (*.nii.gz)")
-    painted = [path for path in masks if path.name.removeprefix("sub-").split("_")[0] not in leave_out]
-    return LesionBank(recipe.lesion_bank, [read_volume(path, mask=True) for path in painted])
-
-
-def synthetic_brains(recipe: TrainingRecipe, *, console: Console) -> list[Patient]:
-    """A brain from each of the recipe's label maps; none where it names none."""
-    if recipe.head_labels is None:
-        return []
-    paths = _label_maps(recipe.head_labels)
-    brains = []
-    for seed, path in enumerate(paths):
-        brains.append(synthetic_brain(path, contrasts=recipe.contrasts, seed=seed))
-        console.say(f"brain {seed + 1} of {len(paths)} synthesised")
-    return brains
-
-
-def marked_patients(
-    recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: list[str], console: Console
-) -> list[Patient]:
-    """Every marked visit below ``data`` but those of ``leave_out``, prepared in ``out``.
-
-    Raises
-    ------
-    InputError
-        A patient to leave out is not there, nobody is left, a visit lacks a contrast that the recipe requires, or there
-        is a contrast that nothing shows.
-    """
-    if unknown := set(recipe.contrasts) - set(CONTRASTS):
+def _check_crop(recipe: TrainingRecipe) -> None:
+    """Refuse crops that the network cannot halve as often as it wants to."""
+    # What is left over decides, not the size.
+    small = torch.zeros(1, len(recipe.contrasts) + COORDINATES, *(16 + side % 16 for side in recipe.crop))
+    try:
+        with torch.inference_mode():
+            build(recipe.network, **recipe.settings).eval()(small)
+    except RuntimeError as error:
+        sides = " x ".join(map(str, recipe.crop))
         raise InputError(
-            f"recipe {recipe.name}: {', '.join(unknown)}: unknown contrast; known are {', '.join(CONTRASTS)}"
-        )
-    marked = marked_visits(data)
-    check_left_out(leave_out, [subject.label for subject, _ in marked], data=data)
-    visits = [visit for visit in marked if visit[0].label not in leave_out]
-    if not visits:
-        raise InputError(f"{data}: no visit with a FLAIR and a *label-L*_mask.nii.gz beside it is left to train on")
-    for subject, mask in visits:
-        found = subject.for_network(recipe.contrasts).contrasts
-        if missing := [name for name in recipe.required if name not in found]:
-            raise InputError(
-                f"{mask.parent}: no {' and no '.join(missing)}, which the recipe requires; see --leave-out"
-            )
-    shown = set(recipe.contrasts if recipe.head_labels else ()).union(*(subject.contrasts for subject, _ in visits))
-    if never := [name for name in recipe.contrasts if name not in shown]:
-        raise InputError(
-            f"{data}: no visit has a {' or a '.join(never)}, so a model would not know what to make of one; take it "
-            "out of the recipe's contrasts and settings, or give --head-labels"
-        )
-    return [prepare_visit(subject, mask, recipe=recipe, out=out, console=console) for subject, mask in visits]
-
-
-def seen_patients(patients: Sequence[Patient]) -> str:
-    """How a card names who was trained on."""
-    names = sorted({patient.name for patient in patients})
-    return f"{len(patients)} visits of {len(names)} patients ({', '.join(names)})"
-
-
-def marked_visits(data: Path) -> list[tuple[Subject, Path]]:
-    """Every visit below a folder that has a FLAIR and a lesion mask beside it."""
-    visits = []
-    for mask in sorted(data.rglob("*.nii*")):
-        if MASK.fullmatch(mask.name) and not mask.name.startswith("."):
-            visits.append((find_subject(mask.parent), mask))
-    return visits
-
-
-def check_left_out(leave_out: Iterable[str], known: Iterable[str], *, data: Path) -> None:
-    """Refuse a patient to leave out that isn't there: a misspelt one would be trained on."""
-    unknown = sorted(set(leave_out) - set(known))
-    if unknown:
-        raise InputError(f"{data}: no marked subject {', '.join(unknown)} to leave out; give labels without sub-")
-
-
-def prepare_visit(subject: Subject, mask: Path, *, recipe: TrainingRecipe, out: Path, console: Console) -> Patient:
-    """One visit on its working grid, by the same steps that `msrim segment` takes."""
-    settings = Recipe(brain_extracted=recipe.brain_extracted, device=recipe.device)
-    subject = subject.for_network(recipe.contrasts)
-    with Run(subject.folder(out), console, recipe=settings.model_dump(), inputs=subject.contrasts) as run:
-        anatomy = prepare(subject, settings, run, out=out)
-    working = anatomy.working
-    brain, labels = read_mask(working.brain), read_own(working.labels)
-    mni_from_flair = read_transform(anatomy.to_mni)
-    csf = csf_structures(read_own(working.tissue))
-    coordinates = anatomical_coordinates(brain, mni_from_world=mni_from_flair, csf=csf, brain=brain)
-    images = np.zeros((len(recipe.contrasts), *brain.shape), np.float32)
-    for index, contrast in enumerate(recipe.contrasts):
-        if contrast in working.images:
-            images[index] = read_own(working.images[contrast]).data
-    marked = read_volume(mask, mask=True)
-    lesions = resample(marked.like(marked.data.astype(np.float32)), brain).data > 0.5
-    return Patient(
-        name=subject.label,
-        images=torch.from_numpy(images).half(),
-        coordinates=torch.from_numpy(coordinates).half(),
-        lesions=lesions,
-        brain=brain.data,
-        labels=labels.data,
-        mni_from_voxel=mni_from_flair @ brain.affine,
-    )
+            f"recipe {recipe.name}: {recipe.network} with these settings takes no crops of {sides} voxels in "
+            f"{len(recipe.contrasts)} contrasts; make the sides multiples of 16, and settings and contrasts fit"
+        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,19 @@ from msrim.console import Console
 from msrim.errors import InputError
 from msrim.evaluation.rims import best_f1_threshold, curve_areas, sensitive_threshold, stratified_folds
 from msrim.lesions.patches import SPACING_MM
-from msrim.models import build
+from msrim.models import build, write_weights
+from msrim.models.cards import write_card
 from msrim.models.inference import choose_device
 from msrim.models.rims import INPUTS, answers
 from msrim.recipe import TrainingRecipe
-from msrim.training.loop import write_weights
 from msrim.training.rims import RimLesions, fit_forest, fit_rims, read_cohort
-from msrim.workflows.cards import write_card
-from msrim.workflows.train import check_left_out
+from msrim.workflows.training_data import check_left_out
 
 # One subject in five is kept out of training and chooses the thresholds.
 FOLDS = 5
 
 
-def train_rims(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: list[str], console: Console) -> Path:
+def train_rims(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: Sequence[str], console: Console) -> Path:
     """Train a rim network on a cohort.
 
     Parameters
@@ -37,7 +37,7 @@ def train_rims(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: list
         See :func:`msrim.training.rims.read_cohort`.
     out : Path
         Gets ``weights.safetensors``, ``card.toml`` and the loss curve.
-    leave_out : list of str
+    leave_out : sequence of str
         Subjects (labels without ``sub-``) that must not be seen.
 
     Returns

@@ -31,8 +31,8 @@ from msrim.evaluation.statistics import bootstrap_interval
 from msrim.image import read_volume
 from msrim.recipe import Recipe, read_training_recipe
 from msrim.workflows.segment import segment_subject
-from msrim.workflows.train import marked_visits, train_lesions
-from msrim.workflows.train_slices import train_slices
+from msrim.workflows.train import train
+from msrim.workflows.training_data import marked_visits
 
 QUIET = Console(quiet=True)
 FIGURES = ("dice", "l_f1", "ltpr", "lfpr")
@@ -93,7 +93,6 @@ def _train(path: Path, number: int, left_out: list[str], *, start: str | None, g
     recipe = read_training_recipe(path, start=start, steps=given.steps, **painted)
     out = given.out / recipe.name / f"fold{number}"
     if not (out / "card.toml").is_file():
-        train = train_slices if recipe.task == "slices" else train_lesions
         prepared = given.out / "prepared"
         train(recipe, given.data, out, leave_out=left_out, console=Console(), prepared=prepared)
 

@@ -28,8 +28,8 @@ from msrim.evaluation.statistics import bootstrap_interval
 from msrim.image import read_volume
 from msrim.recipe import Recipe, read_training_recipe
 from msrim.workflows.segment import segment_subject
-from msrim.workflows.train import marked_visits, train_lesions
-from msrim.workflows.train_slices import train_slices
+from msrim.workflows.train import train
+from msrim.workflows.training_data import marked_visits
 
 RECIPE = Path(__file__).parents[2] / "pipelines" / "allnet.toml"
 TABLES = (("FLAIR", "T1w", "T2w"), ("FLAIR", "T1w"), ("FLAIR",))
@@ -63,7 +63,6 @@ def _train_missing(visits: list[tuple[Subject, Path]], given: argparse.Namespace
     """A model for each patient that has none, on the others."""
     painted = {name: getattr(given, name) for name in ("lesion_bank", "lesion_masks", "head_labels")}
     recipe = read_training_recipe(given.recipe, **painted)
-    train = train_slices if recipe.task == "slices" else train_lesions
     for patient in sorted({subject.label for subject, _ in visits}):
         if not (given.out / patient / "card.toml").is_file():
             train(recipe, given.data, given.out / patient, leave_out=[patient], console=Console())

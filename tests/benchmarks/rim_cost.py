@@ -14,10 +14,9 @@ import torch
 from msrim.bids import find_qsm, find_subject
 from msrim.console import Console
 from msrim.image import Volume, write_volume
-from msrim.models import build
+from msrim.models import build, write_weights
 from msrim.models.rims import INPUTS, network_inputs
 from msrim.recipe import Recipe, TrainingRecipe
-from msrim.training.loop import write_weights
 from msrim.training.rims import MARGIN, augment, draw_batch, rim_loss
 from msrim.workflows.anatomy import Anatomy, AnatomyFiles, Working
 from msrim.workflows.rims import classify_rims

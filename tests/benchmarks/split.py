@@ -38,7 +38,7 @@ from msrim.lesions.split import label_lesions, split_confluent
 from msrim.models import load_model, read_card
 from msrim.recipe import read_training_recipe
 from msrim.training.lesions import WHITE_MATTER, Patient
-from msrim.workflows.train import marked_visits, prepare_visit
+from msrim.workflows.training_data import marked_visits, prepare_visit
 from tests.benchmarks.centres import split_at_centres
 
 RECIPE = Path(__file__).parents[2] / "pipelines" / "allnet.toml"

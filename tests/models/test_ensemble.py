@@ -9,11 +9,10 @@ from scipy.special import logit
 
 from msrim.errors import ModelError
 from msrim.image import Volume
-from msrim.models import build, inference, load_model, read_card
+from msrim.models import build, inference, load_model, read_card, write_weights
+from msrim.models.cards import join_models, write_card
 from msrim.models.rims import INPUTS, inputs_of, rim_probabilities
 from msrim.recipe import TrainingRecipe
-from msrim.training.loop import write_weights
-from msrim.workflows.cards import join_models, write_card
 
 SMALL = {"contrasts": 1, "widths": [4, 8], "head_width": 4}
 

@@ -10,10 +10,9 @@ import torch
 
 from msrim.files import sha256_of
 from msrim.image import Volume
-from msrim.models import build, inference, read_card
+from msrim.models import build, inference, read_card, write_weights
 from msrim.models.inference import find_lesions
 from msrim.models.networks.scp import CovariantHead, four_distances
-from msrim.training.loop import write_weights
 from tests.benchmarks.scp_cost import PAPER, cost
 
 HEADS = ("scp", "base", "base-f", "base-b")

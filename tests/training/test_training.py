@@ -17,15 +17,16 @@ from torch import nn
 from msrim.console import Console
 from msrim.errors import InputError, ModelError
 from msrim.image import Volume, write_volume
-from msrim.models import build, load_model, read_card
+from msrim.models import build, load_model, read_card, write_weights
+from msrim.models.cards import write_card
 from msrim.recipe import ONE_CYCLE, read_training_recipe
 from msrim.training import synthesis
 from msrim.training.heads import TISSUES, SyntheticHeads, answers, load_head, paint
 from msrim.training.lesions import LesionBank, LesionCrops, Patient, lesions_at
-from msrim.training.loop import fit, write_weights
-from msrim.workflows.cards import write_card
-from msrim.workflows.train import painted_from, start_from, train_lesions
-from msrim.workflows.train_longitudinal import train_longitudinal
+from msrim.training.loop import fit
+from msrim.workflows.train import start_from
+from msrim.workflows.train import train as train_network
+from msrim.workflows.training_data import painted_from
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 SHAPE = (48, 48, 48)
@@ -352,14 +353,15 @@ def test_fine_tuning_may_leave_contrasts_out(tmp_path):
         start_from(build("allnet", **settings | {"widths": [8, 16]}), card, contrasts=card.contrasts)
 
 
-@pytest.mark.parametrize(("train", "recipe"), [(train_lesions, "allnet"), (train_longitudinal, "coactseg")])
-def test_a_misspelt_patient_to_leave_out_is_refused(train, recipe, tmp_path):
+@pytest.mark.parametrize("recipe", ["allnet", "coactseg", "scp", "head"])
+def test_a_misspelt_patient_to_leave_out_is_refused(recipe, tmp_path):
     image = Volume(np.ones((4, 4, 4), np.float32), np.eye(4))
     for name in ("FLAIR", "label-L_mask"):
         write_volume(image, tmp_path / "sub-07" / "anat" / f"sub-07_{name}.nii.gz")
+    write_volume(image, tmp_path / "head.nii.gz")
     recipe = read_training_recipe(PIPELINES / f"{recipe}.toml")
     with pytest.raises(InputError, match="no marked subject 7 to leave out"):
-        train(recipe, tmp_path, tmp_path / "out", leave_out=["7"], console=Console(quiet=True))
+        train_network(recipe, tmp_path, tmp_path / "out", leave_out=["7"], console=Console(quiet=True))
     assert not (tmp_path / "out").exists()
 
 
@@ -387,23 +389,24 @@ def test_a_contrast_that_a_visit_or_all_of_them_lack_is_refused(recipe, message,
     image = Volume(np.ones((4, 4, 4), np.float32), np.eye(4))
     for name in ("FLAIR", "T1w", "label-L_mask"):
         write_volume(image, tmp_path / "sub-07" / "anat" / f"sub-07_{name}.nii.gz")
+    write_volume(image, tmp_path / "head.nii.gz")
     recipe = read_training_recipe(PIPELINES / f"{recipe}.toml")
     with pytest.raises(InputError, match=message):
-        train_lesions(recipe, tmp_path, tmp_path / "out", leave_out=[], console=Console(quiet=True))
+        train_network(recipe, tmp_path, tmp_path / "out", leave_out=[], console=Console(quiet=True))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_misspelt_contrast_is_refused(tmp_path):
     recipe = read_training_recipe(PIPELINES / "allnet.toml").model_copy(update={"contrasts": ("FLAIR", "T1", "T2w")})
     with pytest.raises(InputError, match="recipe allnet: T1: unknown contrast; known are FLAIR, T1w, T2w, PDw"):
-        train_lesions(recipe, tmp_path, tmp_path / "out", leave_out=[], console=Console(quiet=True))
+        train_network(recipe, tmp_path, tmp_path / "out", leave_out=[], console=Console(quiet=True))
 
 
 def test_crops_that_the_network_cannot_halve_are_refused(tmp_path):
     fresh = {"settings": {"contrasts": 3}, "crop": (128, 128, 36)}
     recipe = read_training_recipe(PIPELINES / "allnet.toml").model_copy(update=fresh)
     with pytest.raises(InputError, match=r"recipe allnet: allnet .* no crops of 128 x"):
-        train_lesions(recipe, tmp_path, tmp_path / "out", leave_out=[], console=Console(quiet=True))
+        train_network(recipe, tmp_path, tmp_path / "out", leave_out=[], console=Console(quiet=True))
     assert not (tmp_path / "out").exists()
 
 

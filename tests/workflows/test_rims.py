@@ -20,9 +20,8 @@ from msrim.console import Console
 from msrim.errors import InputError
 from msrim.image import Volume, read_volume, write_volume
 from msrim.lesions.measure import measure_lesions
-from msrim.models import build
+from msrim.models import build, write_weights
 from msrim.recipe import Recipe, TrainingRecipe
-from msrim.training.loop import write_weights
 from msrim.transform import apply_transform, read_transform
 from msrim.workflows.anatomy import Anatomy, AnatomyFiles, Working
 from msrim.workflows.rims import align_to_qsm, classify_rims

@@ -15,7 +15,7 @@ from msrim.errors import InputError
 from msrim.image import Volume, read_volume, same_grid, write_volume
 from msrim.models import load_model, read_card
 from msrim.recipe import read_training_recipe
-from msrim.workflows.train_slices import train_slices
+from msrim.workflows.train import train
 
 RECIPE = """
 name = "ct"
@@ -44,7 +44,7 @@ def lits(tmp_path):
 
 def test_ct_in_card_and_weights_out(lits):
     recipe = read_training_recipe(lits / "recipe.toml")
-    out = train_slices(recipe, lits / "data", lits / "out", leave_out=["1"], console=Console(quiet=True))
+    out = train(recipe, lits / "data", lits / "out", leave_out=["1"], console=Console(quiet=True))
     card = read_card(out)
     assert (card.task, card.contrasts, card.network) == ("slices", ("CT",), "scp")
     assert "1 scans" in card.training
@@ -54,7 +54,7 @@ def test_ct_in_card_and_weights_out(lits):
 def test_a_made_ct_goes_from_training_to_a_mask(lits):
     """Turned on the disk: the network sees it as in training, and the mask lies on the file's own grid."""
     recipe = read_training_recipe(lits / "recipe.toml")
-    model = train_slices(recipe, lits / "data", lits / "out", leave_out=["1"], console=Console(quiet=True))
+    model = train(recipe, lits / "data", lits / "out", leave_out=["1"], console=Console(quiet=True))
     straight = read_volume(lits / "data" / "volume-1.nii")
     affine = np.array([[0.0, -1.0, 0.0, 69.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
     turned = Volume(straight.data[::-1].transpose(1, 0, 2), affine)
@@ -86,9 +86,9 @@ def test_other_models_are_refused_before_anything_is_written(lits, model, messag
 def test_nothing_left_and_labels_of_another_scan(lits):
     recipe = read_training_recipe(lits / "recipe.toml")
     with pytest.raises(InputError, match="is left to train on"):
-        train_slices(recipe, lits / "data", lits / "out", leave_out=["0", "1"], console=Console(quiet=True))
+        train(recipe, lits / "data", lits / "out", leave_out=["0", "1"], console=Console(quiet=True))
     with pytest.raises(InputError, match="no marked subject 2 to leave out"):
-        train_slices(recipe, lits / "data", lits / "out", leave_out=["2"], console=Console(quiet=True))
+        train(recipe, lits / "data", lits / "out", leave_out=["2"], console=Console(quiet=True))
     write_volume(Volume(np.eye(70, 90)[..., None].repeat(8, 2), np.eye(4)), lits / "data" / "segmentation-1.nii")
     with pytest.raises(InputError, match="not on the grid of volume-1"):
-        train_slices(recipe, lits / "data", lits / "out", leave_out=[], console=Console(quiet=True))
+        train(recipe, lits / "data", lits / "out", leave_out=[], console=Console(quiet=True))

@@ -9,7 +9,7 @@ from typing import Any
 
 from msrim.errors import ModelError
 from msrim.files import sha256_of, write_text
-from msrim.models import load_model, read_card
+from msrim.models import load_model, read_card, write_weights
 from msrim.models.registry import LESION_TASKS
 from msrim.recipe import TrainingRecipe
 
@@ -91,7 +91,6 @@ def join_models(models: list[str], out: Path, *, name: str) -> Path:
         The number is even or 1, or the models are not of one kind.
     """
     from msrim.models.networks.ensemble import Ensemble
-    from msrim.training.loop import write_weights
 
     cards = [read_card(model) for model in models]
     first = cards[0]
