@@ -580,3 +580,28 @@ def grid_around(shape_mm: np.ndarray, lowest_mm: np.ndarray, *, spacing_mm: floa
     affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
     affine[:3, 3] = lowest_mm
     return Volume(np.broadcast_to(np.float32(0), tuple(size)), affine)
+
+
+def bounding_box(mask: np.ndarray, *, margin: int | np.ndarray = 0) -> tuple[slice, ...]:
+    """The smallest box that holds a mask, and some voxels more on every side.
+
+    Parameters
+    ----------
+    mask : (X, Y, Z) bool array
+        Where it is empty, the box is the whole array.
+    margin : int, or (3,) int
+        The box ends where the array ends.
+
+    Examples
+    --------
+    >>> mask = np.array([0, 0, 0, 1, 0, 1, 0]).reshape(7, 1, 1) > 0
+    >>> bounding_box(mask)[0], bounding_box(mask, margin=2)[0]
+    (slice(3, 6, None), slice(1, 7, None))
+    """
+    axes = range(mask.ndim)
+    occupied = [np.flatnonzero(mask.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
+    margins = np.broadcast_to(margin, mask.ndim)
+    return tuple(
+        slice(max(0, int(o[0] - m)), min(n, int(o[-1] + 1 + m))) if len(o) else slice(0, n)
+        for o, m, n in zip(occupied, margins, mask.shape, strict=True)
+    )

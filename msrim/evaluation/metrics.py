@@ -21,7 +21,7 @@ import numpy as np
 from scipy import ndimage
 
 from msrim.errors import InputError
-from msrim.image import Volume, same_grid
+from msrim.image import Volume, bounding_box, same_grid
 
 
 def segmentation_metrics(truth: Volume, prediction: Volume, *, min_volume_mm3: float = 0.0) -> dict:
@@ -132,7 +132,7 @@ def _surface_distances_mm(a: np.ndarray, b: np.ndarray, *, spacing: np.ndarray) 
     """95 % Hausdorff and average distance between the surfaces of two masks, not both empty."""
     if not a.any() or not b.any():
         return None, None
-    box = ndimage.find_objects((a | b).astype(np.uint8))[0]
+    box = bounding_box(a | b)
     surface_a, surface_b = _surface(a[box]), _surface(b[box])
     from_a = edt.edt(~surface_b, anisotropy=tuple(spacing))[surface_a]
     from_b = edt.edt(~surface_a, anisotropy=tuple(spacing))[surface_b]

@@ -24,7 +24,7 @@ import edt
 import numpy as np
 from scipy import ndimage
 
-from msrim.image import Volume
+from msrim.image import Volume, bounding_box
 from msrim.labels import CEREBRUM, INFRATENTORIAL, HeadLabel
 
 REGIONS = ("periventricular", "juxtacortical", "infratentorial", "deep white matter")
@@ -65,7 +65,7 @@ def place_lesions(instances: Volume, labels: Volume) -> list[Place]:
     lesions = instances.data > 0
     if not lesions.any():
         return []
-    box = ndimage.find_objects((lesions | (labels.data > 0)).astype(np.uint8))[0]
+    box = bounding_box(lesions | (labels.data > 0))
     lesions, anatomy, of_voxel = lesions[box], labels.data[box], instances.data[lesions]
     numbers = np.unique(of_voxel)
 

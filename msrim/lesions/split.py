@@ -144,17 +144,23 @@ def _peaks(component: np.ndarray, height: np.ndarray, *, spacing: np.ndarray) ->
     return kept
 
 
-def largest_first(labels: np.ndarray) -> np.ndarray:
+def largest_first(labels: np.ndarray, *, min_voxels: float = 1) -> np.ndarray:
     """The same parts numbered 1..n by descending size, 0 staying 0: int32.
+
+    Parameters
+    ----------
+    labels : array of int
+    min_voxels : float
+        Smaller parts become 0.
 
     Examples
     --------
-    >>> largest_first(np.array([7, 0, 3, 3])).tolist()
-    [2, 0, 1, 1]
+    >>> largest_first(np.array([7, 0, 3, 3])).tolist(), largest_first(np.array([7, 0, 3, 3]), min_voxels=2).tolist()
+    ([2, 0, 1, 1], [0, 0, 1, 1])
     """
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    order = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]
+    order = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes >= max(min_voxels, 1))]
     rank = np.zeros(sizes.size, dtype=np.int32)
     rank[order] = np.arange(1, order.size + 1)
     return rank[labels]

@@ -19,6 +19,7 @@ from msrim.errors import InputError
 from msrim.files import write_tsv
 from msrim.image import Volume, same_grid
 from msrim.lesions.measure import Lesion
+from msrim.lesions.split import largest_first
 
 CHANGES = ("new", "enlarging", "stable", "shrinking", "vanished", "merged", "split")
 # A lesion of 3 mm, the smallest that counts, is 14 mm3; less than that is not called a change.
@@ -166,12 +167,8 @@ def lesions_of_visit(parts: Volume, mask: Volume, *, min_mm3: float) -> Volume:
     [[[2, 0, 3, 1, 1]]]
     """
     pieces = cc3d.connected_components(np.where(mask.data, parts.data, 0), connectivity=26)
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
-    order = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes * parts.voxel_volume_mm3 >= min_mm3 - 1e-3)]
-    rank = np.zeros(sizes.size, np.int32)
-    rank[order] = np.arange(1, order.size + 1)
-    return parts.like(rank[pieces])
+    # The product of edges in a header's float32 may put a lesion of just the minimum below it.
+    return parts.like(largest_first(pieces, min_voxels=(min_mm3 - 1e-3) / parts.voxel_volume_mm3))
 
 
 def change_of(baseline_count: int, followup_count: int, baseline_mm3: float, followup_mm3: float) -> str:

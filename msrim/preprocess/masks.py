@@ -7,7 +7,7 @@ import edt
 import numpy as np
 import SimpleITK as sitk
 
-from msrim.image import Volume, from_sitk, to_sitk
+from msrim.image import Volume, bounding_box, from_sitk, to_sitk
 from msrim.preprocess.background import background_of
 from msrim.preprocess.coordinates import distance_to_boundary
 
@@ -56,7 +56,7 @@ def clean_mask(
     spacing = mask.spacing
     cleaned = mask.data.astype(bool)
     # Most of a head's volume is air: work in the box that the mask and its closing need.
-    box = _box_around(cleaned, margin=np.ceil(closing_mm / spacing).astype(int) + 1)
+    box = bounding_box(cleaned, margin=np.ceil(closing_mm / spacing).astype(int) + 1)
     opened = _dilated(_eroded(cleaned[box], spacing, opening_mm), spacing, opening_mm)
     if largest_only and opened.any():
         opened = cc3d.largest_k(opened, k=1, connectivity=6) > 0
@@ -197,14 +197,6 @@ def hysteresis(probability: Volume, *, core_odds: float) -> Volume:
     core = probability.data / (probability.data + core_odds * (1 - probability.data))
     kept = sitk.ReconstructionByDilation(to_sitk(probability.like(core)), to_sitk(probability), fullyConnected=True)
     return probability.like(from_sitk(kept).data)
-
-
-def _box_around(mask: np.ndarray, *, margin: np.ndarray) -> tuple[slice, ...]:
-    occupied = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    return tuple(
-        slice(max(0, o[0] - m), o[-1] + 1 + m) if len(o) else slice(0, n)
-        for o, m, n in zip(occupied, margin, mask.shape, strict=True)
-    )
 
 
 def _eroded(mask: np.ndarray, spacing: np.ndarray, radius_mm: float) -> np.ndarray:

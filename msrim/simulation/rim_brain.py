@@ -11,7 +11,7 @@ from edt import edt
 from scipy.ndimage import gaussian_filter
 
 from msrim.errors import InputError
-from msrim.image import Volume, read_volume, to_ras
+from msrim.image import Volume, bounding_box, read_volume, to_ras
 from msrim.simulation.head import OUTSIDE, Head
 from msrim.simulation.rim_shapes import (
     PATCH_MM,
@@ -125,8 +125,7 @@ def read_brain(path: Path) -> Brain:
         sinus = sum(((a - m) / r) ** 2 for a, m, r in zip(away, middle, radii, strict=True)) < 1
         outside[sinus] = AIR_PPM
     solid = white | grey | ventricles | np.isin(labels, OTHER_CSF)
-    low, high = _bounds(solid)
-    box = tuple(slice(max(a - SULCI_MM - 3, 0), b + SULCI_MM + 4) for a, b in zip(low, high, strict=True))
+    box = bounding_box(solid, margin=SULCI_MM + 3)
     white, grey, ventricles, solid = white[box], grey[box], ventricles[box], solid[box]
     # As brain extraction has it: sulci and fissures are inside.
     brain = edt(edt(~np.pad(solid, 1), parallel=1) < SULCI_MM, parallel=1)[1:-1, 1:-1, 1:-1] > SULCI_MM
@@ -146,8 +145,7 @@ def read_brain(path: Path) -> Brain:
 def _brain(
     tissue: dict[str, np.ndarray], brain: np.ndarray, ventricles: np.ndarray, affine: np.ndarray, outside: Volume
 ) -> Brain:
-    low, high = _bounds(brain)
-    box = tuple(slice(max(a - 2, 0), b + 3) for a, b in zip(low, high, strict=True))
+    box = bounding_box(brain, margin=2)
     moved = affine.copy()
     moved[:3, 3] = apply_transform(affine, np.array([s.start for s in box]))
     cut = {name: (data * brain)[box].astype(np.float32) for name, data in tissue.items()}
@@ -159,7 +157,7 @@ def _brain(
     chances = np.cumsum(near[allowed]) / near[allowed].sum()
     directions = np.stack(np.gradient(gaussian_filter(from_ventricles, 2)))
     maps = {name: Volume(np.ascontiguousarray(data), moved) for name, data in cut.items()}
-    ends = apply_transform(affine, np.stack([low, high]))
+    ends = apply_transform(affine, np.array([[side.start, side.stop - 1] for side in bounding_box(brain)]).T)
     stretch = np.abs(ends[1] - ends[0]) / np.ptp(TEMPLATE_MM, axis=1)
     from_mni = np.diag([*stretch, 1.0])
     from_mni[:3, 3] = ends.mean(axis=0) - stretch * TEMPLATE_MM.mean(axis=1)
@@ -274,8 +272,3 @@ def lesions_of(extent: Volume, *, dials: Dials, rng: np.random.Generator) -> lis
         plain = "plain" if rng.random() < 0.7 else "finger"
         lesions.append(rim or draw_lesion(shape, plain, dials=dials, rng=rng))
     return lesions
-
-
-def _bounds(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    voxels = np.argwhere(mask)
-    return voxels.min(axis=0), voxels.max(axis=0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 
 import cc3d
@@ -14,7 +13,7 @@ from edt import edt
 from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
-from msrim.files import read_arrays
+from msrim.lesions.bank import read_bank
 from msrim.simulation.shapes import random_blob
 
 # The largest rim+ lesion of Zhang et al. 2022 takes up 15 x 20 x 5 voxels of 0.75 x 0.75 x 3 mm.
@@ -135,12 +134,12 @@ def draw_radius_mm(*, large: bool, rng: np.random.Generator) -> float:
 
 
 class ShapeBank:
-    """Shapes and places of other people's lesions, in MNI space, from an .npz of flat indices.
+    """Shapes and places of other people's lesions, in MNI space.
 
     Parameters
     ----------
     path : Path
-        Holds ``voxels`` (flat C-order indices), ``offsets``, ``shape`` and ``affine``; one map between two offsets.
+        See :func:`msrim.lesions.bank.read_bank`.
 
     Notes
     -----
@@ -149,11 +148,10 @@ class ShapeBank:
     """
 
     def __init__(self, path: Path) -> None:
-        flat, offsets, shape, self.affine = read_arrays(path, "voxels", "offsets", "shape", "affine")
-        found = []
-        for start, stop in pairwise(offsets.tolist()):
-            voxels = np.unravel_index(flat[start:stop].astype(np.int64), tuple(shape.tolist()))
-            found += _connected(np.stack(voxels, axis=-1))
+        bank, found = read_bank(path), []
+        self.affine = bank.affine
+        for flat in bank.maps:
+            found += _connected(np.stack(np.unravel_index(flat, bank.shape), axis=-1))
         middles = np.array([(lesion.min(axis=0) + lesion.max(axis=0)) / 2 for lesion in found])
         sizes = np.array([len(lesion) for lesion in found])
         twins = cKDTree(middles).query_pairs(SAME_MM, output_type="ndarray")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from msrim.image import read_volume, to_ras
+from msrim.image import bounding_box, read_volume, to_ras
 from msrim.models.inference import scale_intensities
 from msrim.training import synthesis
 
@@ -64,9 +64,7 @@ def load_head(path: Path) -> np.ndarray:
     for index, values in enumerate(TISSUES, start=1):
         lookup[list(values)] = index
     tissues = lookup[labels]
-    occupied = [np.flatnonzero(tissues.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    tissues = tissues[tuple(slice(o[0], o[-1] + 1) for o in occupied)]
-    return np.pad(tissues, PADDING)
+    return np.pad(tissues[bounding_box(tissues > 0)], PADDING)
 
 
 def answers() -> Tensor:
@@ -158,8 +156,7 @@ def paint(tissues: Tensor, labels: Tensor, *, contrast: str, rng: np.random.Gene
 def strip_skull(image: Tensor, labels: Tensor, rng: np.random.Generator) -> Tensor:
     """What brain extraction leaves: everything outside zero, with or without the outer CSF."""
     keep = labels > (1 if rng.random() < 0.4 else 0)
-    grown = torch.nn.functional.max_pool3d(keep[None].float(), 3, stride=1, padding=1) > 0
-    return image * (grown if rng.random() < 0.5 else keep[None])
+    return image * (synthesis.dilate(keep, 1) if rng.random() < 0.5 else keep)[None]
 
 
 def scan(image: Tensor, rng: np.random.Generator) -> Tensor:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from msrim.files import read_arrays
 from msrim.image import Volume
+from msrim.lesions.bank import read_bank
 from msrim.lesions.spheres import lesion_spheres
 from msrim.training import synthesis
 from msrim.training.painting import PAINTED_CONTRAST, knots, painted_share
@@ -112,23 +112,19 @@ class LesionMap:
 
 
 class LesionBank:
-    """Lesion maps of other people in MNI space, read from an .npz of flat indices (see ``data/README`` of the bank).
+    """Lesion maps of other people in MNI space, to draw from.
 
     Parameters
     ----------
     path : Path
-        Holds ``voxels`` (flat C-order indices), ``offsets``, ``names`` (``<volume class>/<id>``), ``shape`` and
-        ``affine``.
+        See :func:`msrim.lesions.bank.read_bank`.
     masks : sequence of Volume
         All lesions of a patient each, in MNI space on grids of their own: heavy and confluent where they were.
     """
 
     def __init__(self, path: Path, masks: Sequence[Volume] = ()) -> None:
-        voxels, self.offsets, shape, self.affine, names = read_arrays(
-            path, "voxels", "offsets", "shape", "affine", "names"
-        )
-        self.voxels, self.shape = voxels.astype(np.int64), tuple(int(n) for n in shape)
-        classes = np.array([str(name).split("/")[0] for name in names])
+        self.maps = read_bank(path)
+        classes = np.array(self.maps.classes)
         self.members = [np.flatnonzero(classes == label) for label in np.unique(classes)]
         maps = [LesionMap(np.flatnonzero(mask.data), mask.shape, mask.affine) for mask in masks]
         self.whole = [lesions for lesions in maps if len(lesions.voxels)]
@@ -149,7 +145,7 @@ class LesionBank:
     def _map(self, rng: np.random.Generator) -> LesionMap:
         members = self.members[rng.integers(len(self.members))]
         index = int(rng.choice(members))
-        return LesionMap(self.voxels[self.offsets[index] : self.offsets[index + 1]], self.shape, self.affine)
+        return LesionMap(self.maps.maps[index], self.maps.shape, self.maps.affine)
 
 
 class LesionCrops(Dataset):
@@ -232,7 +228,7 @@ class LesionCrops(Dataset):
         for change, share in ((CHANGED_GREY, grey), (CHANGED_CSF, csf), (CHANGED_CONTRAST, marked)):
             images += strength * self._drawn(rng, change) * share
         if maps:
-            painted = white & ~_grown(lesions, 2) & lesions_at(points, maps, patient.mni_from_voxel)
+            painted = white & ~synthesis.dilate(lesions, 2) & lesions_at(points, maps, patient.mni_from_voxel)
             images += self._excess(painted, rng)
             lesions |= painted
         images = self._misaligned(self._scan(images, rng, strength=strength), rng)
@@ -312,16 +308,6 @@ def _voxels_by_lesion(mask: np.ndarray) -> list[np.ndarray]:
     order = np.argsort(labels[labels > 0], kind="stable")
     counts = np.bincount(labels[labels > 0])[1:]
     return np.split(where[order], np.cumsum(counts)[:-1]) if len(counts) else []
-
-
-def _grown(mask: Tensor, voxels: int) -> Tensor:
-    grown = mask[None].float()
-    for axis in range(3):
-        # A cube is a line along each axis in turn, at a tenth of the cost.
-        window, padding = [1, 1, 1], [0, 0, 0]
-        window[axis], padding[axis] = 2 * voxels + 1, voxels
-        grown = torch.nn.functional.max_pool3d(grown, window, stride=1, padding=padding)
-    return grown[0] > 0
 
 
 def _soft(mask: Tensor) -> Tensor:

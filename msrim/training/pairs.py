@@ -14,7 +14,6 @@ from functools import cached_property
 import cc3d
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -202,16 +201,16 @@ class VisitCrops(Dataset):
             part, visit, fate = parts == number, int(rng.integers(2)), rng.random()
             if fate < ABSENT:
                 # A little more than the mask, whose edge is not the lesion's.
-                soft = synthesis.blur(_grown(part).float()[None], sigma_voxels=(0.7, 0.7, 0.7))
+                soft = synthesis.blur(synthesis.dilate(part, 1).float()[None], sigma_voxels=(0.7, 0.7, 0.7))
                 visits[visit] += soft * (normal - visits[visit])
                 masks[visit] &= ~part
             elif fate < ABSENT + GROWN:
-                rim = _grown(part) & white & ~lesions
+                rim = synthesis.dilate(part, 1) & white & ~lesions
                 bright = visits[visit][0, part].mean() - normal[0, part].mean()
                 visits[visit] += bright * synthesis.blur(rim.float()[None], sigma_voxels=(0.5, 0.5, 0.5))
                 masks[visit] |= rim
         if self.bank is not None:
-            allowed = white & ~_grown(_grown(lesions))
+            allowed = white & ~synthesis.dilate(lesions, 2)
             for visit, painted in zip(visits, self._paint(patient, points, allowed=allowed, rng=rng), strict=True):
                 strength = rng.uniform(*PAINTED_CONTRAST["FLAIR"])
                 visit += strength * synthesis.blur(painted.float()[None], sigma_voxels=rng.uniform(0.4, 1.0, 3))
@@ -254,11 +253,6 @@ def _normal_tissue(image: Tensor, normal: Tensor) -> Tensor:
     sigma = (3.0, 3.0, 3.0)
     weight = synthesis.blur(normal.float()[None], sigma_voxels=sigma)
     return synthesis.blur(image * normal, sigma_voxels=sigma) / weight.clamp(min=1e-3)
-
-
-def _grown(mask: Tensor) -> Tensor:
-    """By a voxel to every side."""
-    return F.max_pool3d(mask[None, None].float(), 3, stride=1, padding=1)[0, 0] > 0
 
 
 def _right_angles(rng: np.random.Generator) -> np.ndarray:

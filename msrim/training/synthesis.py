@@ -125,3 +125,20 @@ def add_noise(rng: np.random.Generator, image: Tensor, *, spread: float) -> Tens
     """Add normal noise."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     return image + spread * torch.randn(image.shape, generator=generator)
+
+
+def dilate(mask: Tensor, voxels: int) -> Tensor:
+    """Grow a mask (X, Y, Z) bool by a cube: so many voxels to every side, corners included.
+
+    Examples
+    --------
+    >>> dilate(torch.tensor([[[False, False, True, False]]]), 1).tolist()
+    [[[False, True, True, True]]]
+    """
+    grown = mask[None].float()
+    for axis in range(3):
+        # A cube is a line along each axis in turn, at a tenth of the cost.
+        window, padding = [1, 1, 1], [0, 0, 0]
+        window[axis], padding[axis] = 2 * voxels + 1, voxels
+        grown = F.max_pool3d(grown, window, stride=1, padding=padding)
+    return grown[0] > 0
