@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from msrim.cli.evaluate_longitudinal import longitudinal
 from msrim.errors import InputError
 
 app = typer.Typer(help="Compare results with the truth.", no_args_is_help=True)
@@ -16,9 +15,6 @@ app = typer.Typer(help="Compare results with the truth.", no_args_is_help=True)
 @app.callback()
 def evaluate() -> None:
     """Compare results with the truth."""
-
-
-app.command()(longitudinal)
 
 
 @app.command()
@@ -33,13 +29,50 @@ def segmentation(
     """Compare two lesion masks, lesions connected over 26 neighbours. Prints JSON."""
     import json
 
-    from msrim.evaluation.metrics import segmentation_metrics
-    from msrim.image import on_grid_of, read_volume
+    from msrim.workflows.evaluate import evaluate_segmentation
 
-    marked = read_volume(truth, mask=True)
-    found = on_grid_of(read_volume(prediction, mask=True), marked, name=prediction, target_name=truth)
-    metrics = segmentation_metrics(marked, found, min_volume_mm3=min_volume_mm3)
-    typer.echo(json.dumps(metrics, indent=2))
+    typer.echo(json.dumps(evaluate_segmentation(truth, prediction, min_volume_mm3=min_volume_mm3), indent=2))
+
+
+@app.command()
+def longitudinal(
+    *,
+    truth: Annotated[Path, typer.Option("--truth", help="Mask of new lesions, or of all changes, taken as true.")],
+    prediction: Annotated[Path, typer.Option("--prediction", help="Mask of new lesions to be judged.")],
+    truth_from_followup: Annotated[
+        Path | None,
+        typer.Option("--truth-from-followup", help="ITK transform to the truth's space, if the prediction needs one."),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            "--baseline", help="Baseline FLAIR, where the truth marks shrinking too: with --followup and --brain."
+        ),
+    ] = None,
+    truth_from_baseline: Annotated[
+        Path | None, typer.Option("--truth-from-baseline", help="ITK transform of the baseline.")
+    ] = None,
+    followup: Annotated[Path | None, typer.Option("--followup", help="Follow-up FLAIR, with --baseline.")] = None,
+    brain: Annotated[
+        Path | None, typer.Option("--brain", help="Brain mask on the truth's grid, with --baseline.")
+    ] = None,
+) -> None:
+    """Compare masks of new lesions on the truth's grid. Prints JSON.
+
+    With both FLAIRs only those parts of the truth are taken that are brighter at follow-up.
+    """
+    import json
+
+    from msrim.workflows.evaluate import evaluate_changes
+
+    if None not in (baseline, followup, brain):
+        flairs = (baseline, followup, brain)
+    elif (baseline, followup, brain) == (None, None, None):
+        flairs = None
+    else:
+        raise InputError("to tell growing from shrinking give all of --baseline, --followup and --brain")
+    transforms = (truth_from_baseline, truth_from_followup)
+    typer.echo(json.dumps(evaluate_changes(truth, prediction, transforms=transforms, flairs=flairs), indent=2))
 
 
 @app.command()

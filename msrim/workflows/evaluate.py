@@ -1,4 +1,4 @@
-"""Evaluation of a cohort: folders of masks in, tables and a page out."""
+"""Evaluation: masks in, figures out; of a cohort's folders also tables and a page."""
 
 from __future__ import annotations
 
@@ -6,16 +6,83 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from msrim.console import Console
 from msrim.errors import InputError
 from msrim.evaluation.cohort import Scan, compare_methods, scan_figures, summarise_cohort
 from msrim.evaluation.curves import lesion_roc_curve, precision_recall_curve
+from msrim.evaluation.longitudinal import change_metrics, split_change
+from msrim.evaluation.metrics import segmentation_metrics
 from msrim.files import write_tsv
-from msrim.image import Volume, on_grid_of, read_map, read_volume
+from msrim.image import Volume, on_grid_of, read_map, read_volume, resample
 from msrim.report.evaluation import Method, write_cohort_page
+from msrim.transform import read_transform
 
 NAME = re.compile(r"sub-([A-Za-z0-9]+)(?:_ses-([A-Za-z0-9]+))?_(?:.*_)?label-L_(?:.*_)?(mask|probseg)\.nii(?:\.gz)?")
 Visit = tuple[str, str | None]
+
+
+def evaluate_segmentation(truth: Path, prediction: Path, *, min_volume_mm3: float = 0.0) -> dict:
+    """Compare two lesion masks on one grid.
+
+    Parameters
+    ----------
+    truth, prediction : Path
+    min_volume_mm3 : float
+        Lesion-wise figures ignore smaller components.
+
+    Returns
+    -------
+    dict
+        See :func:`msrim.evaluation.metrics.segmentation_metrics`.
+
+    Raises
+    ------
+    InputError
+        A mask cannot be read, or the grids differ.
+    """
+    marked = read_volume(truth, mask=True)
+    found = on_grid_of(read_volume(prediction, mask=True), marked, name=prediction, target_name=truth)
+    return segmentation_metrics(marked, found, min_volume_mm3=min_volume_mm3)
+
+
+def evaluate_changes(
+    truth: Path,
+    prediction: Path,
+    *,
+    transforms: tuple[Path | None, Path | None] = (None, None),
+    flairs: tuple[Path, Path, Path] | None = None,
+) -> dict:
+    """Compare two masks of new lesions on the truth's grid.
+
+    Parameters
+    ----------
+    truth, prediction : Path
+    transforms : (Path or None, Path or None)
+        ITK transforms from the baseline and from the follow-up to the truth's space; the prediction lies on the
+        follow-up.
+    flairs : (Path, Path, Path), optional
+        FLAIR of baseline and of follow-up, and the brain on the truth's grid: where the truth marks all changes, only
+        those parts of it are taken that are brighter at follow-up.
+
+    Returns
+    -------
+    dict
+        See :func:`msrim.evaluation.longitudinal.change_metrics`.
+    """
+    matrices = [None if path is None else read_transform(path) for path in transforms]
+    marked = read_volume(truth, mask=True)
+    if flairs is not None:
+        *visits, brain = flairs
+        images = [
+            resample(read_volume(path), marked, target_from_source=matrix)
+            for path, matrix in zip(visits, matrices, strict=True)
+        ]
+        marked, _ = split_change(marked, *images, brain=read_volume(brain, mask=True))
+    found = read_volume(prediction, mask=True)
+    found = resample(found.like(found.data.astype(np.float32)), marked, target_from_source=matrices[1])
+    return change_metrics(marked, found.like(found.data > 0.5))
 
 
 def evaluate_cohort(
