@@ -29,7 +29,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 clean:
-	rm -rf .venv out build dist .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv out build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch goes first and alone, so that a build chosen by the machine's own pip settings (CPU, CUDA) is kept.

@@ -1,4 +1,4 @@
-"""Which room may know which, and what the command line may not load."""
+"""Which room may know which, what the command line may not load, and whether types fit."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ def test_imports_go_one_way():
     checked = subprocess.run(
         ["lint-imports"], cwd=ROOT, env=_path_of_this_python(), check=False, capture_output=True, text=True
     )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_types_fit():
+    """In the rooms that pyproject.toml lists."""
+    checked = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, check=False, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 

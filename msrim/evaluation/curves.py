@@ -66,11 +66,12 @@ def precision_recall_curve(scans: Iterable[tuple[Volume, Volume]]) -> Curve | No
     if not inside.any():
         return None
     thresholds = np.arange(BINS, -1, -1) / BINS
-    hits, alarms = np.cumsum(inside[::-1]), np.cumsum(outside[::-1])
-    met = hits + alarms > 0
-    recall, precision = hits[met] / hits[-1], hits[met] / (hits + alarms)[met]
+    true_positives, false_positives = np.cumsum(inside[::-1]), np.cumsum(outside[::-1])
+    called = true_positives + false_positives
+    some = called > 0
+    recall, precision = true_positives[some] / true_positives[-1], true_positives[some] / called[some]
     area = np.sum(np.diff(recall, prepend=0) * precision)
-    return Curve(recall, precision, thresholds[met], float(area))
+    return Curve(recall, precision, thresholds[some], float(area))
 
 
 def lesion_roc_curve(scans: Iterable[tuple[Volume, Volume]], *, min_volume_mm3: float = 0.0) -> Curve | None:
@@ -104,10 +105,10 @@ def lesion_roc_curve(scans: Iterable[tuple[Volume, Volume]], *, min_volume_mm3: 
                 *lesions_touching(truth.data, found, min_voxels=min_voxels),
                 *lesions_touching(found, truth.data, min_voxels=min_voxels),
             )
-    lesions, hits, claims, confirmed = counts[::-1].T
+    lesions, detected, predicted, true_positives = counts[::-1].T
     if not lesions.any():
         return None
-    ltpr, lfpr = hits / lesions, (claims - confirmed) / np.maximum(claims, 1)
+    ltpr, lfpr = detected / lesions, (predicted - true_positives) / np.maximum(predicted, 1)
     order = np.argsort(lfpr, kind="stable")
     best = np.maximum.accumulate(ltpr[order])
     area = np.sum(best * np.diff(lfpr[order], append=1.0))

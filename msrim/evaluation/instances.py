@@ -51,15 +51,15 @@ def panoptic_quality(truth: Volume, prediction: Volume) -> dict:
     union = shared.sum(1, keepdims=True) + shared.sum(0, keepdims=True) - shared
     overlap = (shared / union)[true_numbers != 0][:, found_numbers != 0]
     matched = overlap[overlap > 0.5]
-    lesions, claims = overlap.shape
-    rq = 2 * matched.size / (lesions + claims) if lesions + claims else 1.0
-    sq = float(matched.mean()) if matched.size else None if lesions + claims else 1.0
+    lesions, predicted = overlap.shape
+    rq = 2 * matched.size / (lesions + predicted) if lesions + predicted else 1.0
+    sq = float(matched.mean()) if matched.size else None if lesions + predicted else 1.0
     return {
         "pq": rq * (sq or 0.0),
         "sq": sq,
         "rq": rq,
         "matched_lesions": int(matched.size),
         "truth_lesions": lesions,
-        "prediction_lesions": claims,
-        "count_error": claims - lesions,
+        "prediction_lesions": predicted,
+        "count_error": predicted - lesions,
     }

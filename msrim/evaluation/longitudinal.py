@@ -13,9 +13,9 @@ from msrim.preprocess.match import match_intensities
 # What the paper and the challenge leave out of the lesion-wise measures.
 PAPER_MIN_VOXELS = 11
 CHALLENGE_MIN_MM3 = 3.0
-# Commowick et al. 2018: how much of a lesion must be covered; what share of the cover is asked about the claims that
-# make it, the largest first; how much of such a claim may lie outside.
-COVERED, ASKED, OUTSIDE = 0.10, 0.65, 0.70
+# Commowick et al. 2018: the share of a lesion that must be covered; the share of that cover whose predicted lesions,
+# the largest parts first, are checked; the share of such a predicted lesion that may lie outside of lesions.
+COVERED, CHECKED, OUTSIDE = 0.10, 0.65, 0.70
 
 
 def change_metrics(truth: Volume, prediction: Volume) -> dict:
@@ -51,7 +51,7 @@ def change_metrics(truth: Volume, prediction: Volume) -> dict:
         **{name: found[name] for name in ("truth_volume_mm3", "prediction_volume_mm3")},
         "paper": lesion_detection(truth, prediction, min_voxels=PAPER_MIN_VOXELS),
         "challenge": challenge,
-        "false_lesions": challenge["claims"] - challenge["confirmed"],
+        "false_lesions": challenge["prediction_lesions"] - challenge["true_positives"],
         "false_volume_mm3": int(np.count_nonzero((prediction.data != 0) & (truth.data == 0))) * volume,
     }
 
@@ -73,9 +73,9 @@ def lesion_detection(truth: Volume, prediction: Volume, *, min_voxels: int) -> d
     Returns
     -------
     dict
-        ``lesions`` and how many of them are ``detected``, ``claims`` and how many of them are ``confirmed``;
-        ``recall``, ``precision`` and ``f1``. Neither mask has a lesion: all three 1. Only one has: what would be 0/0 is
-        None, and ``f1`` is 0.
+        ``lesions`` and how many of them are ``detected``; ``prediction_lesions`` and how many of them are
+        ``true_positives``; ``recall``, ``precision`` and ``f1``. Neither mask has a lesion: all three 1. Only one has:
+        what would be 0/0 is None, and ``f1`` is 0.
 
     Notes
     -----
@@ -89,20 +89,19 @@ def lesion_detection(truth: Volume, prediction: Volume, *, min_voxels: int) -> d
     """
     if not same_grid(truth, prediction):
         raise InputError(f"truth {truth.shape} and prediction {prediction.shape} lie on different grids")
-    lesions, claims = (_components(volume.data != 0, min_voxels) for volume in (truth, prediction))
-    hits, confirmed = _detected(lesions, claims), _detected(claims, lesions)
-    count, claimed = int(lesions.max(initial=0)), int(claims.max(initial=0))
-    if not count and not claimed:
+    lesions, predicted = (_components(volume.data != 0, min_voxels) for volume in (truth, prediction))
+    detected, true_positives = _detected(lesions, predicted), _detected(predicted, lesions)
+    true_count, predicted_count = int(lesions.max(initial=0)), int(predicted.max(initial=0))
+    recall = detected / true_count if true_count else None
+    precision = true_positives / predicted_count if predicted_count else None
+    f1 = 2 * recall * precision / (recall + precision) if recall and precision else 0.0
+    if not true_count and not predicted_count:
         recall = precision = f1 = 1.0
-    else:
-        recall = hits / count if count else None
-        precision = confirmed / claimed if claimed else None
-        f1 = 2 * recall * precision / (recall + precision) if recall and precision else 0.0
     return {
-        "lesions": count,
-        "detected": hits,
-        "claims": claimed,
-        "confirmed": confirmed,
+        "lesions": true_count,
+        "detected": detected,
+        "prediction_lesions": predicted_count,
+        "true_positives": true_positives,
         "recall": recall,
         "precision": precision,
         "f1": f1,
@@ -149,19 +148,19 @@ def _components(mask: np.ndarray, min_voxels: int) -> np.ndarray:
     )
 
 
-def _detected(lesions: np.ndarray, claims: np.ndarray) -> int:
-    """How many of the numbered lesions the numbered claims detect."""
-    shared = np.zeros((int(lesions.max(initial=0)) + 1, int(claims.max(initial=0)) + 1), np.int64)
-    np.add.at(shared, (lesions.ravel(), claims.ravel()), 1)
-    sizes, claim_sizes = shared.sum(axis=1), shared.sum(axis=0)
-    outside = shared[0] / np.maximum(claim_sizes, 1)
-    hits = 0
+def _detected(lesions: np.ndarray, predicted: np.ndarray) -> int:
+    """How many of the numbered lesions the numbered predicted lesions detect."""
+    shared = np.zeros((int(lesions.max(initial=0)) + 1, int(predicted.max(initial=0)) + 1), np.int64)
+    np.add.at(shared, (lesions.ravel(), predicted.ravel()), 1)
+    sizes, predicted_sizes = shared.sum(axis=1), shared.sum(axis=0)
+    outside = shared[0] / np.maximum(predicted_sizes, 1)
+    count = 0
     for lesion in range(1, len(shared)):
         cover = shared[lesion, 1:]
         covered = cover.sum()
         if not covered or covered < COVERED * sizes[lesion]:
             continue
         order = np.argsort(-cover, kind="stable")
-        asked = order[: np.searchsorted(np.cumsum(cover[order]), ASKED * covered) + 1]
-        hits += bool((outside[1:][asked] <= OUTSIDE).all())
-    return hits
+        checked = order[: np.searchsorted(np.cumsum(cover[order]), CHECKED * covered) + 1]
+        count += bool((outside[1:][checked] <= OUTSIDE).all())
+    return count

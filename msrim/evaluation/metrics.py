@@ -81,11 +81,11 @@ def segmentation_metrics(truth: Volume, prediction: Volume, *, min_volume_mm3: f
     def ratio(part: int, whole: int) -> float | None:
         return 1.0 if empty else part / whole if whole else None
 
-    lesions, hits = lesions_touching(a, b, min_voxels=min_volume_mm3 / volume)
-    claims, confirmed = lesions_touching(b, a, min_voxels=min_volume_mm3 / volume)
-    none_counted = not lesions and not claims
-    ltpr = 1.0 if none_counted else hits / lesions if lesions else None
-    lfpr = 0.0 if none_counted else (claims - confirmed) / claims if claims else None
+    lesions, detected = lesions_touching(a, b, min_voxels=min_volume_mm3 / volume)
+    predicted, true_positives = lesions_touching(b, a, min_voxels=min_volume_mm3 / volume)
+    none_counted = not lesions and not predicted
+    ltpr = 1.0 if none_counted else detected / lesions if lesions else None
+    lfpr = 0.0 if none_counted else (predicted - true_positives) / predicted if predicted else None
     hd95_mm, asd_mm = (0.0, 0.0) if empty else _surface_distances_mm(a, b, spacing=truth.spacing)
     return {
         "dice": ratio(2 * both, true + found),
@@ -94,8 +94,8 @@ def segmentation_metrics(truth: Volume, prediction: Volume, *, min_volume_mm3: f
         "tpr": ratio(both, true),
         "ltpr": ltpr,
         "lfpr": lfpr,
-        "l_ppv": 1.0 if none_counted else hits / claims if claims else None,
-        "l_dice": 1.0 if none_counted else 2 * hits / (lesions + claims),
+        "l_ppv": 1.0 if none_counted else detected / predicted if predicted else None,
+        "l_dice": 1.0 if none_counted else 2 * detected / (lesions + predicted),
         "l_f1": 0.0 if ltpr is None or lfpr is None else lesion_f1(ltpr=ltpr, lfpr=lfpr),
         "hd95_mm": hd95_mm,
         "asd_mm": asd_mm,
@@ -103,7 +103,7 @@ def segmentation_metrics(truth: Volume, prediction: Volume, *, min_volume_mm3: f
         "prediction_volume_mm3": found * volume,
         "volume_difference": 0.0 if empty else abs(found - true) / true if true else None,
         "truth_lesions": lesions,
-        "prediction_lesions": claims,
+        "prediction_lesions": predicted,
     }
 
 

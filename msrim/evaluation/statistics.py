@@ -91,11 +91,12 @@ def compare_paired(first: Sequence[float | None], second: Sequence[float | None]
     1.0
     """
     pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
-    if len(pairs) < 2:
-        return None
-    a, b = np.array(pairs, dtype=float).T
+    a, b = np.array(pairs, dtype=float).reshape(-1, 2).T
     difference = b - a
-    low, high = bootstrap_interval(difference)
+    interval = bootstrap_interval(difference.tolist())
+    if interval is None:
+        return None
+    low, high = interval
     found = {"patients": len(pairs), "mean_difference": float(difference.mean()), "low": low, "high": high}
     changed = difference[difference != 0]
     if not changed.size:

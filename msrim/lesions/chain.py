@@ -77,10 +77,10 @@ def chain_lesions(
             [lesion for lesion, at in zip(pair, chain[start:], strict=False) if at == index]
             for pair, start in zip(pairs, offsets, strict=False)
         ]
-        before = [sum(lesion.baseline_mm3 for lesion in pair) for pair in members]
-        after = [sum(lesion.followup_mm3 for lesion in pair) for pair in members]
-        middle = [(one + other) / 2 for one, other in zip(after[:-1], before[1:], strict=True)]
-        volumes = tuple(round(volume, 3) for volume in (before[0], *middle, after[-1]))
+        first_mm3 = [sum(lesion.baseline_mm3 for lesion in pair) for pair in members]
+        second_mm3 = [sum(lesion.followup_mm3 for lesion in pair) for pair in members]
+        middle = [(one + other) / 2 for one, other in zip(second_mm3[:-1], first_mm3[1:], strict=True)]
+        volumes = tuple(round(volume, 3) for volume in (first_mm3[0], *middle, second_mm3[-1]))
         chains.append((volumes, tuple(_joint_change(pair) for pair in members)))
     chains.sort(key=lambda row: -sum(row[0]))
     return [ChainedLesion(number, *row) for number, row in enumerate(chains, start=1)]

@@ -97,15 +97,22 @@ def measure_lesions(instances: Volume, *, probability: Volume, labels: Volume) -
         numbers, np.split(order, starts[1:]), place_lesions(instances, labels), strict=True
     ):
         centre = instances.affine[:3, :3] @ voxels[members].mean(axis=0) + instances.affine[:3, 3]
+        x_mm, y_mm, z_mm = (_rounded(c, 2) for c in centre)
+        ventricle_mm, cortex_mm = (
+            None if distance is None else _rounded(distance, 2)
+            for distance in (place.distance_to_ventricle_mm, place.distance_to_cortex_mm)
+        )
         lesions.append(
             Lesion(
                 int(number),
                 _rounded(len(members) * instances.voxel_volume_mm3, 3),
-                *(_rounded(c, 2) for c in centre),
+                x_mm,
+                y_mm,
+                z_mm,
                 _rounded(_longest_diameter_mm(voxels[members], instances.affine), 2),
                 place.region,
-                _rounded(place.distance_to_ventricle_mm, 2),
-                _rounded(place.distance_to_cortex_mm, 2),
+                ventricle_mm,
+                cortex_mm,
                 _rounded(likelihood[members].mean(dtype=np.float64), 4),
             )
         )
@@ -161,9 +168,9 @@ def _totals(lesions: Sequence[Lesion]) -> dict:
     return {"lesions": len(lesions), "volume_mm3": round(math.fsum(lesion.volume_mm3 for lesion in lesions), 3)}
 
 
-def _rounded(value: float | None, decimals: int) -> float | None:
+def _rounded(value: float, decimals: int) -> float:
     # Adding zero turns -0.0 into 0.0, which would print with its sign.
-    return None if value is None else round(float(value), decimals) + 0.0
+    return round(float(value), decimals) + 0.0
 
 
 def _longest_diameter_mm(voxels: np.ndarray, affine: np.ndarray) -> float:

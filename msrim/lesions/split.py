@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import cc3d
 import edt
 import numpy as np
@@ -12,7 +14,7 @@ from skimage.segmentation import watershed
 from msrim.errors import InputError
 from msrim.image import Volume, same_grid
 
-CONNECTIVITY = 26
+CONNECTIVITY: Final = 26
 # The spheres are 10 mm wide: centres closer than their radius can't be told apart in their union.
 MIN_PEAK_DISTANCE_MM = 5.0
 SPHERE_RADIUS_MM = 5.0

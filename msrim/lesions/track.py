@@ -125,7 +125,7 @@ def track_lesions(baseline: Volume, followup: Volume) -> list[TrackedLesion]:
     for number, index in enumerate(order, start=1):
         before_ids = tuple(numbers_before[group_before[numbers_before] == index].tolist())
         after_ids = tuple(numbers_after[group_after[numbers_after] == index].tolist())
-        volumes = [round(float(mm3[name][index]), 3) for name in ("before", "after")]
+        volumes = (round(float(mm3["before"][index]), 3), round(float(mm3["after"][index]), 3))
         counts = (_substantial(before_mm3[list(before_ids)]), _substantial(after_mm3[list(after_ids)]))
         rows.append(
             TrackedLesion(

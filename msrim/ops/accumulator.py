@@ -168,10 +168,12 @@ for _device in ("cpu", "cuda"):
 def kernels_for(tensor: Tensor) -> ModuleType:
     """The module of kernels for a tensor's device, compiled at its first use."""
     if tensor.is_cuda:
-        from msrim.ops import _cuda as kernels
-    else:
-        from msrim.ops import _cpu as kernels
-    return kernels
+        from msrim.ops import _cuda
+
+        return _cuda
+    from msrim.ops import _cpu
+
+    return _cpu
 
 
 def _fold(grids: Tensor, *maps: Tensor) -> list[Tensor]:

@@ -119,7 +119,9 @@ def align(
     return _first_right(
         [partial(TWINS[kind].register_rigid, moving, fixed, **masks) for kind in _kinds(backend)],
         by=[PROGRAMS[kind] for kind in _kinds(backend)],
-        fault=partial(why_wrong, moving=moving, fixed=fixed, **masks, rigid=True),
+        fault=partial(
+            why_wrong, moving=moving, fixed=fixed, moving_mask=moving_mask, fixed_mask=fixed_mask, rigid=True
+        ),
         names=names,
         # Nothing goes without a FLAIR.
         remedy="give images of the same head" + ("" if names[0] == "FLAIR" else f", or leave the {names[0]} out"),
@@ -139,7 +141,14 @@ def align_to_template(
     return _first_right(
         [*affine, partial(register.align_by_volume, image, template, **masks)],
         by=[*(PROGRAMS[kind] for kind in _kinds(backend)), "turning it and scaling it by its volume"],
-        fault=partial(why_wrong, moving=blanked(image, brain), fixed=template, **masks, rigid=False),
+        fault=partial(
+            why_wrong,
+            moving=blanked(image, brain),
+            fixed=template,
+            moving_mask=brain,
+            fixed_mask=template_brain,
+            rigid=False,
+        ),
         names=(name, "template"),
         remedy="check that it shows a whole head, and that its header says which way is up",
     )

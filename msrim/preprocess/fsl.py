@@ -289,8 +289,8 @@ def _signals_kept() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    for number in caught:
-        signal.raise_signal(number)
+    for received in caught:
+        signal.raise_signal(received)
 
 
 def _result(interface: str, path: Path, said: str) -> Volume:

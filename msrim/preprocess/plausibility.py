@@ -76,7 +76,7 @@ def template_dice(brain: Volume, *, template_brain: Volume, template_from_brain:
     1.0
     """
     expected = _moved_mask(template_brain, brain, np.linalg.inv(template_from_brain))
-    total = np.count_nonzero(expected) + np.count_nonzero(brain.data)
+    total = int(np.count_nonzero(expected) + np.count_nonzero(brain.data))
     return float(2 * np.count_nonzero(expected & brain.data) / max(total, 1))
 
 
@@ -180,8 +180,8 @@ def match(
     if np.count_nonzero(both) < MATCH_BINS // 2:
         return 1.0
     moved = resample(moving, grid, target_from_source=fixed_from_moving).data
-    bins = [_binned(values[both]) for values in (moved, resample(fixed, grid).data)]
-    joint = np.histogram2d(*bins, bins=MATCH_BINS, range=[[0, MATCH_BINS]] * 2)[0]
+    bins, limits = [_binned(values[both]) for values in (moved, resample(fixed, grid).data)], (0, MATCH_BINS)
+    joint = np.histogram2d(bins[0], bins[1], bins=MATCH_BINS, range=(limits, limits))[0]
     total = _entropy(joint)
     return float((_entropy(joint.sum(0)) + _entropy(joint.sum(1))) / total) if total > 0 else 1.0
 

@@ -218,7 +218,7 @@ def _refine(
     fixed: Volume,
     fixed_mask: Volume | None,
     steps: tuple[tuple[float, float, int], ...],
-    transform: sitk.Transform,
+    transform: sitk.VersorRigid3DTransform | sitk.AffineTransform,
 ) -> np.ndarray:
     """Improve ``fixed_from_moving`` step by step, within what ``transform`` can express."""
     pull = LPS_FROM_RAS @ np.linalg.inv(matrix) @ LPS_FROM_RAS

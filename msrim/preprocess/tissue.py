@@ -44,7 +44,7 @@ def tissue_of(labels: Volume, *, found: Volume | None = None, brain: Volume | No
     [0, 1, 2, 2, 3]
     """
     classes = TISSUE_OF_LABEL[labels.data]
-    if found is not None:
+    if found is not None and brain is not None:
         classes = np.where(brain.data & (found.data > 0), found.data, classes)
     return labels.like(classes.astype(np.uint8))
 

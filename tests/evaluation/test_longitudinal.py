@@ -38,7 +38,7 @@ def test_a_claim_that_floods_the_brain_detects_nothing():
     assert lesion_detection(row((10, 7)), row((5, 20)), min_voxels=1)["detected"] == 1  # 65 %
 
 
-def test_only_the_claims_that_make_most_of_the_cover_are_asked():
+def test_only_the_predicted_lesions_that_make_most_of_the_cover_are_asked():
     # The large claim covers 8 of 10 and lies inside; the small one covers 1 and lies outside by three quarters.
     truth = row((10, 10))
     assert lesion_detection(truth, row((10, 8), (19, 4)), min_voxels=1)["detected"] == 1
@@ -48,12 +48,12 @@ def test_only_the_claims_that_make_most_of_the_cover_are_asked():
 def test_small_components_count_neither_for_nor_against():
     truth, prediction = row((0, 4), (10, 3), (20, 2)), row((0, 4), (30, 3))
     found = lesion_detection(truth, prediction, min_voxels=11)
-    assert (found["lesions"], found["claims"], found["f1"]) == (1, 1, 1.0)
+    assert (found["lesions"], found["prediction_lesions"], found["f1"]) == (1, 1, 1.0)
     assert lesion_detection(truth, prediction, min_voxels=1) == {
         "lesions": 3,
         "detected": 1,
-        "claims": 2,
-        "confirmed": 1,
+        "prediction_lesions": 2,
+        "true_positives": 1,
         "recall": 1 / 3,
         "precision": 0.5,
         "f1": pytest.approx(0.4),
@@ -76,7 +76,8 @@ def test_the_smallest_lesions_are_those_of_paper_and_challenge():
     small.data[30, :2, 1] = True  # 2 voxels, 4 mm3
     both = truth.like(truth.data | small.data)
     found = change_metrics(truth, both)
-    assert (found["paper"]["claims"], found["challenge"]["claims"], found["false_lesions"]) == (1, 2, 1)
+    assert [found[rule]["prediction_lesions"] for rule in ("paper", "challenge")] == [1, 2]
+    assert found["false_lesions"] == 1
     assert found["dice"] == pytest.approx(24 / 26)
 
 

@@ -44,12 +44,12 @@ def test_a_case_done_by_hand():
 
 
 @pytest.mark.parametrize(
-    "min_volume_mm3, lesions, claims, ltpr, lfpr",
+    "min_volume_mm3, lesions, predicted, ltpr, lfpr",
     [(1.0, 3, 4, 2 / 3, 2 / 4), (2.0, 2, 2, 1 / 2, 1 / 2), (4.0, 1, 1, 1.0, 0.0), (9.0, 0, 0, 1.0, 0.0)],
 )
-def test_components_below_the_minimum_are_no_lesions(min_volume_mm3, lesions, claims, ltpr, lfpr):
+def test_components_below_the_minimum_are_no_lesions(min_volume_mm3, lesions, predicted, ltpr, lfpr):
     found = segmentation_metrics(*masks(), min_volume_mm3=min_volume_mm3)
-    assert (found["truth_lesions"], found["prediction_lesions"]) == (lesions, claims)
+    assert (found["truth_lesions"], found["prediction_lesions"]) == (lesions, predicted)
     assert (found["ltpr"], found["lfpr"]) == (ltpr, lfpr)
     assert found["dice"] == 10 / 24  # voxel-wise measures take the masks whole
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -82,11 +84,11 @@ def _vector_at(context, builder, array: types.Array, value, row, column):
     return builder.bitcast(at, ir.VectorType(context.get_data_type(array.dtype), LANES).as_pointer())
 
 
-def _load(builder, at, array: types.Array):
+def _load(builder, at, array: Any):
     row = builder.load(at)
     row.align = array.dtype.bitwidth // 8
     return row
 
 
-def _store(builder, row, at, array: types.Array) -> None:
+def _store(builder, row, at, array: Any) -> None:
     builder.store(row, at).align = array.dtype.bitwidth // 8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ SHARED_BYTES = 48 * 1024
 
 
 def launch(
-    kernel: Callable,
+    kernel: Any,
     blocks: int,
     device: torch.device,
     *arguments: Any,
