@@ -121,7 +121,7 @@ def train(
     if recipe.task == "rims":
         return train_rims(recipe, data, out, leave_out=leave_out, console=console)
     samples = TASKS[recipe.task](recipe, Source(data, prepared or out / "prepared", tuple(leave_out), console))
-    return _train_on(recipe, samples, out=out, console=console)
+    return train_on(recipe, samples, out=out, console=console)
 
 
 def lesion_samples(recipe: TrainingRecipe, source: Source) -> Samples:
@@ -222,8 +222,8 @@ TASKS: dict[str, Callable[[TrainingRecipe, Source], Samples]] = {
 }
 
 
-def _train_on(recipe: TrainingRecipe, samples: Samples, *, out: Path, console: Console) -> Path:
-    """Make or load the recipe's network, fit it to the samples, and write weights and card."""
+def train_on(recipe: TrainingRecipe, samples: Samples, *, out: Path, console: Console) -> Path:
+    """Make or load the recipe's network, fit it to the samples, and write weights and card: the folder."""
     torch.manual_seed(recipe.seed)
     network, source = build(recipe.network, **recipe.settings), samples.source
     if recipe.start is not None:

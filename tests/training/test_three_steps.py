@@ -21,12 +21,10 @@ from msrim.models.rims import INPUTS
 from msrim.recipe import TrainingRecipe, packaged_recipes, read_training_recipe
 from msrim.training.coactseg_loss import coactseg_loss
 from msrim.training.lesions import LesionCrops, Patient
-from msrim.training.losses import all_net_loss
+from msrim.training.losses import all_net_loss, slice_loss
 from msrim.training.pairs import MarkedPair, VisitCrops
 from msrim.training.slices import LesionSlices
-from msrim.workflows.train import train_head, train_on
-from msrim.workflows.train_rims import train_rims
-from msrim.workflows.train_slices import slice_loss, train_slices
+from msrim.workflows.train import Samples, train, train_on
 
 QUIET = Console(quiet=True)
 SHAPE = (48, 48, 48)
@@ -48,16 +46,16 @@ def crops_of_lesions(recipe: TrainingRecipe, data: Path, out: Path) -> Path:
     drawn = {"contrasts": recipe.contrasts, "shape": recipe.crop, "required": recipe.required, "seed": recipe.seed}
     crops = LesionCrops([patient(len(recipe.contrasts))], None, samples=recipe.steps * recipe.batch_size, **drawn)
     loss = partial(all_net_loss, les_loss=recipe.les_loss)
-    return train_on(recipe, crops, loss=loss, out=out, trained_on="made data", console=QUIET)
+    return train_on(recipe, Samples(crops, loss, "made data"), out=out, console=QUIET)
 
 
 def slices(recipe: TrainingRecipe, data: Path, out: Path) -> Path:
     if recipe.contrasts == ("CT",):
-        return train_slices(recipe, data / "lits", out, leave_out=[], console=QUIET)
+        return train(recipe, data / "lits", out, console=QUIET)
     visit = patient(len(recipe.contrasts))
     drawn = {"plane": recipe.settings["plane"], "samples": recipe.steps * recipe.batch_size, "seed": recipe.seed}
     chosen = LesionSlices([(visit.images.numpy(), visit.lesions)], **drawn)
-    return train_on(recipe, chosen, loss=slice_loss, out=out, trained_on="made data", console=QUIET)
+    return train_on(recipe, Samples(chosen, slice_loss, "made data"), out=out, console=QUIET)
 
 
 def pairs(recipe: TrainingRecipe, data: Path, out: Path) -> Path:
@@ -68,17 +66,17 @@ def pairs(recipe: TrainingRecipe, data: Path, out: Path) -> Path:
         [visit], real, None, channel=0, shape=recipe.crop, samples=recipe.steps * recipe.batch_size, seed=recipe.seed,
         kinds=recipe.samples, relations=recipe.relations, staged=recipe.staged,
     )  # fmt: skip
-    return train_on(recipe, crops, loss=coactseg_loss, out=out, trained_on="made data", console=QUIET)
+    return train_on(recipe, Samples(crops, coactseg_loss, "made data"), out=out, console=QUIET)
 
 
 def head(recipe: TrainingRecipe, data: Path, out: Path) -> Path:
-    return train_head(recipe, data / "heads", out, console=QUIET)
+    return train(recipe, data / "heads", out, console=QUIET)
 
 
 def rims(recipe: TrainingRecipe, data: Path, out: Path) -> Path:
     if INPUTS[recipe.network].features:
         pytest.importorskip("radiomics")
-    return train_rims(recipe, data / "rims", out, leave_out=[], console=QUIET)
+    return train(recipe, data / "rims", out, console=QUIET)
 
 
 TRAIN = {"lesions": crops_of_lesions, "slices": slices, "longitudinal": pairs, "head": head, "rims": rims}
