@@ -18,7 +18,7 @@ CONNECTIVITY: Final = 26
 # The spheres are 10 mm wide: centres closer than their radius can't be told apart in their union.
 MIN_PEAK_DISTANCE_MM = 5.0
 SPHERE_RADIUS_MM = 5.0
-# Of the probability: whoever is sure of two spheres says so at all levels, whoever is not may part them at one.
+# Levels of the probability at which the split is made and averaged, which makes it robust.
 LEVELS = (0.3, 0.5, 0.7)
 # Of probability and of depth: a voxel's noise.
 SMOOTHING_MM = 0.7

@@ -39,8 +39,8 @@ CHANGE_COLUMNS = {
             "stable": "Neither grown nor shrunk so much",
             "shrinking": "Shrunk by so much",
             "vanished": "At baseline only",
-            "merged": "More lesions at baseline than at follow-up, crumbs not counted",
-            "split": "More lesions at follow-up than at baseline, crumbs not counted",
+            "merged": "More lesions at baseline than at follow-up, fragments below that size not counted",
+            "split": "More lesions at follow-up than at baseline, fragments below that size not counted",
         },
     },
     "baseline_ids": {
@@ -284,7 +284,7 @@ def write_changes_tsv(lesions: Sequence[TrackedLesion], path: Path) -> Path:
 
 
 def _substantial(volumes_mm3: np.ndarray) -> int:
-    """How many of the pieces of a lesion count: a crumb beside it doesn't make it two."""
+    """How many of the pieces of a lesion count: a fragment below the size limit doesn't make it two."""
     least = max(MIN_CHANGE_MM3, MIN_CHANGE_SHARE * volumes_mm3.sum())
     return max(int(np.count_nonzero(volumes_mm3 >= least)), min(volumes_mm3.size, 1))
 

@@ -1,4 +1,4 @@
-"""What the rim networks look at, and their answers for a patient's lesions."""
+"""What the rim networks look at, and what they predict for a patient's lesions."""
 
 from __future__ import annotations
 
@@ -88,13 +88,13 @@ def rim_probabilities(
     -------
     (N,) float64
     """
-    return answers(load_model(card), inputs_of(card), patches, features, device=device)
+    return predict(load_model(card), inputs_of(card), patches, features, device=device)
 
 
-def answers(
+def predict(
     network: nn.Module, kind: Inputs, patches: np.ndarray, features: np.ndarray | None, *, device: str = "cpu"
 ) -> np.ndarray:
-    """Probabilities of a network at hand; see :func:`rim_probabilities`."""
+    """Probabilities that a network predicts, as :func:`rim_probabilities` gives them for a card: (N,) float64."""
     network = network.to(choose_device(device)).eval()
     parts = [np.zeros(0)]
     for start in range(0, len(patches), BATCH):

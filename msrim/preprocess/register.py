@@ -33,7 +33,7 @@ AFFINE_STEPS = ((4.0, 8.0, 80), (2.0, 8.0, 60))
 # First step of the optimiser in voxels. With longer ones an affine may run past collapsing the brain, or mirror it.
 RIGID_STRIDE, AFFINE_STRIDE = 0.5, 0.1
 # How much larger or smaller than the template's a brain is along any axis, with room to spare.
-BELIEVABLE_SCALES = (0.7, 1.45)
+PLAUSIBLE_SCALES = (0.7, 1.45)
 
 
 def register_rigid(
@@ -124,7 +124,7 @@ def align_by_volume(moving: Volume, fixed: Volume, *, moving_mask: Volume, fixed
     volumes = [np.count_nonzero(mask.data) * mask.voxel_volume_mm3 for mask in (fixed_mask, moving_mask)]
     centre = _centre(fixed, fixed_mask)
     scale = np.eye(4)
-    scale[:3, :3] *= np.clip(np.cbrt(volumes[0] / volumes[1]), *BELIEVABLE_SCALES)
+    scale[:3, :3] *= np.clip(np.cbrt(volumes[0] / volumes[1]), *PLAUSIBLE_SCALES)
     scale[:3, 3] = centre - scale[:3, :3] @ centre
     return scale @ rigid
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from msrim.image import Volume
 from msrim.preprocess.plausibility import match
-from msrim.preprocess.register import BELIEVABLE_SCALES, starting_pose
+from msrim.preprocess.register import PLAUSIBLE_SCALES, starting_pose
 from msrim.transform import apply_transform
 
 # Programs write rotations with six digits.
@@ -65,7 +65,7 @@ def why_wrong(
     if np.linalg.det(linear) <= 0:
         return "mirrors the head"
     scales = np.linalg.svd(linear, compute_uv=False)
-    low, high = RIGID_SCALES if rigid else BELIEVABLE_SCALES
+    low, high = RIGID_SCALES if rigid else PLAUSIBLE_SCALES
     if scales.min() < low or scales.max() > high:
         return f"scales the head by {scales.min():.2f} to {scales.max():.2f}"
     shared = overlap(fixed_from_moving, moving_mask, fixed_mask)

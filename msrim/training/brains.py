@@ -15,7 +15,7 @@ from msrim.preprocess.register import register_affine
 from msrim.preprocess.template import load_template
 from msrim.preprocess.tissue import csf_structures, tissue_of
 from msrim.training import synthesis
-from msrim.training.heads import TISSUES, answers, load_head, paint
+from msrim.training.heads import TISSUES, head_label_of_tissue, load_head, paint
 from msrim.training.lesions import Patient
 from msrim.transform import mean_scaling
 
@@ -35,7 +35,7 @@ def synthetic_brain(path: Path, *, contrasts: Sequence[str], seed: int) -> Patie
     """
     rng = np.random.default_rng(seed)
     tissues = torch.from_numpy(load_head(path)).long()
-    labels = answers()[tissues]
+    labels = head_label_of_tissue()[tissues]
     brain = Volume((labels > 0).numpy(), np.eye(4))
     tissue = brain.like((labels > 2).numpy())
     images = {}

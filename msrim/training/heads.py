@@ -18,8 +18,8 @@ from msrim.image import bounding_box, read_volume, to_ras
 from msrim.models.inference import scale_intensities
 from msrim.training import synthesis
 
-# FreeSurfer values of the label maps -> what the network answers (HEAD_LABELS).
-ANSWER = {
+# FreeSurfer values of the label maps by the head label that the network learns for them.
+FREESURFER_OF_HEAD_LABEL = {
     1: (24, 30, 62, 85),
     2: (4, 5, 14, 15, 43, 44, 72, 136, 137, 163, 164),
     3: (3, 42, 17, 18, 53, 54),
@@ -67,11 +67,11 @@ def load_head(path: Path) -> np.ndarray:
     return np.pad(tissues[bounding_box(tissues > 0)], PADDING)
 
 
-def answers() -> Tensor:
-    """Label that the network gives for each tissue index: (len(TISSUES) + 1,) int64."""
+def head_label_of_tissue() -> Tensor:
+    """Head label of each tissue index: (len(TISSUES) + 1,) int64."""
     table = torch.zeros(len(TISSUES) + 1, dtype=torch.int64)
     for index, values in enumerate(TISSUES, start=1):
-        table[index] = next((label for label, members in ANSWER.items() if values[0] in members), 0)
+        table[index] = next((label for label, members in FREESURFER_OF_HEAD_LABEL.items() if values[0] in members), 0)
     return table
 
 
@@ -91,8 +91,10 @@ class SyntheticHeads(Dataset):
     def __init__(self, paths: list[Path], *, shape: Sequence[int], samples: int, seed: int = 0) -> None:
         self.heads = [load_head(path) for path in paths]
         self.shape, self.samples, self.seed = tuple(shape), samples, seed
-        self.answer = answers()
-        self.low_parts = [np.argwhere(np.isin(self.answer.numpy()[head], BELOW_CEREBRUM))[::20] for head in self.heads]
+        self.label_of_tissue = head_label_of_tissue()
+        self.low_parts = [
+            np.argwhere(np.isin(self.label_of_tissue.numpy()[head], BELOW_CEREBRUM))[::20] for head in self.heads
+        ]
 
     def __len__(self) -> int:
         return self.samples
@@ -103,7 +105,7 @@ class SyntheticHeads(Dataset):
             raise IndexError(index)
         rng = np.random.default_rng((self.seed, index))
         tissues = self._posed(int(rng.integers(len(self.heads))), rng)
-        labels = self.answer[tissues]
+        labels = self.label_of_tissue[tissues]
         contrast = rng.choice(len(PROTOCOLS), p=(0.4, 0.2, 0.4))
         image = paint(tissues, labels, contrast=list(PROTOCOLS)[contrast], rng=rng)
         if rng.random() < 0.25:

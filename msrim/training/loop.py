@@ -21,7 +21,7 @@ from msrim.recipe import ONE_CYCLE, Optimiser
 MEASURED = 100
 # Norm of a gradient beyond which a step is left out: on a CPU, bfloat16 convolutions of a few voxels give 1e15 or
 # infinity at times, and differently when repeated (seen with torch 2.13; not in float32).
-BELIEVABLE_NORM = 1e6
+MAX_GRADIENT_NORM = 1e6
 
 
 def fit(
@@ -130,7 +130,7 @@ class Descent:
         loss.backward()
         highest = inf if self.settings.clipping is None else self.settings.clipping
         # Also true for NaN. Without a gradient the optimiser changes nothing.
-        if not nn.utils.clip_grad_norm_(self.network.parameters(), highest) < BELIEVABLE_NORM:
+        if not nn.utils.clip_grad_norm_(self.network.parameters(), highest) < MAX_GRADIENT_NORM:
             self.optimiser.zero_grad()
         self.optimiser.step()
         self.schedule.step()

@@ -14,7 +14,7 @@ from msrim.evaluation.rims import best_f1_threshold, bootstrap_intervals, majori
 from msrim.files import write_json
 from msrim.models.inference import choose_device
 from msrim.models.registry import read_card
-from msrim.models.rims import INPUTS, answers, inputs_of, rim_probabilities
+from msrim.models.rims import INPUTS, inputs_of, predict, rim_probabilities
 from msrim.recipe import TrainingRecipe
 from msrim.training.rims import RimLesions, read_cohort
 from msrim.workflows.train_rims import fit_network
@@ -191,7 +191,7 @@ def cross_validate(
                     recipe, lesions.of(~held_out), folder, console=console, seed=recipe.seed + seed
                 )
                 judged = lesions.of(held_out)
-                found = answers(network, kind, judged.seen(), judged.features, device=recipe.device)
+                found = predict(network, kind, judged.seen(), judged.features, device=recipe.device)
                 np.save(done, found, allow_pickle=False)
             probability[seed, held_out] = np.load(done, allow_pickle=False)
     return CrossValidated(probability, of_lesion, lesions.truth, lesions.subjects)

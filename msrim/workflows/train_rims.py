@@ -17,7 +17,7 @@ from msrim.lesions.patches import SPACING_MM
 from msrim.models import build, write_weights
 from msrim.models.cards import write_card
 from msrim.models.inference import choose_device
-from msrim.models.rims import INPUTS, answers
+from msrim.models.rims import INPUTS, predict
 from msrim.recipe import TrainingRecipe
 from msrim.training.rims import RimLesions, fit_forest, fit_rims, read_cohort
 from msrim.workflows.training_data import check_left_out
@@ -57,7 +57,7 @@ def train_rims(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: Sequ
         raise InputError(f"{data}: too few lesions with a rim to train on; make a larger cohort")
     network, built = fit_network(recipe, lesions.of(~held_out), out, console=console, seed=recipe.seed)
     judged = lesions.of(held_out)
-    probability = answers(network, kind, judged.seen(), judged.features, device=recipe.device)
+    probability = predict(network, kind, judged.seen(), judged.features, device=recipe.device)
     truth = judged.labels
     thresholds = [round(choose(truth, probability), 4) for choose in (best_f1_threshold, sensitive_threshold)]
     subjects = len(np.unique(lesions.subjects))

@@ -22,7 +22,7 @@ from msrim.image import Volume, resample
 from msrim.preprocess.hindbrain import quadric_terms
 from msrim.preprocess.register import register_affine
 from msrim.preprocess.template import load_template, load_template_brain_mask
-from msrim.training.heads import PROTOCOLS, answers, load_head
+from msrim.training.heads import PROTOCOLS, head_label_of_tissue, load_head
 from msrim.transform import apply_transform
 
 PARTS = {"cerebrum": (3, 4, 5), "cerebellum": (6, 7), "brainstem": (8,)}
@@ -64,7 +64,7 @@ def main() -> None:
 def in_mni(path: Path) -> Volume:
     """Labels of a head on GRID."""
     tissues = load_head(path)
-    labels = answers().numpy().astype(np.uint8)[tissues]
+    labels = head_label_of_tissue().numpy().astype(np.uint8)[tissues]
     inside = labels > 0
     painted = np.r_[0, PROTOCOLS["T1w"]].astype(np.float32)[tissues] * inside
     # `load_head` keeps RAS order and 1 mm, and forgets the origin.

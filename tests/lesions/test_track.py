@@ -147,7 +147,7 @@ def test_table(tmp_path):
     assert empty.splitlines()[0] == table[0] and len(empty.splitlines()) == 1
 
 
-def test_crumbs_do_not_make_a_split():
+def test_fragments_do_not_make_a_split():
     """A lesion that shrank to one piece and a voxel beside it is a shrinking one."""
     before = boxes(((10, 2, 2), (8, 5, 5)))
     after = boxes(((10, 2, 2), (4, 5, 5)), ((16, 2, 2), (1, 1, 1)))

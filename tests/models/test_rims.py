@@ -12,7 +12,7 @@ from msrim.models.networks.aprl import Forest
 from msrim.models.networks.datrnet import DATRNet
 from msrim.models.networks.qsmrimnet import DeepSmote, QSMRimNet, Scale, between_neighbours
 from msrim.models.networks.resnet import ResNet18
-from msrim.models.rims import INPUTS, answers, network_inputs
+from msrim.models.rims import INPUTS, network_inputs, predict
 from msrim.ops import reference
 
 NARROW = (4, 4, 8, 8)
@@ -150,7 +150,7 @@ def test_forest_says_what_scikit_learn_says_and_survives_safetensors(tmp_path):
     again = build("aprl-rf", trees=trees, nodes=nodes, columns=columns)
     again.load_state_dict(load_file(tmp_path / "weights.safetensors"))
     fresh = rng.normal(size=(90, 527))
-    found = answers(again, INPUTS["aprl-rf"], np.zeros((90, 3, 0, 0, 0), np.float32), fresh)
+    found = predict(again, INPUTS["aprl-rf"], np.zeros((90, 3, 0, 0, 0), np.float32), fresh)
     assert found == pytest.approx(np.clip(grown.predict_proba(fresh[:, columns])[:, 1], 1e-6, 1 - 1e-6), abs=1e-6)
     assert 0.2 < found.mean() < 0.8
 
@@ -158,7 +158,7 @@ def test_forest_says_what_scikit_learn_says_and_survives_safetensors(tmp_path):
 def test_answers_do_not_depend_on_the_batch(monkeypatch):
     network = DATRNet(features=4, radii=(5,), pre_convs=1, widths=NARROW)
     images = patches(5).numpy()
-    whole = answers(network, INPUTS["datrnet"], images, None)
+    whole = predict(network, INPUTS["datrnet"], images, None)
     monkeypatch.setattr("msrim.models.rims.BATCH", 2)
-    assert answers(network, INPUTS["datrnet"], images, None) == pytest.approx(whole, abs=1e-6)
-    assert answers(network, INPUTS["datrnet"], images[:0], None).shape == (0,)
+    assert predict(network, INPUTS["datrnet"], images, None) == pytest.approx(whole, abs=1e-6)
+    assert predict(network, INPUTS["datrnet"], images[:0], None).shape == (0,)

@@ -21,7 +21,7 @@ from msrim.models import build, load_model, read_card, write_weights
 from msrim.models.cards import write_card
 from msrim.recipe import ONE_CYCLE, read_training_recipe
 from msrim.training import synthesis
-from msrim.training.heads import TISSUES, SyntheticHeads, answers, load_head, paint
+from msrim.training.heads import TISSUES, SyntheticHeads, head_label_of_tissue, load_head, paint
 from msrim.training.lesions import LesionBank, LesionCrops, Patient, lesions_at
 from msrim.training.loop import fit
 from msrim.workflows.train import start_from
@@ -66,8 +66,8 @@ def bank(tmp_path):
 
 
 def test_every_answer_of_the_head_network_is_taught():
-    assert set(answers().tolist()) == set(range(9))
-    assert answers()[0] == 0 and answers()[1 + TISSUES.index((507,))] == 0
+    assert set(head_label_of_tissue().tolist()) == set(range(9))
+    assert head_label_of_tissue()[0] == 0 and head_label_of_tissue()[1 + TISSUES.index((507,))] == 0
 
 
 def test_a_head_sample_is_a_function_of_its_number(head_path):
@@ -222,7 +222,7 @@ def test_lesions_are_brighter_on_pdw(patient, bank, head_path):
             differences.append(float(image[1][inside].mean() - image[1][outside].mean()))
     assert len(differences) >= 3 and np.mean(differences) > 0.3
     tissues = torch.from_numpy(load_head(head_path)).long()
-    labels = answers()[tissues]
+    labels = head_label_of_tissue()[tissues]
     drawn = [
         paint(tissues, labels, contrast="PDw", rng=np.random.default_rng(seed), lesions=False)[0] for seed in range(40)
     ]

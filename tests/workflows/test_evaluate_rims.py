@@ -37,7 +37,7 @@ def trained(monkeypatch) -> list[RimLesions]:
         return None, {}
 
     monkeypatch.setattr("msrim.workflows.evaluate_rims.fit_network", fit)
-    monkeypatch.setattr("msrim.workflows.evaluate_rims.answers", lambda *given, **_: np.full(len(given[2]), 0.5))
+    monkeypatch.setattr("msrim.workflows.evaluate_rims.predict", lambda *given, **_: np.full(len(given[2]), 0.5))
     return seen
 
 

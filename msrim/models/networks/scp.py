@@ -18,7 +18,7 @@ LEVELS = 5
 # Pixels to order 1. A constant, not the image's size: the same distance to an edge is the same number in every image.
 PIXELS = 100.0
 # First logit of everything where there is a bias: most pixels are no lesion.
-RARE = -2.0
+PRIOR_LOGIT = -2.0
 
 
 class SCP(nn.Module):
@@ -119,7 +119,7 @@ class CovariantHead(nn.Module):
         )
         self.shared = nn.Conv3d(features, 1, 1, bias=bias)
         if bias:
-            nn.init.constant_(self.shared.bias, RARE)
+            nn.init.constant_(self.shared.bias, PRIOR_LOGIT)
 
     def forward(self, features: Tensor) -> Tensor:
         # One set of weights for the whole batch and all slices: they are of one size.
