@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from msrim.image import bounding_box, read_volume, to_ras
 from msrim.models.inference import scale_intensities
 from msrim.training import synthesis
+from msrim.training.contrasts import SIGNAL, TISSUES
 
 # FreeSurfer values of the label maps by the head label that the network learns for them.
 FREESURFER_OF_HEAD_LABEL = {
@@ -30,26 +31,8 @@ FREESURFER_OF_HEAD_LABEL = {
     8: (16,),
 }
 BELOW_CEREBRUM = (6, 7, 8)
-# Structures that share a signal; each gets its own random intensity. Left and right are the same tissue.
-TISSUES = (
-    (24,), (4, 43, 5, 44, 14, 15, 72), (136, 137, 163, 164), (3, 42), (17, 18, 53, 54), (10, 49), (11, 50, 26, 58),
-    (12, 51), (13, 52), (2, 41), (25, 57), (28, 60), (8, 47), (7, 46), (16,), (30, 62, 85), (507,), (511,), (515,),
-    (516,), (509,), (506,), (514,), (512,), (502,), (508,), (530,),
-)  # fmt: skip
-# Means of those tissues, in the same order, in the three contrasts that MS protocols hold, on a scale of 0 to 1.
-PROTOCOLS = {
-    "T1w": (.15, .13, .3, .45, .45, .52, .48, .52, .6, .72, .5, .65, .45, .68, .65, .3, .4, .85, .1, .6, .2, .2, .4, .6,
-            .4, .4, .5),
-    "T2w": (.95, .95, .7, .55, .55, .48, .5, .45, .35, .35, .65, .4, .52, .35, .4, .6, .3, .5, .08, .35, .9, .9, .2, .4,
-            .6, .4, .35),
-    "FLAIR": (.12, .1, .35, .55, .58, .5, .52, .5, .45, .42, .85, .45, .55, .43, .47, .35, .35, .55, .06, .35, .2, .2,
-              .25, .4, .3, .35, .3),
-}  # fmt: skip
-# Contrasts that a lesion network may be given and the head network does not know.
-MORE_PROTOCOLS = {
-    "PDw": (.6, .62, .64, .65, .65, .62, .64, .61, .55, .57, .71, .58, .65, .57, .6, .45, .5, .6, .06, .45, .6, .6, .3,
-            .5, .5, .45, .4),
-}  # fmt: skip
+# Contrasts of which the head network learns; lesion networks may know more.
+HEAD_CONTRASTS = ("T1w", "T2w", "FLAIR")
 PADDING = 16
 
 
@@ -106,11 +89,11 @@ class SyntheticHeads(Dataset):
         rng = np.random.default_rng((self.seed, index))
         tissues = self._posed(int(rng.integers(len(self.heads))), rng)
         labels = self.label_of_tissue[tissues]
-        contrast = rng.choice(len(PROTOCOLS), p=(0.4, 0.2, 0.4))
-        image = paint(tissues, labels, contrast=list(PROTOCOLS)[contrast], rng=rng)
+        contrast = rng.choice(len(HEAD_CONTRASTS), p=(0.4, 0.2, 0.4))
+        image = paint(tissues, labels, contrast=HEAD_CONTRASTS[contrast], rng=rng)
         if rng.random() < 0.25:
             image = strip_skull(image, labels, rng)
-        channels = torch.zeros(len(PROTOCOLS), *labels.shape)
+        channels = torch.zeros(len(HEAD_CONTRASTS), *labels.shape)
         channels[contrast] = scan(image, rng)[0]
         return channels, labels
 
@@ -138,7 +121,7 @@ def paint(tissues: Tensor, labels: Tensor, *, contrast: str, rng: np.random.Gene
     With ``lesions``, most samples have white matter of some other intensity.
     """
     count = len(TISSUES)
-    means = np.array((PROTOCOLS | MORE_PROTOCOLS)[contrast]) + rng.normal(0, 0.05, count)
+    means = np.array(SIGNAL[contrast]) + rng.normal(0, 0.05, count)
     means = np.concatenate([[rng.choice([0, rng.uniform(0, 0.1)])], np.clip(means, 0, 1.2)])
     spreads = np.concatenate([[0.01], rng.uniform(0.01, 0.06, count)])
     image = torch.from_numpy(means).float()[tissues]

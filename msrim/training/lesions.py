@@ -17,16 +17,11 @@ from msrim.image import Volume
 from msrim.lesions.bank import read_bank
 from msrim.lesions.spheres import lesion_spheres
 from msrim.training import synthesis
-from msrim.training.painting import PAINTED_CONTRAST, knots, painted_share
+from msrim.training.contrasts import CHANGED_CONTRAST, CHANGED_CSF, CHANGED_GREY, DROPOUT, PAINTED_CONTRAST
+from msrim.training.painting import knots, painted_share
 
 # White matter is that of cerebrum, cerebellum and brainstem: lesions lie in all three.
 CSF, GREY_MATTER, WHITE_MATTER = (1, 2), (3, 4, 6), (5, 7, 8)
-# What real lesions gain or lose of their contrast: a site's sequence decides how much they stand out, and there are few
-# sites.
-CHANGED_CONTRAST = {"FLAIR": (-1.0, 0.7), "T1w": (-0.5, 0.5), "T2w": (-0.8, 0.6), "PDw": (-0.8, 0.6)}
-# The same for grey matter and for CSF beside white matter.
-CHANGED_GREY = {"FLAIR": (-0.7, 1.0), "T1w": (-0.7, 0.7), "T2w": (-0.7, 0.7), "PDw": (-0.7, 0.7)}
-CHANGED_CSF = {"FLAIR": (-1.0, 1.5), "T1w": (-1.0, 1.0), "T2w": (-1.5, 1.5), "PDw": (-1.5, 1.5)}
 # Brightness and contrast that normalisation leaves unknown.
 GAIN, OFFSET = (0.55, 1.7), 0.8
 # How crops are stretched along each axis, and as a whole: the source voxels of a step.
@@ -39,8 +34,6 @@ STRENGTHS = (0.2, 1.0)
 PAINTED, PAINTED_SYNTHETIC, WHOLE, MAPS_AT_ONCE, MAP_SCALE = 0.5, 0.9, 0.6, 3, (0.85, 1.2)
 # Share of the samples that come from synthetic brains, where there are any.
 SYNTHETIC = 0.35
-# Chance that a contrast which the patient has is withheld. FLAIR is what a lesion is defined on and always stays.
-DROPOUT = {"FLAIR": 0.0, "T1w": 0.4, "T2w": 0.5, "PDw": 0.5}
 # Chance that a contrast other than the FLAIR lies beside it, as after a registration that failed a little, and by how
 # many voxels along each axis at most.
 MISALIGNED, MISALIGNMENT = 0.25, 2

@@ -11,12 +11,6 @@ from torch import Tensor
 
 from msrim.training import synthesis
 
-# How lesions differ from the tissue around them, in robust standard deviations of the brain's tissue: darker in T1w,
-# brighter in T2w. The ranges hold the 5th to 95th percentile of what raters marked, with room on both sides. PDw takes
-# T2w's, seen in no patient: by the signal of a spin echo (TR 4.2 s; TE 12 and 80 ms, as in ISBI-2015) a lesion differs
-# from white matter 1.8 and 1.9 times as much as grey matter does.
-PAINTED_CONTRAST = {"FLAIR": (0.9, 4.5), "T1w": (-2.6, 0.0), "T2w": (0.3, 4.5), "PDw": (0.3, 4.5)}
-
 
 def painted_share(painted: Tensor, rng: np.random.Generator) -> Tensor:
     """How much of its contrast each voxel of a painted lesion has, and each voxel beside it.

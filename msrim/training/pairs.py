@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from msrim.training import synthesis
+from msrim.training.contrasts import PAINTED_CONTRAST
 from msrim.training.lesions import LesionBank, Patient, lesions_at
-from msrim.training.painting import PAINTED_CONTRAST
 
 # The paper's: crops are centred on a random voxel of foreground and shifted by so much at most.
 MAX_SHIFT_VOXELS = 10

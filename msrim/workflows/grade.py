@@ -89,7 +89,8 @@ def paint_lesions(anatomy: Anatomy, *, lesion: Path, threshold: float, seed: int
     """
     import torch
 
-    from msrim.training.painting import PAINTED_CONTRAST, painted_share
+    from msrim.training.contrasts import PAINTED_CONTRAST
+    from msrim.training.painting import painted_share
 
     working = anatomy.working
     images = {name: read_own(path) for name, path in working.images.items()}

@@ -22,7 +22,8 @@ from msrim.image import Volume, resample
 from msrim.preprocess.hindbrain import quadric_terms
 from msrim.preprocess.register import register_affine
 from msrim.preprocess.template import load_template, load_template_brain_mask
-from msrim.training.heads import PROTOCOLS, head_label_of_tissue, load_head
+from msrim.training.contrasts import SIGNAL
+from msrim.training.heads import head_label_of_tissue, load_head
 from msrim.transform import apply_transform
 
 PARTS = {"cerebrum": (3, 4, 5), "cerebellum": (6, 7), "brainstem": (8,)}
@@ -66,7 +67,7 @@ def in_mni(path: Path) -> Volume:
     tissues = load_head(path)
     labels = head_label_of_tissue().numpy().astype(np.uint8)[tissues]
     inside = labels > 0
-    painted = np.r_[0, PROTOCOLS["T1w"]].astype(np.float32)[tissues] * inside
+    painted = np.r_[0, SIGNAL["T1w"]].astype(np.float32)[tissues] * inside
     # `load_head` keeps RAS order and 1 mm, and forgets the origin.
     head, brain = Volume(painted, np.eye(4)), Volume(inside, np.eye(4))
     mni_from_head = register_affine(head, load_template(), moving_mask=brain, fixed_mask=load_template_brain_mask())

@@ -14,14 +14,16 @@ from safetensors.torch import load_file
 from scipy import ndimage
 from torch import nn
 
+from msrim.bids import CONTRASTS as CONTRASTS_OF_FILES
 from msrim.console import Console
 from msrim.errors import InputError, ModelError
 from msrim.image import Volume, write_volume
 from msrim.models import build, load_model, read_card, write_weights
 from msrim.models.cards import write_card
 from msrim.recipe import ONE_CYCLE, read_training_recipe
-from msrim.training import synthesis
-from msrim.training.heads import TISSUES, SyntheticHeads, head_label_of_tissue, load_head, paint
+from msrim.training import contrasts, synthesis
+from msrim.training.contrasts import TISSUES
+from msrim.training.heads import SyntheticHeads, head_label_of_tissue, load_head, paint
 from msrim.training.lesions import LesionBank, LesionCrops, Patient, lesions_at
 from msrim.training.loop import fit
 from msrim.workflows.train import start_from
@@ -65,7 +67,13 @@ def bank(tmp_path):
     return LesionBank(path)
 
 
-def test_every_answer_of_the_head_network_is_taught():
+def test_every_contrast_is_in_every_table():
+    tables = [table for name, table in vars(contrasts).items() if name.isupper() and isinstance(table, dict)]
+    assert len(tables) == 6 and all(table.keys() == CONTRASTS_OF_FILES.keys() for table in tables)
+    assert {len(values) for values in contrasts.SIGNAL.values()} == {len(TISSUES)}
+
+
+def test_every_label_of_the_head_network_is_taught():
     assert set(head_label_of_tissue().tolist()) == set(range(9))
     assert head_label_of_tissue()[0] == 0 and head_label_of_tissue()[1 + TISSUES.index((507,))] == 0
 
