@@ -33,8 +33,8 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch goes first and alone, so that a build chosen by the machine's own pip settings (CPU, CUDA) is kept.
-# pyradiomics is built from source and asks for these four without saying so. Its released sources use what Python 3.12
-# has no more (configparser.SafeConfigParser), so there msrim goes without it; `msrim doctor` says what that costs.
+# pyradiomics is built from source and asks for these without saying so. Its released sources use what Python 3.12 has no
+# more (configparser.SafeConfigParser); there a fork of it is taken whose feature code is the same.
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "msrim is installed with Python 3.11, 3.12 or 3.13; give one: make PYTHON=/path/to/python3.12"; exit 1; }
@@ -43,7 +43,6 @@ $(INSTALLED): pyproject.toml
 	$(PIP) torch==2.13.0
 	$(PIP) --editable '.[dev]'
 	$(PIP) setuptools wheel versioneer
-	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; \
-		then $(PIP) --no-build-isolation pyradiomics==3.0.1; \
-		else echo "pyradiomics is left out, it builds with Python 3.11 alone; see \`$(BIN)/msrim doctor\`"; fi
+	$(PIP) --no-build-isolation 'pyradiomics==3.0.1; python_version < "3.12"' \
+		'pyradiomics-bhklab==3.1.4; python_version >= "3.12"'
 	@touch $@

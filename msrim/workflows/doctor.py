@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
@@ -66,14 +67,15 @@ def _gpu() -> Finding:
 
 
 def _radiomics() -> Finding:
-    try:
-        return Finding("ok", "pyradiomics", version("pyradiomics"))
-    except PackageNotFoundError:
-        return Finding(
-            "missing",
-            "pyradiomics",
-            "the rim networks qsmrimnet, aprl-rf and aprl-nn cannot be used; `make` with Python 3.11 installs it",
-        )
+    # The fork is what Python 3.12 and later can build.
+    for name in ("pyradiomics", "pyradiomics-bhklab"):
+        with suppress(PackageNotFoundError):
+            return Finding("ok", name, version(name))
+    return Finding(
+        "missing",
+        "pyradiomics",
+        "the rim networks qsmrimnet, aprl-rf and aprl-nn cannot be used; `make` installs it, see the README",
+    )
 
 
 def _memory() -> Finding:
