@@ -111,10 +111,17 @@ PAIR = {
     "difference": "space-midway_stat-z_desc-difference_statmap.nii.gz",
     "difference_t2w": "space-midway_stat-z_desc-differenceT2w_statmap.nii.gz",
 }
+# ... and of a patient, beside the visits' folders: all that is known of each lesion in one row.
+PATIENT = {
+    "table": "desc-patient.tsv",
+    "table_columns": "desc-patient.json",
+    "changes": PAIR["changes"],
+}
 # What BIDS has no names for.
 NOT_BIDS = ["work", "**/work", "logs", "**/logs", "**/rims", "**/ses-*_to_ses-*", "**/xfm", "cohort*"]
 NOT_BIDS += ["**/report.html", "**/run.json", "**/*_desc-lesions.*", "**/*_desc-summary.json", "**/*_desc-changes.tsv"]
 NOT_BIDS += ["**/*_desc-grade.*"]
+NOT_BIDS += ["**/patient.html", "**/*_desc-patient.*"]
 NOT_BIDS += ["simulation.json", "rims.png", "rims.json"]
 # What BIDS asks of images in spaces that it does not know.
 SPACES = {
@@ -230,6 +237,28 @@ def pair_folder(baseline: Subject, followup: Subject, out: Path) -> Path:
     return out / f"sub-{baseline.label}" / f"ses-{baseline.session}_to_ses-{followup.session}"
 
 
+def patient_file(visit: Subject, out: Path, suffix: str) -> Path:
+    """Path of a result about all visits of a patient.
+
+    Examples
+    --------
+    >>> patient_file(Subject("12", "01", {}), Path("out"), "desc-changes.tsv").as_posix()
+    'out/sub-12/sub-12_desc-changes.tsv'
+    """
+    return out / f"sub-{visit.label}" / f"sub-{visit.label}_{suffix}"
+
+
+def patient_page(visit: Subject, out: Path) -> Path:
+    """Path of the page that leads to all results of a patient.
+
+    Examples
+    --------
+    >>> patient_page(Subject("12", "01", {}), Path("out")).as_posix()
+    'out/sub-12/patient.html'
+    """
+    return out / f"sub-{visit.label}" / "patient.html"
+
+
 def find_subject(path: Path) -> Subject:
     """Find the contrasts of one visit in a folder.
 
@@ -251,7 +280,7 @@ def find_subject(path: Path) -> Subject:
     if not is_folder:
         what = "is a file, not a folder; name files with --flair, --t1, --t2" if path.exists() else "no such folder"
         raise InputError(f"{path}: {what}")
-    folder = _image_folder(path)
+    folder = image_folder(path)
     images = images_in(folder)
     found: dict[str, list[Path]] = {}
     for image in images:
@@ -279,7 +308,7 @@ def find_qsm(path: Path) -> Path:
     path = Path(path).absolute()
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; name the QSM with --qsm")
-    folder = _image_folder(path)
+    folder = image_folder(path)
     maps = [file for file in images_in(folder) if is_qsm(file.name)]
     if len(maps) == 1:
         return maps[0]
@@ -485,7 +514,14 @@ def _lines(path: Path) -> list[str]:
         raise OutputError(f"{path}: cannot be read ({error.strerror}); choose another output folder") from error
 
 
-def _image_folder(path: Path) -> Path:
+def image_folder(path: Path) -> Path:
+    """Folder of a visit's images, from that of a BIDS subject with one session, of a session, or their own.
+
+    Raises
+    ------
+    InputError
+        Several sessions.
+    """
     sessions = sorted(child for child in path.glob("ses-*") if child.is_dir())
     if len(sessions) > 1:
         names = ", ".join(session.name for session in sessions)

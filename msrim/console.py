@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from time import monotonic
 
 from rich.console import Console as RichConsole
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.table import Column
+from rich.text import Text
+
+# Of the work; before so much is done, nobody knows how long the rest takes on this machine.
+ENOUGH_TO_JUDGE = 0.03
 
 
 class Console:
-    """Progress and remarks on stderr: a spinner on a terminal, plain lines otherwise, nothing when quiet.
+    """Progress and remarks on stderr: a bar and colours on a terminal, plain lines otherwise, nothing when quiet.
 
     Parameters
     ----------
@@ -19,8 +26,11 @@ class Console:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._rich = RichConsole(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-        self._spinner: Progress | None = None
+        # Asked of the stream itself: the environment may force colours, which a file or a pipe must not get.
+        terminal = sys.stderr.isatty()
+        self._rich = RichConsole(stderr=True, quiet=quiet, highlight=False, soft_wrap=True, force_terminal=terminal)
+        self._bar: _Bar | None = None
+        self._part = ""
 
     @property
     def quiet(self) -> bool:
@@ -29,35 +39,125 @@ class Console:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self._rich.print(text, markup=False)
+        self._print(text)
+
+    def note(self, text: str) -> None:
+        """Tell what was replaced by something else, or what to think of when the results are read."""
+        self._print(f"note: {text}", style="yellow")
+
+    def error(self, text: str) -> None:
+        """Tell why msrim stops; quiet or not."""
+        self._rich.quiet = False
+        self._print(f"msrim: error: {text}", style="bold red")
+
+    def result(self, text: str, *, doubts: Sequence[str] = ()) -> None:
+        """Tell on one line what was found, and on the same line why it cannot be trusted, where that is so."""
+        line = Text(text, style="bold")
+        if doubts:
+            line.append(f". WARNING: {'; '.join(doubts)}", style="bold red")
+        self._rich.print(line)
+
+    def _print(self, text: str, *, style: str | None = None) -> None:
+        self._rich.print(text, markup=False, style=style)
 
     @contextmanager
-    def progress(self, total: int | None = None) -> Iterator[None]:
+    def part(self, name: str) -> Iterator[None]:
+        """Say before every step of the block what it is a part of."""
+        before, self._part = self._part, f"{name}: "
+        try:
+            yield
+        finally:
+            self._part = before
+
+    @contextmanager
+    def progress(self, costs: Mapping[str, float] | None = None) -> Iterator[None]:
         """Show the steps of a run, told by :meth:`started` and :meth:`finished`, while the block runs.
 
         Parameters
         ----------
-        total : int, optional
-            How many there are, where that is known.
+        costs : dict of str to float, optional
+            The steps that are to come, as they will be named, and what they cost beside each other.
         """
         if not self._rich.is_terminal:
             yield
             return
-        of = "" if total is None else f" of {total}"
-        count = TextColumn(f"step {{task.completed}}{of}: {{task.description}}")
-        columns = SpinnerColumn(), count, TimeElapsedColumn()
-        with Progress(*columns, console=self._rich, transient=True) as self._spinner:
-            self._spinner.add_task("", total=total)
+        self._bar = _Bar(costs or {})
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),
+            _Left(self._bar),
+        )
+        with Progress(*columns, console=self._rich, transient=True, expand=True) as self._bar.shown:
+            self._bar.shown.add_task("", total=self._bar.total)
             try:
                 yield
             finally:
-                self._spinner = None
+                self._bar = None
 
     def started(self, name: str) -> None:
-        """A step begins: its number and name stand beside the spinner."""
-        if self._spinner:
-            self._spinner.update(self._spinner.task_ids[0], description=name, advance=1)
+        """A step begins: its name stands beside the bar."""
+        if self._bar:
+            self._bar.start(name, label=f"{self._part}{name}")
 
-    def finished(self, name: str, remark: str) -> None:
-        """A step has ended: one line."""
-        self.say(f"{name}: {remark}")
+    def finished(self, name: str, remark: str, *, kept: bool = False) -> None:
+        """A step has ended: one line, but none on a terminal for a step that was done by an earlier run."""
+        if self._bar:
+            self._bar.finish(name, kept=kept)
+        if not (kept and self._rich.is_terminal):
+            self._print(f"{self._part}{name}: {remark}", style="dim")
+
+
+class _Bar:
+    """How far a run is, in what its steps cost."""
+
+    shown: Progress
+
+    def __init__(self, costs: Mapping[str, float]) -> None:
+        self.open = dict(costs)
+        self.steps = len(costs)
+        self.total = sum(costs.values())
+        self.number = 0
+        self.done = 0.0
+        # Of the steps that this run did, unlike those that it found done: cost and seconds.
+        self.own, self.seconds = 0.0, 0.0
+        self.began = monotonic()
+
+    def start(self, name: str, *, label: str) -> None:
+        self.number += 1
+        if name not in self.open:
+            self.open[name] = 1.0
+            self.total += 1.0
+            self.steps = max(self.steps, self.number)
+        self.began = monotonic()
+        self.shown.update(self.shown.task_ids[0], description=label, total=self.total)
+
+    def finish(self, name: str, *, kept: bool) -> None:
+        cost = self.open.pop(name, 0.0)
+        self.done += cost
+        if not kept:
+            self.own += cost
+            self.seconds += monotonic() - self.began
+        self.shown.update(self.shown.task_ids[0], completed=self.done)
+
+    def left(self) -> str:
+        """Steps, and about how long, as soon as the machine's speed is known."""
+        steps = f"step {self.number} of {self.steps}"
+        if self.own < ENOUGH_TO_JUDGE * self.total or not self.open:
+            return steps
+        speed = self.seconds / self.own
+        current = min(monotonic() - self.began, speed * max(self.open.values()))
+        seconds = max(speed * sum(self.open.values()) - current, 1.0)
+        return f"{steps}, about {f'{seconds / 60:.0f} min' if seconds > 90 else f'{seconds:.0f} s'} left"
+
+
+class _Left(ProgressColumn):
+    """What is left, as text."""
+
+    def __init__(self, bar: _Bar) -> None:
+        super().__init__(table_column=Column(no_wrap=True))
+        self._shown_bar = bar
+
+    def render(self, task: Task) -> Text:
+        """Text of the column."""
+        return Text(self._shown_bar.left())

@@ -31,3 +31,7 @@ class Fallback(UserWarning):
     Raised as a warning, ``warnings.warn("no CUDA device; using the CPU", Fallback)``, from any room. The step that runs
     says it to the user once, and run.json keeps it, also when a later run finds the step done.
     """
+
+
+class Doubt(Fallback):
+    """The results cannot be trusted before somebody has looked: told in the first line of what a run has found."""

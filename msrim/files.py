@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
 import hashlib
@@ -10,12 +11,14 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zipfile import BadZipFile
 
 from msrim.errors import InputError, OutputError
 
+Row = TypeVar("Row")
 # Marks the temporary names, which begin with a dot as well.
 PARTIAL = "-partial-"
 
@@ -93,6 +96,43 @@ def write_tsv(rows: Iterable[Iterable[Any]], path: Path, *, columns: Iterable[st
     """
     lines = [columns, *([_cell(value) for value in row] for row in rows)]
     return write_text("".join("\t".join(line) + "\n" for line in lines), path)
+
+
+def read_tsv(path: Path, kind: type[Row]) -> list[Row]:
+    """Rows of a table that :func:`write_tsv` has written of dataclasses, whose fields are its columns.
+
+    Raises
+    ------
+    InputError
+        The file is missing or damaged, or holds another table.
+
+    Examples
+    --------
+    >>> from dataclasses import make_dataclass
+    >>> from tempfile import TemporaryDirectory
+    >>> Part = make_dataclass("Part", [("id", "int"), ("of", "tuple[int, ...]"), ("rim", "bool | None")])
+    >>> with TemporaryDirectory() as folder:
+    ...     path = write_tsv([(1, (2, 3), None)], Path(folder) / "table.tsv", columns=["id", "of", "rim"])
+    ...     read_tsv(path, Part)
+    [Part(id=1, of=(2, 3), rim=None)]
+    """
+    types = {field.name: str(field.type) for field in fields(kind)}
+    try:
+        with open(path, encoding="utf-8", newline="") as stream:
+            rows = csv.DictReader(stream, delimiter="\t")
+            return [kind(**{name: _value(row[name], types[name]) for name in types}) for row in rows]
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise InputError(f"{path}: not a table that msrim has written ({error}); run msrim again") from error
+
+
+def _value(cell: str, kind: str) -> Any:
+    if kind.startswith("tuple"):
+        return () if cell == "n/a" else tuple(map(int, cell.split(",")))
+    if cell == "n/a":
+        return None
+    if kind.startswith("bool"):
+        return cell == "true"
+    return {"int": int, "float": float, "str": str}[kind.split()[0]](cell)
 
 
 def _cell(value: Any) -> str:

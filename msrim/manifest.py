@@ -83,6 +83,8 @@ class Manifest:
         In the order in which they ended.
     fallbacks : list of str
         What was replaced by what, and why.
+    doubts : list of str
+        Of these, why the results cannot be trusted before somebody has looked.
     backend : str or None
         Who prepared the images, where the run asks for that; "auto" is never among them.
     versions : dict of str to str
@@ -93,6 +95,7 @@ class Manifest:
     inputs: dict[str, Path]
     steps: list[StepRecord] = field(default_factory=list)
     fallbacks: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     backend: str | None = None
     versions: dict[str, str] = field(default_factory=lambda: package_versions())
 
@@ -114,6 +117,7 @@ class Manifest:
             "outputs": {os.path.relpath(file, path.parent): sha256_of(file) for file in sorted(outputs)},
             "steps": [asdict(step) for step in self.steps],
             "fallbacks": self.fallbacks,
+            "doubts": self.doubts,
         }
         return write_json(content, path)
 

@@ -37,6 +37,19 @@ def test_help_loads_nothing_heavy(arguments):
     assert shown.stderr.strip() == "[]"
 
 
+def test_importing_msrim_loads_nothing_heavy():
+    code = (
+        "import sys\nbefore = set(sys.modules)\nimport msrim\n"
+        "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(new - sys.stdlib_module_names))\n"
+        "msrim.segment, msrim.rim_classify, msrim.longitudinal, msrim.MsrimError\n"
+        "heavy = 'torch numpy pandas scipy nibabel SimpleITK ants nipype numba typer rich'.split()\n"
+        "print(sorted(set(heavy) & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert shown.stdout.splitlines() == ["['msrim']", "[]"]
+
+
 def test_listing_models_does_not_load_torch():
     code = (
         "import sys\nfrom msrim.cli.main import app\n"

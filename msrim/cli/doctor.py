@@ -6,7 +6,7 @@ import typer
 
 
 def doctor() -> None:
-    """Tell what is installed, found and missing, and what that means. Ends with 2 if msrim cannot run."""
+    """Tell what is installed and what is missing. Says what that means. Ends with 2 if msrim cannot run."""
     from msrim.workflows.doctor import examine
 
     findings = examine()

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from msrim.cli.segment import Backend, BrainExtracted, Device, Model, Out, Quiet, RecipeFile, results_folder
+import msrim
+from msrim.cli.segment import Backend, BrainExtracted, Device, Model, Out, Quiet, RecipeFile
 
 
 def longitudinal(
@@ -28,10 +29,14 @@ def longitudinal(
     quiet: Quiet = False,
 ) -> None:
     """Find what changed between visits. Prints the path of the mask of new lesions on the last visit's FLAIR."""
-    from msrim.console import Console
-    from msrim.recipe import read_recipe
-    from msrim.workflows.longitudinal import find_visits, follow_visits
-
-    found = find_visits(visits)
-    settings = read_recipe(recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted)
-    typer.echo(follow_visits(found, settings, results_folder(out, found[0]), console=Console(quiet=quiet)))
+    found = msrim.longitudinal(
+        visits,
+        out=out,
+        model=model,
+        backend=backend,
+        device=device,
+        brain_extracted=brain_extracted,
+        recipe=recipe,
+        quiet=quiet,
+    )
+    typer.echo(found.new)

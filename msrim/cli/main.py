@@ -13,8 +13,34 @@ import typer
 from typer.core import TyperGroup
 
 from msrim import __version__
-from msrim.cli import cohort, doctor, evaluate, longitudinal, models, predict, rims, segment, simulate, train, view
+from msrim.cli import cohort, doctor, evaluate, longitudinal, models, predict, rims, run, segment, simulate, train, view
 from msrim.errors import Fallback, MsrimError
+
+PANELS = PATIENT, DATASET, TRUTH, NETWORKS, MACHINE = (
+    "One patient",
+    "A whole dataset",
+    "Known truth",
+    "Networks",
+    "This installation",
+)
+
+
+# \b: lines as they are.
+HELP = """Multiple-sclerosis lesions from MRI. Research use only.
+
+Everything that a patient's images allow, and one page:
+
+\b
+  msrim run sub-12 --out results
+
+One by one, and a whole dataset:
+
+\b
+  msrim segment sub-12/ses-01 --out results
+  msrim longitudinal sub-12/ses-01 sub-12/ses-02 --out results
+  msrim rim-classify sub-12/ses-01 --out results
+  msrim cohort BIDS_DIR OUT_DIR participant
+"""
 
 
 class _Group(TyperGroup):
@@ -25,8 +51,20 @@ class _Group(TyperGroup):
             with _notes(quiet="--quiet" in ctx.args):
                 return super().invoke(ctx)
         except MsrimError as error:
-            typer.echo(f"msrim: error: {' '.join(str(error).split())}", err=True)
+            from msrim.console import Console
+
+            Console().error(" ".join(str(error).split()))
             raise typer.Exit(2) from error
+
+    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:
+        """Commands by what they are for: rich_help_panel without the frames, which double the time of the help."""
+        commands = [self.get_command(ctx, name) for name in self.list_commands(ctx)]
+        width = max(len(command.name) for command in commands)
+        for panel in PANELS:
+            with formatter.section(panel):
+                own = [command for command in commands if command.rich_help_panel == panel]
+                room = formatter.width - width - 4
+                formatter.write_dl([(each.name.ljust(width), each.get_short_help_str(room)) for each in own])
 
 
 @contextmanager
@@ -45,33 +83,36 @@ def _notes(*, quiet: bool) -> Iterator[None]:
         warnings.simplefilter("always", Fallback)
         warnings.showwarning = keep
         yield
-    for note in notes if not quiet else ():
-        typer.echo(f"note: {note}", err=True)
+    if notes:
+        from msrim.console import Console
+
+        console = Console(quiet=quiet)
+        for note in notes:
+            console.note(note)
 
 
 # Plain help and tracebacks: the decorated ones triple the time of `msrim --help`.
 app = typer.Typer(
     name="msrim",
     cls=_Group,
-    help="Multiple-sclerosis lesions from MRI. Research use only.",
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command()(segment.segment)
-app.command()(segment.preprocess)
-app.command()(rims.rim_classify)
-app.command()(longitudinal.longitudinal)
-app.command(cls=cohort.BidsAppCommand)(cohort.cohort)
-app.command()(view.view)
-app.command()(predict.predict)
-app.command()(train.train)
-app.command()(models.models)
-app.command()(models.join)
-app.command()(doctor.doctor)
-app.add_typer(simulate.app, name="simulate")
-app.add_typer(evaluate.app, name="evaluate")
+app.command(rich_help_panel=PATIENT)(run.run)
+app.command(rich_help_panel=PATIENT)(segment.segment)
+app.command(rich_help_panel=PATIENT)(longitudinal.longitudinal)
+app.command(rich_help_panel=PATIENT)(rims.rim_classify)
+app.command(rich_help_panel=PATIENT)(view.view)
+app.command(rich_help_panel=PATIENT)(segment.preprocess)
+app.command(cls=cohort.BidsAppCommand, rich_help_panel=DATASET)(cohort.cohort)
+app.add_typer(simulate.app, name="simulate", rich_help_panel=TRUTH)
+app.add_typer(evaluate.app, name="evaluate", rich_help_panel=TRUTH)
+app.command(rich_help_panel=NETWORKS)(models.models)
+app.command(rich_help_panel=NETWORKS)(train.train)
+app.command(rich_help_panel=NETWORKS)(models.join)
+app.command(rich_help_panel=NETWORKS)(predict.predict)
+app.command(rich_help_panel=MACHINE)(doctor.doctor)
 
 
 def _show_version(wanted: bool) -> None:
@@ -80,13 +121,13 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit()
 
 
-@app.callback()
+@app.callback(help=HELP)
 def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Multiple-sclerosis lesions from MRI. Research use only."""
+    """What there is beside the commands."""
 
 
 def end_on_sigterm() -> None:

@@ -9,7 +9,7 @@ import typer
 
 
 def models() -> None:
-    """List the models that come with msrim: name and version, what for, contrasts (optional ones in brackets)."""
+    """List the models that come with msrim. Name and version, what for, contrasts (optional ones in brackets)."""
     from msrim.models.registry import packaged_cards
 
     for card in packaged_cards():
@@ -23,7 +23,7 @@ def join(
     out: Annotated[Path, typer.Option("--out", help="Folder for the joined weights and their card.")],
     name: Annotated[str, typer.Option("--name", help="What the card calls it.")] = "vote",
 ) -> None:
-    """Join models that differ in their seed: they decide by majority. Prints the folder, which `--model` takes."""
+    """Join models that differ in their seed. They decide by majority. Prints the folder, which `--model` takes."""
     from msrim.models.cards import join_models
 
     typer.echo(join_models(members, out, name=name))

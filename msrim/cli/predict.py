@@ -18,7 +18,7 @@ def predict(
     ] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
-    """Run a slice model on one image as it is, of any part of the body. Prints the path of the mask."""
+    """Run a slice model on one image, of any part of the body. Prints the path of the mask."""
     from msrim.console import Console
     from msrim.workflows.predict import predict as predict_one
 

@@ -7,18 +7,8 @@ from typing import Annotated
 
 import typer
 
-from msrim.cli.segment import (
-    Backend,
-    BrainExtracted,
-    Device,
-    Flair,
-    Out,
-    Quiet,
-    RecipeFile,
-    SubjectFolder,
-    results_folder,
-)
-from msrim.errors import InputError
+import msrim
+from msrim.cli.segment import Backend, BrainExtracted, Device, Flair, Out, Quiet, RecipeFile, SubjectFolder
 
 
 def rim_classify(
@@ -49,25 +39,19 @@ def rim_classify(
     quiet: Quiet = False,
 ) -> None:
     """Tell which lesions carry a paramagnetic rim. Prints the path of the table of lesions."""
-    from msrim.bids import find_qsm, find_subject, subject_from_files
-    from msrim.console import Console
-    from msrim.recipe import read_recipe
-
-    if subject is None and (flair is None or qsm is None):
-        raise InputError("no subject; give a folder with FLAIR and QSM, or --flair and --qsm")
-    patient = find_subject(subject) if flair is None else subject_from_files(flair)
-    settings = read_recipe(recipe, backend=backend, device=device, brain_extracted=brain_extracted)
-    from msrim.workflows.rims import classify_rims
-
-    table = classify_rims(
-        patient,
-        find_qsm(subject) if qsm is None else qsm.absolute(),
-        settings,
-        results_folder(out, patient),
-        console=Console(quiet=quiet),
+    found = msrim.rim_classify(
+        subject,
+        out=out,
+        flair=flair,
+        qsm=qsm,
+        magnitude=magnitude,
+        lesions=lesions,
         model=model,
         threshold=threshold,
-        lesions=None if lesions is None else lesions.absolute(),
-        magnitude=None if magnitude is None else magnitude.absolute(),
+        backend=backend,
+        device=device,
+        brain_extracted=brain_extracted,
+        recipe=recipe,
+        quiet=quiet,
     )
-    typer.echo(table)
+    typer.echo(found.table)

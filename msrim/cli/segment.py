@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from msrim.errors import InputError
-
-if TYPE_CHECKING:
-    from msrim.bids import Subject
+import msrim
 
 SubjectFolder = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[SUBJECT]",
+        metavar="SUBJECT",
         help="A BIDS subject or session folder, or a folder with FLAIR.nii.gz and perhaps T1w.nii.gz, T2w.nii.gz.",
     ),
 ]
@@ -74,16 +71,21 @@ def segment(
     quiet: Quiet = False,
 ) -> None:
     """Find lesions: mask, probability, table and report. Prints the path of the lesion mask."""
-    patient = _patient(subject, flair=flair, t1=t1, t2=t2)
-    from msrim.console import Console
-    from msrim.recipe import read_recipe
-
-    settings = read_recipe(
-        recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted, grade=grade
+    found = msrim.segment(
+        subject,
+        out=out,
+        flair=flair,
+        t1=t1,
+        t2=t2,
+        model=model,
+        backend=backend,
+        device=device,
+        brain_extracted=brain_extracted,
+        recipe=recipe,
+        grade=grade,
+        quiet=quiet,
     )
-    from msrim.workflows.segment import segment_subject
-
-    typer.echo(segment_subject(patient, settings, results_folder(out, patient), console=Console(quiet=quiet)))
+    typer.echo(found.mask)
 
 
 def preprocess(
@@ -100,30 +102,12 @@ def preprocess(
     quiet: Quiet = False,
 ) -> None:
     """Prepare the images and stop before the lesions. Prints the path of the brain mask."""
-    patient = _patient(subject, flair=flair, t1=t1, t2=t2)
+    from msrim.api import find_visit, results_folder
     from msrim.console import Console
     from msrim.recipe import read_recipe
 
+    visit = find_visit(subject, flair=flair, t1=t1, t2=t2)
     settings = read_recipe(recipe, backend=backend, device=device, brain_extracted=brain_extracted)
     from msrim.workflows.anatomy import preprocess_subject
 
-    typer.echo(preprocess_subject(patient, settings, results_folder(out, patient), console=Console(quiet=quiet)))
-
-
-def results_folder(out: Path | None, subject: Subject) -> Path:
-    """What the user says, or the place for results of such a patient."""
-    from msrim.bids import default_results_folder
-
-    return default_results_folder(subject) if out is None else out
-
-
-def _patient(folder: Path | None, *, flair: Path | None, t1: Path | None, t2: Path | None) -> Subject:
-    from msrim.bids import find_subject, subject_from_files
-
-    if folder is not None and (flair or t1 or t2):
-        raise InputError(f"{folder}: give either a subject folder or --flair, --t1, --t2, not both")
-    if folder is not None:
-        return find_subject(folder)
-    if flair is None:
-        raise InputError("no FLAIR; give a subject folder or --flair")
-    return subject_from_files(flair, t1=t1, t2=t2)
+    typer.echo(preprocess_subject(visit, settings, results_folder(out, visit), console=Console(quiet=quiet)))

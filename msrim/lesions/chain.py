@@ -27,11 +27,14 @@ class ChainedLesion:
         At each visit; at one in the middle the mean of what the pairs before and after it say.
     changes : tuple of str
         From each visit to the next, one of CHANGES, or "absent" where neither of the two has the lesion.
+    rows : tuple of tuple of int
+        From each visit to the next, its rows in the pair's table.
     """
 
     id: int
     volumes_mm3: tuple[float, ...]
     changes: tuple[str, ...]
+    rows: tuple[tuple[int, ...], ...]
 
 
 def chain_lesions(
@@ -81,7 +84,8 @@ def chain_lesions(
         second_mm3 = [sum(lesion.followup_mm3 for lesion in pair) for pair in members]
         middle = [(one + other) / 2 for one, other in zip(second_mm3[:-1], first_mm3[1:], strict=True)]
         volumes = tuple(round(volume, 3) for volume in (first_mm3[0], *middle, second_mm3[-1]))
-        chains.append((volumes, tuple(_joint_change(pair) for pair in members)))
+        changes = tuple(_joint_change(pair) for pair in members)
+        chains.append((volumes, changes, tuple(tuple(lesion.id for lesion in pair) for pair in members)))
     chains.sort(key=lambda row: -sum(row[0]))
     return [ChainedLesion(number, *row) for number, row in enumerate(chains, start=1)]
 

@@ -77,6 +77,8 @@ class ChangeReport:
     recipe : str
         TOML.
     warnings : sequence of str
+    doubts : sequence of str
+        Of the warnings, why the results cannot be trusted before somebody has looked.
     """
 
     subject: str
@@ -99,6 +101,7 @@ class ChangeReport:
     versions: dict[str, str]
     recipe: str
     warnings: Sequence[str]
+    doubts: Sequence[str] = ()
 
 
 def write_change_report(report: ChangeReport, path: Path) -> Path:

@@ -47,6 +47,8 @@ class RimReport:
     steps : sequence of StepRecord
     versions : dict of str to str
     warnings : sequence of str
+    doubts : sequence of str
+        Of the warnings, why the results cannot be trusted before somebody has looked.
     """
 
     subject: str
@@ -65,6 +67,7 @@ class RimReport:
     steps: Sequence[StepRecord]
     versions: dict[str, str]
     warnings: Sequence[str]
+    doubts: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,8 @@ class Report:
         Fallbacks and whatever else the reader must know; the report adds what it finds by itself.
     grade : dict or None
         Of :func:`msrim.evaluation.grade.summarise_grade`, where lesions were painted.
+    doubts : sequence of str
+        Of the warnings, why the results cannot be trusted before somebody has looked.
     """
 
     subject: str
@@ -89,6 +91,7 @@ class Report:
     recipe: str
     warnings: Sequence[str]
     grade: dict | None = None
+    doubts: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def read_cohort(data: Path, *, kind: Inputs, console: Console, cache: Path | Non
         raise InputError(f"{data}: no sub-* folders; make a cohort with `msrim simulate rim-cohort`")
     size = None if kind.patch is None else tuple(n + 2 * m for n, m in zip(kind.patch, MARGIN, strict=True))
     parts = []
-    with console.progress(len(folders)):
+    with console.progress({folder.name: 1.0 for folder in folders}):
         for index, folder in enumerate(folders):
             console.started(folder.name)
             parts.append(_read_subject(folder, data, index, size=size, kind=kind, cache=cache))

@@ -16,7 +16,7 @@ import numpy as np
 
 from msrim.bids import ANATOMY, Subject, transform_name, write_dataset_description
 from msrim.console import Console
-from msrim.errors import Fallback, InputError
+from msrim.errors import Doubt, Fallback, InputError
 from msrim.files import write_tsv
 from msrim.image import Volume, grid_around, read_volume, resample, to_ras, write_volume
 from msrim.labels import INFRATENTORIAL, TISSUE_NAMES, Tissue
@@ -30,13 +30,13 @@ from msrim.preprocess.normalise import normalise_intensity
 from msrim.preprocess.template import load_template, load_template_brain_mask
 from msrim.preprocess.tissue import tissue_of
 from msrim.recipe import Recipe
+from msrim.results import doubts_of
 from msrim.transform import apply_transform, mean_scaling, read_transform, rigid_part, write_transform
 from msrim.workflows.inputs import check_visit
+from msrim.workflows.plan import LABELLED, anatomy_steps
 from msrim.workflows.run import Run, files_in
 
 HEAD_MODEL, BRAIN_MODEL = "head", "synthstrip"
-# Contrasts whose tissue labels are used.
-LABELLED = ("FLAIR", "T1w")
 TISSUE_PROGRAMS = {"fsl": "FAST", "ants": "Atropos"}
 # Below this it isn't an adult's brain, and everything after would be nonsense.
 MIN_BRAIN_ML = 300.0
@@ -134,7 +134,11 @@ def preprocess_subject(subject: Subject, recipe: Recipe, out: Path, *, console: 
     MsrimError
         An input cannot be used; nothing has been written then.
     """
-    return preprocess_visit(subject, recipe, out, console=console).files.brain
+    anatomy = preprocess_visit(subject, recipe, out, console=console)
+    brain = read_mask(anatomy.files.brain)
+    brain_ml = np.count_nonzero(brain.data) * brain.voxel_volume_mm3 / 1000
+    console.result(f"{brain_ml:.0f} ml of brain", doubts=doubts_of(subject.folder(out)))
+    return anatomy.files.brain
 
 
 def preprocess_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Console) -> Anatomy:
@@ -142,7 +146,8 @@ def preprocess_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Co
     check_visit(subject, recipe, out, cards=[*read_card(recipe.model).single, *anatomy_cards()])
     console.say(subject.chosen())
     folder = subject.folder(out)
-    with Run(folder, console, recipe=recipe.model_dump(), inputs=subject.contrasts) as run:
+    steps = anatomy_steps(subject.contrasts, recipe)
+    with Run(folder, console, recipe=recipe.model_dump(), inputs=subject.contrasts, steps=steps) as run:
         anatomy = prepare(subject, recipe, run, out=out)
         # What is there tells of these very steps, and of the lesions too where `msrim segment` came before.
         if not (run.all_kept and (folder / "run.json").is_file()):
@@ -391,7 +396,7 @@ def check_images(
             warnings.warn(
                 f"{sources[contrast]}: given as {contrast}, but looks like a {other}; do not trust the results if it "
                 "is one",
-                Fallback,
+                Doubt,
                 stacklevel=2,
             )
     faults = plausibility.brain_mask_faults(
@@ -403,7 +408,7 @@ def check_images(
     if faults:
         warnings.warn(
             f"{sources['FLAIR']}: the brain mask {' and '.join(faults)}; look at it before you trust the results",
-            Fallback,
+            Doubt,
             stacklevel=2,
         )
 

@@ -27,7 +27,7 @@ from msrim.bids import (
     write_dataset_description,
 )
 from msrim.console import Console
-from msrim.errors import Fallback
+from msrim.errors import Doubt, Fallback
 from msrim.files import write_json
 from msrim.image import Volume, labels_on_grid, read_volume, resample, write_volume
 from msrim.lesions.change import (
@@ -59,8 +59,10 @@ from msrim.preprocess.match import match_intensities
 from msrim.preprocess.midway import brain_overlap, find_midway, to_midway
 from msrim.recipe import Recipe
 from msrim.report.longitudinal import ChangeReport, write_change_report
+from msrim.results import doubts_of
 from msrim.transform import read_transform, write_transform
 from msrim.workflows.anatomy import Anatomy, AnatomyFiles, read_mask, read_own
+from msrim.workflows.plan import change_steps
 from msrim.workflows.run import Run, files_in
 from msrim.workflows.segment import Lesions, fixed_threshold
 
@@ -227,7 +229,7 @@ def compare_visits(
     }
     method = change_method(card, visits)
     settings = recipe.model_dump() | {"change_method": method}
-    with Run(folder, console, recipe=settings, inputs=inputs, remarks=remarks) as run:
+    with Run(folder, console, recipe=settings, inputs=inputs, remarks=remarks, steps=change_steps()) as run:
         midway = run(
             register_to_midway,
             (baseline.anatomy.corrected["FLAIR"], followup.anatomy.corrected["FLAIR"]),
@@ -247,6 +249,7 @@ def compare_visits(
             folder=folder,
         )
         if not run.is_finished:
+            console.started("write page")
             report = _report(visits, midway, tissue, changes, recipe, run, card=card, method=method)
             page = write_change_report(report, folder / "report.html")
             write_dataset_description(out)
@@ -332,7 +335,7 @@ def register_to_midway(flairs: Pair[Path], *, brains: Pair[Path], to_mni: Pair[P
         warnings.warn(
             f"the two brains overlap at Dice {overlap:.2f} only, where visits of one patient reach {MIN_OVERLAP:g}: "
             "make sure that both are of the same patient, and look at the pictures",
-            Fallback,
+            Doubt,
             stacklevel=2,
         )
     both = inside[0].data & inside[1].data
@@ -572,6 +575,7 @@ def _report(
     baseline, followup = visits
     differences = {"FLAIR": changes.files.difference, "T2w": changes.files.difference_t2w}
     mni_from_followup = read_transform(followup.anatomy.to_mni)
+    folders = [run.folder.parent / f"ses-{visit.subject.session}" for visit in visits]
     return ChangeReport(
         subject=f"sub-{baseline.subject.label}",
         sessions=(f"ses-{baseline.subject.session}", f"ses-{followup.subject.session}"),
@@ -593,6 +597,7 @@ def _report(
         versions=run.manifest.versions,
         recipe=recipe.as_toml(),
         warnings=run.manifest.fallbacks,
+        doubts=[*doubts_of(*folders), *run.manifest.doubts],
     )
 
 

@@ -12,18 +12,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from msrim.bids import Subject, find_subject, subject_from_files
+from msrim.bids import PATIENT, Subject, find_subject, pair_folder, patient_file, subject_from_files
 from msrim.console import Console
 from msrim.errors import Fallback, InputError
 from msrim.files import sha256_of
-from msrim.image import read_volume
 from msrim.lesions.chain import chain_lesions, write_chain_tsv
 from msrim.models.registry import LESION_TASKS, Card, read_card
 from msrim.recipe import Recipe
-from msrim.workflows.anatomy import preprocess_visit
+from msrim.results import doubts_of
+from msrim.workflows.anatomy import preprocess_visit, read_own
 from msrim.workflows.changes import OUTLINE_MODEL, Changes, PreparedVisit, compare_visits
 from msrim.workflows.inputs import check_output_folder, check_results_folder, read_subject, without_doubts
-from msrim.workflows.segment import check_finds_lesions, segment_visit
+from msrim.workflows.segment import check_finds_lesions, lesions_text, segment_visit
 
 # What reading a text file may end in, whatever is in it.
 UNREADABLE = (OSError, ValueError, AttributeError, RecursionError)
@@ -65,7 +65,7 @@ def follow_visits(visits: Sequence[Subject], recipe: Recipe, out: Path, *, conso
         check_results_folder(visit, out)
     notes = check_visits(visits)
     for note in notes:
-        console.say(f"note: {note}")
+        console.note(note)
     prepared = []
     for visit in visits:
         console.say(f"visit ses-{visit.session}")
@@ -76,6 +76,10 @@ def follow_visits(visits: Sequence[Subject], recipe: Recipe, out: Path, *, conso
         changes.append(compare_visits(pair, recipe, out, card=card, remarks=notes, console=console))
     if len(changes) > 1:
         write_chain(visits, changes, out)
+    folders = [visit.folder(out) for visit in visits] + [pair_folder(*pair, out) for pair in pairwise(visits)]
+    console.result(changes_text(visits[-2:], changes[-1]), doubts=doubts_of(*folders))
+    for folder in folders[len(visits) :]:
+        console.say(f"page: {folder / 'report.html'}")
     return changes[-1].visits[1].changed
 
 
@@ -84,6 +88,18 @@ def _prepare(visit: Subject, recipe: Recipe, out: Path, *, card: Card, console: 
     if card.task == "longitudinal":
         return PreparedVisit(visit, preprocess_visit(visit, recipe, out, console=console), None)
     return PreparedVisit(visit, *segment_visit(visit, recipe, out, console=console))
+
+
+def changes_text(visits: Sequence[Subject], changes: Changes) -> str:
+    """Lesions at the later of two visits, and how many became what since the earlier."""
+    baseline, followup = visits
+    lesions = sum(len(row.followup_ids) for row in changes.rows)
+    found = {"lesions": lesions, "volume_mm3": changes.summary["followup_mm3"]}
+    became = [f"{count} {change}" for change, count in changes.summary["lesions"].items() if count]
+    return (
+        f"{lesions_text(found)} at ses-{followup.session}; since ses-{baseline.session} "
+        f"{', '.join(became) or 'nothing to compare'}"
+    )
 
 
 def find_visits(paths: Sequence[Path]) -> list[Subject]:
@@ -197,9 +213,8 @@ def _digits(date: Any) -> str:
 def write_chain(visits: Sequence[Subject], changes: Sequence[Changes], out: Path) -> Path:
     """One table of all visits, beside the folders of the pairs."""
     between = [
-        (read_volume(one.visits[1].instances), read_volume(other.visits[0].instances))
-        for one, other in pairwise(changes)
+        (read_own(one.visits[1].instances), read_own(other.visits[0].instances)) for one, other in pairwise(changes)
     ]
-    path = out / f"sub-{visits[0].label}" / f"sub-{visits[0].label}_desc-changes.tsv"
     chain = chain_lesions([each.rows for each in changes], between)
+    path = patient_file(visits[0], out, PATIENT["changes"])
     return write_chain_tsv(chain, path, visits=[f"ses-{visit.session}" for visit in visits])

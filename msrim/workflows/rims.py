@@ -18,7 +18,7 @@ from scipy.ndimage import find_objects
 
 from msrim.bids import RIM_FOLDER, RIMS, Subject, write_dataset_description
 from msrim.console import Console
-from msrim.errors import Fallback, InputError
+from msrim.errors import Doubt, Fallback, InputError
 from msrim.files import write_json
 from msrim.image import Volume, on_grid_of, read_labels, read_volume, resample, same_grid, write_volume
 from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summarise, write_lesions_tsv
@@ -30,6 +30,7 @@ from msrim.preprocess.masks import grown_mask
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.recipe import Recipe
 from msrim.report.rims import RimReport, write_rim_report
+from msrim.results import doubts_of
 from msrim.transform import read_transform, write_transform
 from msrim.workflows.anatomy import Anatomy, preprocess_visit, read_mask, read_own
 from msrim.workflows.inputs import (
@@ -40,8 +41,9 @@ from msrim.workflows.inputs import (
     read_subject,
     without_doubts,
 )
+from msrim.workflows.plan import rim_steps
 from msrim.workflows.run import Run, files_in
-from msrim.workflows.segment import as_segmented, segment_visit
+from msrim.workflows.segment import as_segmented, lesions_text, segment_visit
 
 # What is seen of the background around the brain in registration.
 OUTLINE_MM = 8.0
@@ -165,7 +167,9 @@ def classify_rims(
     MsrimError
         An input cannot be used; nothing has been written then.
     """
-    card = _checked(subject, qsm, out, model=model, lesions=lesions, magnitude=magnitude)
+    from msrim.models.rims import inputs_of
+
+    card = check_rims(subject, qsm, out, model=model, lesions=lesions, magnitude=magnitude)
     limit = card.rim_threshold(threshold)
     console.say(f"QSM: {qsm}")
     console.say(f"{card.label}: {' '.join(card.limits.split())}")
@@ -182,7 +186,9 @@ def classify_rims(
     inputs = {**subject.contrasts, "Chimap": qsm}
     inputs |= {name: path for name, path in (("lesions", lesions), ("magnitude", magnitude)) if path is not None}
     settings = {**recipe.model_dump(), "rim_model": card.label, "rim_threshold": limit}
-    with Run(subject.folder(out) / RIM_FOLDER, console, recipe=settings, inputs=inputs) as run:
+    folder = subject.folder(out) / RIM_FOLDER
+    steps = rim_steps(features=inputs_of(card).features)
+    with Run(folder, console, recipe=settings, inputs=inputs, steps=steps) as run:
         susceptibility = run(read_qsm, qsm)
         brought = _bring(
             subject, susceptibility, anatomy, recipe, run, found=found, lesions=lesions, magnitude=magnitude
@@ -199,11 +205,14 @@ def classify_rims(
             unit=susceptibility.unit,
             folder=run.folder,
         )
-        console.say(f"{rims.summary['rim_lesions']} of {rims.summary['lesions']} lesions with a rim")
         if not run.is_finished:
+            console.started("write page")
             page = write_rim_report(_report(subject, classified, rims, run, card=card), run.folder / "report.html")
             write_dataset_description(out)
             run.write_manifest([*files_in(rims.files), page])
+    text = f"{lesions_text(rims.summary)}, {rims.summary['rim_lesions']} with a rim"
+    console.result(text, doubts=doubts_of(subject.folder(out), folder))
+    console.say(f"page: {folder / 'report.html'}")
     return rims.files.table
 
 
@@ -250,10 +259,16 @@ def _classify(susceptibility: Susceptibility, lesions: Lesions, card: Card, reci
     return run(classify, susceptibility.qsm, lesions=lesions, card=card, device=recipe.device, features=features)
 
 
-def _checked(
-    subject: Subject, qsm: Path, out: Path, *, model: str, lesions: Path | None, magnitude: Path | None
+def check_rims(
+    subject: Subject,
+    qsm: Path,
+    out: Path,
+    *,
+    model: str,
+    lesions: Path | None = None,
+    magnitude: Path | None = None,
 ) -> Card:
-    """Whatever can be known to be wrong before the first file is written."""
+    """Whatever can be known to be wrong before the first file is written; arguments as :func:`classify_rims`."""
     from msrim.models import load_model
 
     check_output_folder(out)
@@ -290,13 +305,13 @@ def read_qsm(path: Path) -> Susceptibility:
         warnings.warn(
             "the QSM's sign looks inverted: dark values reach further than bright ones. Rims are told by being bright; "
             "multiply the map by -1 and run again if its veins are dark",
-            Fallback,
+            Doubt,
             stacklevel=2,
         )
     if np.mean(qsm.data == 0) < LEAST_OUTSIDE:
         warnings.warn(
             "the QSM is not zero outside the brain, so its noise there counts as brain; mask it and run again",
-            Fallback,
+            Doubt,
             stacklevel=2,
         )
     return Susceptibility(write_volume(qsm, Path("qsm.nii")), unit)
@@ -522,4 +537,5 @@ def _report(subject: Subject, classified: Classified, rims: Rims, run: Run, *, c
         steps=run.manifest.steps,
         versions=run.manifest.versions,
         warnings=run.manifest.fallbacks,
+        doubts=[*doubts_of(run.folder.parent), *run.manifest.doubts],
     )

@@ -16,7 +16,8 @@ arrays go through files. A step is done again unless all of these are as they we
 other arguments, msrim's code, the bytes of its output files. Nipype keeps the hashes.
 
 A step that replaces something by something else says so with ``warnings.warn(text, Fallback)``; the console shows it
-and the manifest keeps it, also when the step is kept from an earlier run.
+and the manifest keeps it, also when the step is kept from an earlier run. Where the results cannot be trusted before
+somebody has looked, it is a ``Doubt``: :meth:`Run.found` tells it on the line that says what was found.
 """
 
 from __future__ import annotations
@@ -44,10 +45,11 @@ from nipype.interfaces.io import add_traits
 
 import msrim
 from msrim.console import Console
-from msrim.errors import Fallback, OutputError
+from msrim.errors import Doubt, Fallback, OutputError
 from msrim.files import as_output_error, locked, remove_partial_files, sha256_of
 from msrim.manifest import Manifest, StepRecord, measured
 from msrim.preprocess.backends import find_backend, versions_of
+from msrim.workflows.plan import costs
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -68,6 +70,8 @@ class Run:
         The user's files, for run.json.
     remarks : sequence of str
         What the user has been told before the run began, for run.json.
+    steps : sequence of str
+        Names of those to come, for the progress bar; see :mod:`msrim.workflows.plan`.
 
     Raises
     ------
@@ -84,17 +88,19 @@ class Run:
         recipe: dict[str, Any],
         inputs: dict[str, Path],
         remarks: Sequence[str] = (),
+        steps: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.console = console
         self.manifest = Manifest(recipe=recipe, inputs=inputs, fallbacks=list(remarks))
+        self._planned = costs(steps)
         self._open = ExitStack()
 
     def __enter__(self) -> Run:
         with ExitStack() as opened:
             opened.enter_context(locked(self.folder / "work"))
             opened.enter_context(logged(self.folder / "logs"))
-            opened.enter_context(self.console.progress())
+            opened.enter_context(self.console.progress(self._planned))
             remove_partial_files(self.folder)
             self._open = opened.pop_all()
         return self
@@ -147,8 +153,9 @@ class Run:
             # One doubt about a file is one note, however many steps read it.
             if text not in self.manifest.fallbacks:
                 self.manifest.fallbacks.append(text)
-                self.console.say(f"note: {text}")
-        self.console.finished(words, "kept" if kept else f"{record['seconds']:.1f} s")
+                self.console.note(text)
+        self.manifest.doubts += [text for text in record["doubts"] if text not in self.manifest.doubts]
+        self.console.finished(words, "kept" if kept else f"{record['seconds']:.1f} s", kept=kept)
         return outputs.value
 
     def prepared_by(self, name: str) -> str:
@@ -249,10 +256,11 @@ class _Call(BaseInterface):
         # Nipype stores the runtime; the user's environment may hold secrets and does not belong beside results.
         runtime.environ = {}
         try:
-            with measured() as cost, _fallbacks() as fallbacks:
+            with measured() as cost, _fallbacks() as (fallbacks, doubts):
                 value = _absolute(self.function(**self.arguments))
             digests = {str(path): sha256_of(path) for path in files_in(value) if path.is_file()}
-            self._outcome = {"value": value, "record": {**asdict(cost), "fallbacks": fallbacks, "sha256": digests}}
+            record = {**asdict(cost), "fallbacks": fallbacks, "doubts": doubts, "sha256": digests}
+            self._outcome = {"value": value, "record": record}
         except BaseException as error:  # Nipype swallows even Ctrl-C here and would raise its own text instead.
             self.failure = error
             raise
@@ -278,15 +286,18 @@ class _Step(nipype.Node):
 
 
 @contextmanager
-def _fallbacks() -> Iterator[list[str]]:
-    """Collect the fallbacks that the block warns of; warnings of libraries go to the log."""
+def _fallbacks() -> Iterator[tuple[list[str], list[str]]]:
+    """Collect the fallbacks that the block warns of, and the doubts among them; warnings of libraries go to the log."""
     fallbacks: list[str] = []
+    doubts: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", Fallback)
-        yield fallbacks
+        yield fallbacks, doubts
     for note in caught:
         if issubclass(note.category, Fallback):
             fallbacks.append(str(note.message))
+            if issubclass(note.category, Doubt):
+                doubts.append(str(note.message))
         else:
             logging.getLogger("nipype.interface").warning("%s: %s", note.category.__name__, note.message)
 

@@ -24,10 +24,12 @@ from msrim.models.registry import LESION_TASKS, Card, read_card
 from msrim.preprocess.template import load_template
 from msrim.recipe import Recipe
 from msrim.report.segmentation import Report, write_report
+from msrim.results import doubts_of
 from msrim.transform import read_transform
 from msrim.workflows.anatomy import Anatomy, AnatomyFiles, Working, anatomy_cards, prepare, read_mask, read_own
 from msrim.workflows.grade import SEED, Grade, grade_lesions, paint_lesions
 from msrim.workflows.inputs import check_visit
+from msrim.workflows.plan import lesion_steps
 from msrim.workflows.run import Run, files_in
 
 
@@ -108,6 +110,9 @@ def segment_subject(subject: Subject, recipe: Recipe, out: Path, *, console: Con
         An input cannot be used; nothing has been written then.
     """
     _, lesions = segment_visit(subject, recipe, out, console=console)
+    folder = subject.folder(out)
+    console.result(lesions_text(summarise(lesions.rows)), doubts=doubts_of(folder))
+    console.say(f"page: {folder / 'report.html'}")
     return lesions.files.mask
 
 
@@ -119,15 +124,28 @@ def segment_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Conso
     _check_contrasts(card, subject)
     check_visit(subject, recipe, out, cards=[*card.single, *anatomy_cards()])
     console.say(subject.chosen())
-    with Run(subject.folder(out), console, recipe=recipe.model_dump(), inputs=subject.contrasts) as run:
+    steps = lesion_steps(subject.contrasts, recipe, card=card)
+    with Run(subject.folder(out), console, recipe=recipe.model_dump(), inputs=subject.contrasts, steps=steps) as run:
         anatomy = prepare(subject, recipe, run, out=out)
         lesions = find(subject, anatomy, recipe, run, out=out, card=card)
         if not run.is_finished:
+            console.started("write page")
             report = _report(subject, anatomy, lesions, recipe, run, card=card)
             page = write_report(report, run.folder / "report.html")
             write_dataset_description(out)
             run.write_manifest([*files_in([anatomy.files, lesions.files, lesions.grade]), page])
     return anatomy, lesions
+
+
+def lesions_text(summary: dict[str, Any]) -> str:
+    """Number and volume of lesions, of :func:`msrim.lesions.measure.summarise`.
+
+    Examples
+    --------
+    >>> lesions_text({"lesions": 1, "volume_mm3": 523.4})
+    '1 lesion, 0.52 ml'
+    """
+    return f"{summary['lesions']} lesion{'' if summary['lesions'] == 1 else 's'}, {summary['volume_mm3'] / 1000:.2f} ml"
 
 
 def as_segmented(subject: Subject, recipe: Recipe, out: Path) -> tuple[Subject, Recipe]:
@@ -336,4 +354,5 @@ def _report(subject: Subject, anatomy: Anatomy, lesions: Lesions, recipe: Recipe
         recipe=recipe.as_toml(),
         warnings=run.manifest.fallbacks,
         grade=None if lesions.grade is None else lesions.grade.summary,
+        doubts=run.manifest.doubts,
     )

@@ -18,6 +18,7 @@ from msrim.files import locked
 from msrim.image import Volume, write_volume
 from msrim.recipe import Recipe
 from msrim.report.cohort import Row, mark_outliers, robust_z
+from msrim.workflows import patient
 from msrim.workflows.cohort import participants as cohort
 from msrim.workflows.cohort.group import summarise_group
 from msrim.workflows.cohort.participants import run_cohort
@@ -67,9 +68,9 @@ def calls(tmp_path, monkeypatch) -> Path:
     def follow(visits, recipe, out, *, console):
         note("longitudinal", "".join(f"{visit.label}{visit.session}" for visit in visits))
 
-    monkeypatch.setattr(cohort, "segment_subject", segment)
-    monkeypatch.setattr(cohort, "classify_rims", rims)
-    monkeypatch.setattr(cohort, "follow_visits", follow)
+    monkeypatch.setattr(patient, "segment_subject", segment)
+    monkeypatch.setattr(patient, "classify_rims", rims)
+    monkeypatch.setattr(patient, "follow_visits", follow)
     # Loads torch, which costs every process more than all else here.
     monkeypatch.setattr(cohort, "_limit_threads", lambda threads: None)
     return path
@@ -77,14 +78,14 @@ def calls(tmp_path, monkeypatch) -> Path:
 
 def failing(monkeypatch, label: str, error: BaseException) -> None:
     """Make the segmentation of one patient fail."""
-    works = cohort.segment_subject
+    works = patient.segment_subject
 
     def segment(subject, recipe, out, *, console):
         if subject.label == label:
             raise error
         works(subject, recipe, out, console=console)
 
-    monkeypatch.setattr(cohort, "segment_subject", segment)
+    monkeypatch.setattr(patient, "segment_subject", segment)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -184,7 +185,7 @@ def test_what_a_killed_task_leaves(bids, calls, tmp_path, monkeypatch):
     """The reason lies there before the work begins."""
     out, seen = tmp_path / "out", []
     task = Task("segment", "1", None)
-    monkeypatch.setattr(cohort, "segment_subject", lambda *_, **__: seen.append(failure_reason(task, out)))
+    monkeypatch.setattr(patient, "segment_subject", lambda *_, **__: seen.append(failure_reason(task, out)))
     run_cohort(find_cohort(bids, participants=["1"]), Recipe(), out, console=QUIET)
     assert seen == ["did not end: killed, out of memory or disk, or still at work"]
 

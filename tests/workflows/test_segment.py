@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import doctest
 import html
 import json
 import os
@@ -18,6 +19,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import msrim
 from msrim.bids import find_subject
 from msrim.console import Console
 from msrim.evaluation.metrics import segmentation_metrics
@@ -126,6 +128,17 @@ def threshold_of(results: Path) -> float:
     assert not (mask & ~likely).any() and mask.sum() > 0.8 * likely.sum()
     assert f"<dd>{threshold:.3g}</dd>" in (results / "report.html").read_text(encoding="utf-8")
     return threshold
+
+
+@pytest.mark.parametrize("function", [msrim.segment, msrim.rim_classify, msrim.longitudinal])
+def test_the_examples_of_the_documentation(function, phantom, results):
+    """Those of ``import msrim`` run here, where a phantom is segmented already."""
+    names = {"phantom": phantom, "results": results.parent}
+    examples = [test for test in doctest.DocTestFinder().find(function, globs=names) if test.examples]
+    told: list[str] = []
+    for test in examples:
+        doctest.DocTestRunner().run(test, out=told.append)
+    assert examples and not told, "".join(told)
 
 
 def test_the_threshold_is_the_patients_own_or_the_users(phantom, results):

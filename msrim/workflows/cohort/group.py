@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from msrim.bids import ANATOMY, LESIONS, PAIR, RIM_FOLDER, RIMS, Subject, pair_folder
+from msrim.bids import ANATOMY, LESIONS, PAIR, RIM_FOLDER, RIMS, Subject, pair_folder, patient_page
 from msrim.console import Console
 from msrim.files import write_tsv
 from msrim.image import read_volume
@@ -16,6 +16,7 @@ from msrim.lesions.track import CHANGES
 from msrim.report.cohort import Change, Overview, Row, mark_outliers, write_overview
 from msrim.workflows.cohort.tasks import Task, Visit, failure_reason, tasks_of
 from msrim.workflows.inputs import check_output_folder
+from msrim.workflows.patient_page import check_patient_page, write_pages
 
 CHANGE_COLUMNS = ["participant_id", "baseline_id", "followup_id", *CHANGES, "baseline_ml", "followup_ml"]
 STEP_COLUMNS = ["participant_id", "session_id", "workflow", "step", "seconds", "peak_mib"]
@@ -44,6 +45,9 @@ def summarise_group(visits: Sequence[Visit], out: Path, *, console: Console) -> 
     """
     out = Path(out).absolute()
     check_output_folder(out)
+    for visit in visits:
+        check_patient_page(visit, out)
+    write_pages(visits, out, console=console)
     rows, changes, steps = [], [], []
     of_patient = {task.participant: task for task, _ in tasks_of(visits) if task.step == "longitudinal"}
     for visit in visits:
@@ -97,7 +101,11 @@ def _row(visit: Visit, out: Path, *, longitudinal: Task | None) -> Row:
     if states.get("rims") == "done":
         summary = _json(subject.below(folder / RIM_FOLDER, RIMS["summary"]))
         figures["rim_lesions"] = summary["rim_lesions"]
-    reports = {"lesions": folder / "report.html", "rims": folder / RIM_FOLDER / "report.html"}
+    reports = {
+        "patient": patient_page(subject, out),
+        "lesions": folder / "report.html",
+        "rims": folder / RIM_FOLDER / "report.html",
+    }
     return Row(
         participant_id=f"sub-{visit.participant}",
         session_id=f"ses-{visit.session}" if visit.session else None,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from getpass import getuser
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import nipype
 from nipype.interfaces.utility import Merge
 from nipype.pipeline import plugins
 
-from msrim.bids import find_qsm, write_dataset_description
+from msrim.bids import write_dataset_description
 from msrim.console import Console
 from msrim.errors import InputError, MsrimError
 from msrim.files import as_output_error, locked
@@ -27,17 +26,15 @@ from msrim.recipe import Recipe
 from msrim.workflows.cohort.processes import Processes
 from msrim.workflows.cohort.tasks import Task, Visit, failure_reason, record_failure, tasks_of
 from msrim.workflows.inputs import check_output_folder
-from msrim.workflows.longitudinal import find_visits, follow_visits
-from msrim.workflows.rims import classify_rims
+from msrim.workflows.patient import WAITING, do_task
+from msrim.workflows.patient_page import check_patient_page, write_pages
 from msrim.workflows.run import cached_call, logged
-from msrim.workflows.segment import segment_subject
 
 # A visit's peak was 1.4 to 2.0 GiB over eleven scans of 1 to 3 mm, 0.9 GiB between two; each of the three workflows
 # segments first whatever is not segmented yet.
 MEMORY_GIB = 2.5
 # Patients beside each other use cores better than threads within one.
 CORES = 1
-WAITING = "not run: a step before it failed or has not ended"
 
 
 def run_cohort(
@@ -87,6 +84,8 @@ def run_cohort(
     if out == bids.parent:
         raise InputError(f"{out}: holds the images; choose another folder for the results")
     check_output_folder(out)
+    for visit in visits:
+        check_patient_page(visit, out)
     tasks = tasks_of(visits)
     graph = cohort_graph(
         tasks,
@@ -107,6 +106,7 @@ def run_cohort(
         console.say(f"{len(tasks)} jobs submitted; run the level `group` when they have ended")
         return out
     failed = [(task, reason) for task, _ in tasks if (reason := failure_reason(task, out))]
+    write_pages(visits, out, console=console)
     if error is not None and not any(reason != WAITING for _, reason in failed):
         raise as_output_error(error, out)
     for task, reason in failed:
@@ -170,33 +170,11 @@ def run_task(
     threads: int | None = None,
 ) -> str:
     """What a node does."""
-    settings, console = Recipe.model_validate_json(recipe), Console(quiet=quiet)
-    # Stays if this process is killed.
-    record_failure(task, out, "did not end: killed, out of memory or disk, or still at work")
+    console = Console(quiet=quiet)
     if threads is not None:
         _limit_threads(threads)
     console.say(task.name)
-    try:
-        if task.step == "segment":
-            segment_subject(visits[0].subject(), settings, out, console=console)
-        elif task.step == "rims":
-            classify_rims(
-                visits[0].subject(), find_qsm(visits[0].folder), settings, out, console=console, model=rim_model
-            )
-        else:
-            named = find_visits([visit.folder for visit in visits])
-            subjects = [
-                replace(subject, label=visit.participant, session=visit.session)
-                for subject, visit in zip(named, visits, strict=True)
-            ]
-            follow_visits(subjects, settings, out, console=console)
-    except MsrimError as error:
-        record_failure(task, out, str(error))
-        raise
-    except Exception as error:
-        record_failure(task, out, f"{type(error).__name__}: {error} (a bug of msrim; its traceback is in logs/)")
-        raise
-    task.reason_file(out).unlink(missing_ok=True)
+    do_task(task, visits, Recipe.model_validate_json(recipe), out, rim_model=rim_model, console=console)
     return task.name
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from msrim.bids import Subject, find_subject, images_in, is_qsm
-from msrim.errors import InputError
+from msrim.bids import Subject, contrast_of, find_subject, image_folder, images_in, is_qsm
+from msrim.errors import Fallback, InputError
 from msrim.files import write_json
 
 
@@ -30,6 +32,11 @@ class Visit:
     session: str | None
     folder: Path
 
+    @property
+    def name(self) -> str:
+        """Such as "ses-01"; empty for a visit without a session."""
+        return f"ses-{self.session}" if self.session else ""
+
     def subject(self) -> Subject:
         """Its images; errors as :func:`msrim.bids.find_subject`."""
         return replace(find_subject(self.folder), label=self.participant, session=self.session)
@@ -44,8 +51,7 @@ class Visit:
 
     def has_qsm(self) -> bool:
         """Whether a susceptibility map belongs to it."""
-        anat = self.folder / "anat"
-        return anat.is_dir() and any(is_qsm(image.name) for image in images_in(anat))
+        return any(is_qsm(image.name) for image in images_in(image_folder(self.folder)))
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Task:
 def find_cohort(
     bids: Path, *, participants: Sequence[str] = (), sessions: Sequence[str] = (), validate: bool = True
 ) -> list[Visit]:
-    """Every visit of a BIDS dataset, by participant and session.
+    """Every visit of a BIDS dataset, by participant and in the order of time.
 
     Parameters
     ----------
@@ -111,7 +117,8 @@ def find_cohort(
             if label not in {getattr(visit, field) for visit in visits}:
                 raise InputError(f"{bids}: no {prefix}{label} among those chosen; correct the label or leave it out")
         visits = [visit for visit in visits if not labels or getattr(visit, field) in labels]
-    return visits
+    by_patient = groupby(visits, key=lambda visit: visit.participant)
+    return [visit for _, own in by_patient for visit in in_order(list(own))]
 
 
 def tasks_of(visits: Sequence[Visit]) -> list[tuple[Task, list[Visit]]]:
@@ -135,3 +142,60 @@ def failure_reason(task: Task, out: Path) -> str | None:
 def record_failure(task: Task, out: Path, reason: str) -> None:
     """Leave the reason for :func:`failure_reason`."""
     write_json({"reason": " ".join(reason.split())}, task.reason_file(out))
+
+
+def visits_below(path: Path) -> list[Visit]:
+    """Visits of a patient's folder with ``ses-*`` folders, by name; or the one visit of any other folder.
+
+    Sessions without a FLAIR are left out, and a :class:`msrim.errors.Fallback` tells.
+
+    Raises
+    ------
+    InputError
+        No such folder, or no FLAIR in it.
+    """
+    sessions = sorted(child for child in path.glob("ses-*") if child.is_dir())
+    if not sessions and any(child.is_dir() for child in path.glob("sub-*")):
+        raise InputError(f"{path}: holds patients; give folders of some, or run `msrim cohort` over all")
+    shown = [session for session in sessions if _shows_flair(session)]
+    for session in sessions if shown else ():
+        if session not in shown:
+            warnings.warn(f"{session}: no FLAIR, so this visit is left out", Fallback, stacklevel=2)
+    found = {folder: find_subject(folder) for folder in shown or sessions[:1] or [path]}
+    return [Visit(subject.label, subject.session, folder) for folder, subject in found.items()]
+
+
+def _shows_flair(folder: Path) -> bool:
+    return any(contrast_of(image.name) == "FLAIR" for image in images_in(image_folder(folder)))
+
+
+def in_order(visits: Sequence[Visit]) -> list[Visit]:
+    """Visits of one patient by their dates where all are known, else by the names of the sessions.
+
+    Examples
+    --------
+    >>> [visit.session for visit in in_order([Visit("1", name, Path()) for name in ("m12", "m0", "m6")])]
+    ['m0', 'm6', 'm12']
+    """
+    by_name = sorted(visits, key=lambda visit: _natural(visit.session or ""))
+    dates = [_date(visit) for visit in by_name]
+    if not all(dates):
+        return by_name
+    return [visit for _, visit in sorted(zip(dates, by_name, strict=True), key=lambda dated: dated[0])]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Numbers in a name count as numbers."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _date(visit: Visit) -> str:
+    from msrim.workflows.inputs import without_doubts
+    from msrim.workflows.longitudinal import visit_date
+
+    try:
+        with without_doubts():
+            return visit_date(visit.subject().contrasts["FLAIR"])
+    except InputError:
+        # Whatever is wrong with a visit is told by whoever runs it.
+        return ""

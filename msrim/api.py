@@ -1,0 +1,336 @@
+"""msrim from Python: a function for each command, with its options as arguments.
+
+Paths may be text. What a command says while it works is kept still unless ``quiet=False``; what the user should know is
+in ``warnings`` of the result. Whatever is wrong with an input is raised as :class:`msrim.errors.MsrimError`, with a
+message of one line. Nothing heavy is imported before a function is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from msrim.results import (
+    Longitudinal,
+    Patient,
+    RimClassification,
+    Segmentation,
+    comparison_of,
+    patient_of,
+    rims_of,
+    segmentation_of,
+)
+
+if TYPE_CHECKING:
+    from msrim.bids import Subject
+    from msrim.recipe import Recipe
+
+AnyPath = str | PathLike[str]
+Backend = Literal["auto", "embedded", "fsl", "ants"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def segment(
+    subject: AnyPath | None = None,
+    *,
+    out: AnyPath | None = None,
+    flair: AnyPath | None = None,
+    t1: AnyPath | None = None,
+    t2: AnyPath | None = None,
+    model: str | None = None,
+    backend: Backend | None = None,
+    device: Device | None = None,
+    brain_extracted: bool | None = None,
+    recipe: AnyPath | None = None,
+    grade: bool | None = None,
+    quiet: bool = True,
+) -> Segmentation:
+    """Find the lesions of one visit.
+
+    Parameters
+    ----------
+    subject : path, optional
+        A BIDS subject or session folder, or a folder with FLAIR.nii.gz and perhaps T1w.nii.gz, T2w.nii.gz.
+    out : path, optional
+        Folder for the results; derivatives/msrim of a BIDS dataset or msrim-results beside a plain folder if not given.
+    flair, t1, t2 : path, optional
+        Images, instead of ``subject``.
+    model : str, optional
+        Names from ``msrim models`` or folders of your own; + lets several decide together.
+    backend, device : str, optional
+        Who prepares the images, and where the networks run.
+    brain_extracted : bool, optional
+        The images show the brain alone.
+    recipe : path, optional
+        Settings: a TOML file, or the name of a packaged recipe; arguments win over it.
+    grade : bool, optional
+        Paint lesions of known size and contrast into the images, and tell how many are found.
+    quiet : bool
+        Say nothing on stderr.
+
+    Returns
+    -------
+    Segmentation
+
+    Raises
+    ------
+    MsrimError
+        An input cannot be used; nothing has been written then.
+
+    Examples
+    --------
+    With a phantom, as ``msrim simulate subject`` makes it, and a folder for the results:
+
+    >>> import msrim
+    >>> found = msrim.segment(phantom, out=results)
+    >>> found.mask.name
+    'sub-phantom_space-orig_label-L_mask.nii.gz'
+    >>> found.lesions.loc[1, "region"]
+    'periventricular'
+    >>> len(found.lesions) == found.summary["lesions"]
+    True
+    >>> bool(found.probability.max() > found.summary["threshold"])
+    True
+    """
+    visit = find_visit(subject, flair=flair, t1=t1, t2=t2)
+    settings = _settings(
+        recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted, grade=grade
+    )
+    from msrim.console import Console
+    from msrim.workflows.segment import segment_subject
+
+    folder = results_folder(out, visit)
+    return segmentation_of(visit, folder, mask=segment_subject(visit, settings, folder, console=Console(quiet=quiet)))
+
+
+def rim_classify(
+    subject: AnyPath | None = None,
+    *,
+    out: AnyPath | None = None,
+    flair: AnyPath | None = None,
+    qsm: AnyPath | None = None,
+    magnitude: AnyPath | None = None,
+    lesions: AnyPath | None = None,
+    model: str = "datrnet",
+    threshold: str | float = "f1",
+    backend: Backend | None = None,
+    device: Device | None = None,
+    brain_extracted: bool | None = None,
+    recipe: AnyPath | None = None,
+    quiet: bool = True,
+) -> RimClassification:
+    """Tell which lesions of one visit carry a paramagnetic rim.
+
+    Parameters
+    ----------
+    subject : path, optional
+        As for :func:`segment`, with a ``*_Chimap.nii.gz`` beside the FLAIR.
+    out, flair : path, optional
+        As for :func:`segment`.
+    qsm : path, optional
+        Susceptibility map in ppm or ppb; that of ``subject`` if not given.
+    magnitude : path, optional
+        Gradient-echo magnitude in the QSM's space, to register to.
+    lesions : path, optional
+        Mask or instance map on the FLAIR's or the QSM's grid; else those of :func:`segment`, which is run if need be.
+    model : str
+        datrnet, qsmrimnet, or folder of one of your own.
+    threshold : str or float
+        "f1" or "sensitive", as the model's card says, or a probability.
+    backend, device, brain_extracted, recipe, quiet
+        As for :func:`segment`.
+
+    Returns
+    -------
+    RimClassification
+
+    Raises
+    ------
+    MsrimError
+        An input cannot be used; nothing has been written then.
+
+    Examples
+    --------
+    >>> import msrim
+    >>> rims = msrim.rim_classify(phantom, out=results)
+    >>> rims.table.name
+    'sub-phantom_desc-lesions.tsv'
+    >>> bool(rims.probability.between(0, 1).any())
+    True
+    """
+    from msrim.bids import find_qsm, find_subject, subject_from_files
+    from msrim.console import Console
+    from msrim.errors import InputError
+
+    if subject is None and (flair is None or qsm is None):
+        raise InputError("no subject; give a folder with FLAIR and QSM, or --flair and --qsm")
+    visit = find_subject(Path(subject)) if flair is None else subject_from_files(Path(flair))
+    settings = _settings(recipe, backend=backend, device=device, brain_extracted=brain_extracted)
+    from msrim.workflows.rims import classify_rims
+
+    folder = results_folder(out, visit)
+    table = classify_rims(
+        visit,
+        find_qsm(Path(subject)) if qsm is None else Path(qsm).absolute(),
+        settings,
+        folder,
+        console=Console(quiet=quiet),
+        model=model,
+        threshold=str(threshold),
+        lesions=None if lesions is None else Path(lesions).absolute(),
+        magnitude=None if magnitude is None else Path(magnitude).absolute(),
+    )
+    return rims_of(visit, folder, table=table)
+
+
+def longitudinal(
+    visits: Sequence[AnyPath],
+    *,
+    out: AnyPath | None = None,
+    model: str | None = None,
+    backend: Backend | None = None,
+    device: Device | None = None,
+    brain_extracted: bool | None = None,
+    recipe: AnyPath | None = None,
+    quiet: bool = True,
+) -> Longitudinal:
+    """Find what changed between visits of one patient.
+
+    Parameters
+    ----------
+    visits : sequence of path
+        Two or more in the order of time: folders as for :func:`segment`, or FLAIR files.
+    out, model, backend, device, brain_extracted, recipe, quiet
+        As for :func:`segment`.
+
+    Returns
+    -------
+    Longitudinal
+
+    Raises
+    ------
+    MsrimError
+        An input cannot be used; nothing has been written then.
+
+    Examples
+    --------
+    A phantom has one visit:
+
+    >>> import msrim
+    >>> msrim.longitudinal([phantom])
+    Traceback (most recent call last):
+    msrim.errors.InputError: one visit is not enough; give a baseline and a follow-up, folders or FLAIR files
+    """
+    from msrim.bids import PATIENT, patient_file
+    from msrim.console import Console
+    from msrim.workflows.longitudinal import find_visits, follow_visits
+
+    found = find_visits([Path(visit) for visit in visits])
+    settings = _settings(recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted)
+    folder = results_folder(out, found[0])
+    new = follow_visits(found, settings, folder, console=Console(quiet=quiet))
+    visits_found = [segmentation_of(visit, folder) for visit in found]
+    pairs = tuple(comparison_of(one, other, folder) for one, other in pairwise(found))
+    return Longitudinal(
+        visits=tuple(visit for visit in visits_found if visit.mask.is_file()),
+        pairs=pairs,
+        new=new,
+        table=pairs[0].table if len(pairs) == 1 else patient_file(found[0], folder.absolute(), PATIENT["changes"]),
+    )
+
+
+def run(
+    *subjects: AnyPath,
+    out: AnyPath | None = None,
+    model: str | None = None,
+    rim_model: str = "datrnet",
+    backend: Backend | None = None,
+    device: Device | None = None,
+    brain_extracted: bool | None = None,
+    recipe: AnyPath | None = None,
+    grade: bool | None = None,
+    quiet: bool = True,
+) -> tuple[Patient, ...]:
+    """Do everything that the images of patients allow, and write one page for each patient.
+
+    Every visit is segmented, its rims are classified where there is a QSM, and visits are compared where there are
+    several.
+
+    Parameters
+    ----------
+    *subjects : path
+        Folders of patients, with ``ses-*`` folders where there are several visits; or of single visits.
+    rim_model : str
+        For visits with a QSM: datrnet, qsmrimnet, or folder of one of your own.
+    out, model, backend, device, brain_extracted, recipe, grade, quiet
+        As for :func:`segment`.
+
+    Returns
+    -------
+    tuple of Patient
+        By name.
+
+    Raises
+    ------
+    MsrimError
+        An input cannot be used, and nothing has been written; or a step failed after the others were done.
+
+    Examples
+    --------
+    >>> import msrim
+    >>> [patient] = msrim.run(phantom, out=results)
+    >>> patient.page.name
+    'patient.html'
+    >>> list(patient.lesions.columns)
+    ['region', 'ids', 'volume_mm3', 'rim_probability', 'rim']
+    """
+    from msrim.console import Console
+    from msrim.errors import InputError
+    from msrim.workflows.patient import find_patients, run_patients
+
+    if not subjects:
+        raise InputError("no subject; give the folder of a patient")
+    patients = find_patients([Path(subject) for subject in subjects])
+    settings = _settings(
+        recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted, grade=grade
+    )
+    folder = results_folder(out, patients[0][0].subject())
+    run_patients(patients, settings, folder, console=Console(quiet=quiet), rim_model=rim_model)
+    return tuple(patient_of([visit.named() for visit in visits], folder) for visits in patients)
+
+
+def find_visit(
+    folder: AnyPath | None,
+    *,
+    flair: AnyPath | None = None,
+    t1: AnyPath | None = None,
+    t2: AnyPath | None = None,
+) -> Subject:
+    """The images of one visit, from a folder or named one by one."""
+    from msrim.bids import find_subject, subject_from_files
+    from msrim.errors import InputError
+
+    if folder is not None and (flair or t1 or t2):
+        raise InputError(f"{folder}: give either a subject folder or --flair, --t1, --t2, not both")
+    if folder is not None:
+        return find_subject(Path(folder))
+    if flair is None:
+        raise InputError("no FLAIR; give a subject folder or --flair")
+    given = {name: None if path is None else Path(path) for name, path in (("t1", t1), ("t2", t2))}
+    return subject_from_files(Path(flair), **given)
+
+
+def _settings(recipe: AnyPath | None, **overrides: Any) -> Recipe:
+    from msrim.recipe import read_recipe
+
+    return read_recipe(None if recipe is None else Path(recipe), **overrides)
+
+
+def results_folder(out: AnyPath | None, visit: Subject) -> Path:
+    """What the user says, or the place for results of such a patient."""
+    from msrim.bids import default_results_folder
+
+    return default_results_folder(visit) if out is None else Path(out)

@@ -1,0 +1,321 @@
+"""What the functions of ``import msrim`` return: files by name, and what is in them once it is asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msrim.bids import (
+    ANATOMY,
+    GONE_AT_BASELINE,
+    LESIONS,
+    NEW_AT_FOLLOWUP,
+    PAIR,
+    PATIENT,
+    RIM_FOLDER,
+    RIMS,
+    Subject,
+    pair_folder,
+    patient_file,
+    patient_page,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+# Columns that a plain reading of the tables would take for text or for decimals where a row has "n/a".
+COLUMN_TYPES = {"rim": "boolean", "matched_id": "Int64", "change": "string", "ids": "string"}
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Lesions of one visit; images lie on the grid of the FLAIR as it was given.
+
+    Attributes
+    ----------
+    folder : Path
+        Of the visit's results.
+    mask, probability_map, instances : Path
+        Lesion mask; probability of lesion, 0 to 1; 0 outside lesions and their numbers inside.
+    table, summary_file : Path
+        What ``lesions`` and ``summary`` are read from.
+    brain, tissue : Path
+        Brain mask; 1 CSF, 2 grey matter, 3 white matter.
+    report : Path
+        The page.
+    """
+
+    folder: Path
+    mask: Path
+    probability_map: Path
+    instances: Path
+    table: Path
+    summary_file: Path
+    brain: Path
+    tissue: Path
+    report: Path
+
+    @cached_property
+    def lesions(self) -> pd.DataFrame:
+        """One row per lesion, by its number; columns as in the table's JSON file."""
+        return read_table(self.table)
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Number and volume of lesions, all and by region, model and threshold."""
+        return read_json(self.summary_file)
+
+    @property
+    def probability(self) -> np.ndarray:
+        """Probability of lesion: (X, Y, Z) float32, read anew each time."""
+        from msrim.image import read_map
+
+        return read_map(self.probability_map).data
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user was told: what was replaced by what, and what cannot be trusted."""
+        return told_by(self.folder)
+
+
+@dataclass(frozen=True)
+class RimClassification:
+    """Rims of one visit; images lie on the grid that the lesions were given on, by default the FLAIR's.
+
+    Attributes
+    ----------
+    folder : Path
+        Of the results, ``rims`` below that of the visit.
+    table, summary_file : Path
+        What ``lesions`` and ``summary`` are read from.
+    rims, instances : Path
+        Numbers of the lesions with a rim alone, and of all.
+    report : Path
+        The page.
+    """
+
+    folder: Path
+    table: Path
+    summary_file: Path
+    rims: Path
+    instances: Path
+    report: Path
+
+    @cached_property
+    def lesions(self) -> pd.DataFrame:
+        """One row per lesion, by its number, with ``rim_probability`` and ``rim``."""
+        return read_table(self.table)
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """As that of a segmentation, with the number of lesions with a rim, model and threshold."""
+        return read_json(self.summary_file)
+
+    @property
+    def probability(self) -> pd.Series:
+        """Probability of a rim by the lesion's number, 0 to 1; missing where a lesion could not be judged."""
+        return self.lesions["rim_probability"]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user was told: what was replaced by what, and what cannot be trusted."""
+        return told_by(self.folder)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What changed between two visits.
+
+    Attributes
+    ----------
+    folder : Path
+        Of the pair's results.
+    new, gone : Path
+        Masks: new tissue on the FLAIR of the later visit, gone tissue on that of the earlier one.
+    table, summary_file : Path
+        What ``changes`` and ``summary`` are read from.
+    report : Path
+        The page.
+    """
+
+    folder: Path
+    new: Path
+    gone: Path
+    table: Path
+    summary_file: Path
+    report: Path
+
+    @cached_property
+    def changes(self) -> pd.DataFrame:
+        """One row per lesion at either visit, with what became of it and its volumes."""
+        return read_table(self.table)
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Number of lesions by change, volumes, and how well the two visits agree."""
+        return read_json(self.summary_file)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user was told: what was replaced by what, and what cannot be trusted."""
+        return told_by(self.folder)
+
+
+@dataclass(frozen=True)
+class Longitudinal:
+    """Several visits of one patient.
+
+    Attributes
+    ----------
+    visits : tuple of Segmentation
+        In the order of time; empty where a model compares the images without segmenting each.
+    pairs : tuple of Comparison
+        From each visit to the next.
+    new : Path
+        Mask of new lesions and of what has grown, on the last visit's FLAIR.
+    table : Path
+        All visits in one; for two, that of the pair.
+    """
+
+    visits: tuple[Segmentation, ...]
+    pairs: tuple[Comparison, ...]
+    new: Path
+    table: Path
+
+    @cached_property
+    def changes(self) -> pd.DataFrame:
+        """One row per lesion through all visits."""
+        return read_table(self.table)
+
+
+@dataclass(frozen=True)
+class Patient:
+    """Everything of one patient.
+
+    Attributes
+    ----------
+    page : Path
+        Leads to all other pages.
+    table : Path
+        What ``lesions`` is read from.
+    visits : tuple of Segmentation
+        In the order of time.
+    rims : tuple of RimClassification or None
+        Of each visit; None where it has no QSM.
+    pairs : tuple of Comparison
+        From each visit to the next.
+    """
+
+    page: Path
+    table: Path
+    visits: tuple[Segmentation, ...]
+    rims: tuple[RimClassification | None, ...]
+    pairs: tuple[Comparison, ...]
+
+    @cached_property
+    def lesions(self) -> pd.DataFrame:
+        """One row per lesion: region, and for each visit its numbers, volume, rim and change since the one before."""
+        return read_table(self.table)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    r"""A table that msrim has written, with the first column, the lesion's number, as its index.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "table.tsv"
+    ...     _ = path.write_text("id\tvolume_mm3\trim\n1\t20.5\ttrue\n2\t3.0\tn/a\n")
+    ...     read_table(path)["rim"].fillna(False).tolist()
+    [True, False]
+    """
+    import pandas as pd
+
+    settings = {"sep": "\t", "na_values": ["n/a"], "keep_default_na": False}
+    columns = pd.read_csv(path, nrows=0, **settings)
+    # The joined table of a patient has columns for each visit: "ses-01_rim" is one of truth values as "rim" is.
+    kinds = {name: COLUMN_TYPES.get(name, COLUMN_TYPES.get(name.rpartition("_")[2])) for name in columns}
+    return pd.read_csv(path, index_col=0, dtype={name: kind for name, kind in kinds.items() if kind}, **settings)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that msrim has written."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def told_by(folder: Path) -> list[str]:
+    """What the user was told by the run whose results a folder holds."""
+    return read_json(folder / "run.json")["fallbacks"]
+
+
+def doubts_of(*folders: Path) -> list[str]:
+    """Why the results in some folders cannot be trusted before somebody has looked; each reason once."""
+    runs = [read_json(folder / "run.json") for folder in folders if (folder / "run.json").is_file()]
+    found = [run.get("doubts", []) for run in runs]
+    return list(dict.fromkeys(doubt for doubts in found for doubt in doubts))
+
+
+def segmentation_of(visit: Subject, out: Path, *, mask: Path | None = None) -> Segmentation:
+    """What ``msrim segment`` has left of a visit in the dataset ``out``."""
+    out = out.absolute()
+    names, anatomy = visit.outputs(out, LESIONS), visit.outputs(out, ANATOMY)
+    folder = visit.folder(out)
+    return Segmentation(
+        folder=folder,
+        mask=mask or names["mask"],
+        probability_map=names["probability"],
+        instances=names["instances"],
+        table=names["table"],
+        summary_file=names["summary"],
+        brain=anatomy["brain"],
+        tissue=anatomy["tissue"],
+        report=folder / "report.html",
+    )
+
+
+def rims_of(visit: Subject, out: Path, *, table: Path | None = None) -> RimClassification:
+    """What ``msrim rim-classify`` has left of a visit in the dataset ``out``."""
+    folder = visit.folder(out.absolute()) / RIM_FOLDER
+    names = {key: visit.below(folder, suffix) for key, suffix in RIMS.items()}
+    return RimClassification(
+        folder=folder,
+        table=table or names["table"],
+        summary_file=names["summary"],
+        rims=names["rims"],
+        instances=names["instances"],
+        report=folder / "report.html",
+    )
+
+
+def patient_of(visits: Sequence[Subject], out: Path) -> Patient:
+    """What ``msrim run`` has left of a patient's visits in the dataset ``out``."""
+    out = out.absolute()
+    rims = [rims_of(visit, out) for visit in visits]
+    return Patient(
+        page=patient_page(visits[0], out),
+        table=patient_file(visits[0], out, PATIENT["table"]),
+        visits=tuple(segmentation_of(visit, out) for visit in visits),
+        rims=tuple(each if each.table.is_file() else None for each in rims),
+        pairs=tuple(comparison_of(one, other, out) for one, other in pairwise(visits)),
+    )
+
+
+def comparison_of(baseline: Subject, followup: Subject, out: Path) -> Comparison:
+    """What ``msrim longitudinal`` has left of two visits in the dataset ``out``."""
+    folder = pair_folder(baseline, followup, out.absolute())
+    patient = Subject(baseline.label, None, {})
+    return Comparison(
+        folder=folder,
+        new=followup.below(folder, NEW_AT_FOLLOWUP["changed"]),
+        gone=baseline.below(folder, GONE_AT_BASELINE["changed"]),
+        table=patient.below(folder, PAIR["changes"]),
+        summary_file=patient.below(folder, PAIR["summary"]),
+        report=folder / "report.html",
+    )

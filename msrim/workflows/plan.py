@@ -1,0 +1,98 @@
+"""Which steps a run will have, and what they cost beside each other: what the progress bar needs to know beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from msrim.models.registry import Card
+from msrim.preprocess.backends import find_backend, kind_of
+from msrim.recipe import Recipe
+
+# Seconds on one quiet core for scans of 1 to 3 mm; their ratios count, not themselves.
+SECONDS = {
+    "reorient": 0.5,
+    "extract_brain": 25.0,
+    "label_head": 8.0,
+    "correct": 9.0,
+    "align": 16.0,
+    "find_usable": 3.0,
+    "align_to_template": 26.0,
+    "check_images": 10.0,
+    "classify_tissue": 60.0,
+    "make_working_images": 20.0,
+    "write_anatomy": 2.0,
+    "find_lesions": 100.0,
+    "choose_threshold": 1.5,
+    "paint_lesions": 10.0,
+    "find_painted_lesions": 100.0,
+    "grade_lesions": 15.0,
+    "write_lesions": 10.0,
+    "read_qsm": 1.0,
+    "align_to_qsm": 20.0,
+    "bring_to_qsm": 3.0,
+    "measure_radiomics": 20.0,
+    "classify": 10.0,
+    "write_rims": 2.0,
+    "register_to_midway": 60.0,
+    "match": 6.0,
+    "compare": 40.0,
+    "decide": 10.0,
+    "write_changes": 12.0,
+    "write_page": 8.0,
+}
+# Contrasts whose head labels are found.
+LABELLED = ("FLAIR", "T1w")
+
+
+def anatomy_steps(contrasts: Iterable[str], recipe: Recipe) -> list[str]:
+    """Names of the steps of :func:`msrim.workflows.anatomy.prepare`.
+
+    Examples
+    --------
+    >>> anatomy_steps(["FLAIR"], Recipe())[:3]
+    ['reorient_FLAIR', 'extract_brain_FLAIR', 'label_head_FLAIR']
+    """
+    contrasts = list(contrasts)
+    steps = []
+    for contrast in contrasts:
+        labelled = [f"label_head_{contrast}"] if contrast in LABELLED else []
+        steps += [f"reorient_{contrast}", f"extract_brain_{contrast}", *labelled, f"correct_{contrast}"]
+    steps += [f"align_{contrast}" for contrast in contrasts if contrast != "FLAIR"]
+    steps += ["find_usable", "align_to_template", "check_images"]
+    if kind_of(find_backend(recipe.backend)) != "embedded":
+        steps.append("classify_tissue")
+    return [*steps, "make_working_images", "write_anatomy"]
+
+
+def lesion_steps(contrasts: Iterable[str], recipe: Recipe, *, card: Card) -> list[str]:
+    """Names of the steps of :func:`msrim.workflows.segment.segment_visit`."""
+    chosen = recipe.threshold is None and card.threshold_range is not None
+    threshold = ["choose_threshold"] if chosen else []
+    graded = ["paint_lesions", "find_painted_lesions", "grade_lesions"] if recipe.grade else []
+    return [*anatomy_steps(contrasts, recipe), "find_lesions", *threshold, *graded, "write_lesions", "write_page"]
+
+
+def rim_steps(*, features: bool) -> list[str]:
+    """Names of the steps of :func:`msrim.workflows.rims.classify_rims`."""
+    measured = ["measure_radiomics"] if features else []
+    return ["read_qsm", "align_to_qsm", "bring_to_qsm", *measured, "classify", "write_rims", "write_page"]
+
+
+def change_steps() -> list[str]:
+    """Names of the steps of :func:`msrim.workflows.changes.compare_visits`."""
+    return ["register_to_midway", "match", "compare", "decide", "write_changes", "write_page"]
+
+
+def costs(steps: Sequence[str]) -> dict[str, float]:
+    """What steps cost, by the words that the user reads.
+
+    Examples
+    --------
+    >>> costs(["align_T1w", "align_to_template"])
+    {'align T1w': 16.0, 'align to template': 26.0}
+    """
+    return {step.replace("_", " "): _seconds(step) for step in steps}
+
+
+def _seconds(step: str) -> float:
+    return SECONDS[step] if step in SECONDS else SECONDS[step.rpartition("_")[0]]
