@@ -1,4 +1,4 @@
-"""Head labels that the results can be built on: the better contrast's, without gaps, hindbrain where it lies.
+"""Head labels that the results can be built on: without gaps, and the hindbrain where it lies.
 
 A network that looks at intensities takes much of the cerebellum for cerebrum. The tentorium between them lies at nearly
 the same place in every brain that is aligned with the template, so quadrics tell cerebrum, cerebellum and brainstem
@@ -9,20 +9,14 @@ tests.benchmarks.hindbrain` prints these and the coefficients.
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 from scipy import ndimage
 
-from msrim.errors import Fallback
 from msrim.image import Volume
 from msrim.labels import GREY_MATTER, TISSUE_OF_LABEL, WHITE_MATTER, HeadLabel, Tissue
 from msrim.preprocess.masks import grown_mask
 from msrim.transform import apply_transform
 
-# The T1w tells tissues apart best, where it shows the brain: of a field of view that is cut, or of a brain mask that
-# differs, the rest would have the nearest label.
-MAX_UNLABELLED = 0.03
 # Labels reach so far beyond the brain mask: whichever grid they are sampled on, no voxel of its mask is without one.
 BEYOND_MM = 2.0
 
@@ -35,40 +29,6 @@ RENAMED = np.tile(np.arange(len(HeadLabel), dtype=np.uint8), (3, 1))
 RENAMED[0, HeadLabel.CEREBELLAR_GREY], RENAMED[0, WHITE_MATTER] = HeadLabel.CORTEX, HeadLabel.CEREBRAL_WHITE
 RENAMED[1, GREY_MATTER], RENAMED[1, WHITE_MATTER] = HeadLabel.CEREBELLAR_GREY, HeadLabel.CEREBELLAR_WHITE
 RENAMED[2, [*GREY_MATTER, *WHITE_MATTER]] = HeadLabel.BRAINSTEM
-
-
-def merge_labels(flair: Volume, t1w: Volume | None, *, brain: Volume, mni_from_world: np.ndarray) -> Volume:
-    """One set of labels from those of two contrasts.
-
-    Parameters
-    ----------
-    flair, t1w : Volume of uint8
-        Labels of either contrast on one grid; None where there is no T1w.
-    brain : Volume of bool
-        On that grid.
-    mni_from_world : (4, 4) float
-        Affine to MNI152, RAS mm.
-
-    Returns
-    -------
-    Volume of uint8
-        The T1w's unless they leave more than MAX_UNLABELLED of the brain without, and more than the FLAIR's; a
-        :class:`Fallback` warning tells. What is left has the nearest voxel's label; cerebellum and brainstem lie below
-        the tentorium.
-    """
-    labels = flair
-    if t1w is not None:
-        in_flair, in_t1w = (np.mean(each.data[brain.data] == HeadLabel.BACKGROUND) for each in (flair, t1w))
-        if in_t1w <= max(MAX_UNLABELLED, in_flair):
-            labels = t1w
-        else:
-            warnings.warn(
-                f"the T1w shows no brain in {100 * in_t1w:.0f} % of the FLAIR's brain mask: its labels, which tell the "
-                "regions of lesions, are those of the FLAIR",
-                Fallback,
-                stacklevel=2,
-            )
-    return assign_hindbrain(without_gaps(labels, brain), mni_from_world=mni_from_world)
 
 
 def without_gaps(labels: Volume, brain: Volume) -> Volume:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import edt
 import numpy as np
+from scipy import ndimage
 
 from msrim.image import Volume, resample
 
@@ -172,16 +173,20 @@ def match(
     >>> round(match(image, image.like(1 - image.data), **masks, fixed_from_moving=np.eye(4)), 1)
     2.0
     """
+    # Nothing outside the fixed brain's box counts.
+    (box,) = ndimage.find_objects(fixed_brain.data.astype(np.uint8)) or [(slice(0, 1),) * 3]
     # Between the voxels of the fixed image, so that both are interpolated: else the identity matches too well.
     between = np.eye(4)
-    between[:3, 3] = 0.5
-    grid = Volume(fixed.data, fixed.affine @ between)
+    first = [max(side.start - 1, 0) for side in box]
+    between[:3, 3] = np.array(first) + 0.5
+    size = [side.stop - start for side, start in zip(box, first, strict=True)]
+    grid = Volume(np.empty(size, np.uint8), fixed.affine @ between)
     both = _moved_mask(fixed_brain, grid, np.eye(4)) & _moved_mask(moving_brain, grid, fixed_from_moving)
     if np.count_nonzero(both) < MATCH_BINS // 2:
         return 1.0
     moved = resample(moving, grid, target_from_source=fixed_from_moving).data
-    bins, limits = [_binned(values[both]) for values in (moved, resample(fixed, grid).data)], (0, MATCH_BINS)
-    joint = np.histogram2d(bins[0], bins[1], bins=MATCH_BINS, range=(limits, limits))[0]
+    rows, columns = (_binned(values[both]) for values in (moved, resample(fixed, grid).data))
+    joint = np.bincount(MATCH_BINS * rows + columns, minlength=MATCH_BINS**2).reshape(MATCH_BINS, MATCH_BINS)
     total = _entropy(joint)
     return float((_entropy(joint.sum(0)) + _entropy(joint.sum(1))) / total) if total > 0 else 1.0
 
@@ -192,7 +197,7 @@ def _moved_mask(mask: Volume, target: Volume, target_from_mask: np.ndarray) -> n
 
 def _binned(values: np.ndarray) -> np.ndarray:
     low, high = np.percentile(values, (1, 99))
-    return np.clip((values - low) / max(high - low, 1e-6) * MATCH_BINS, 0, MATCH_BINS - 1)
+    return np.clip((values - low) / max(high - low, 1e-6) * MATCH_BINS, 0, MATCH_BINS - 1).astype(int)
 
 
 def _entropy(counts: np.ndarray) -> float:

@@ -24,7 +24,7 @@ from msrim.models.registry import Card, read_card
 from msrim.preprocess import backends, fsl, plausibility
 from msrim.preprocess.backends import kind_of
 from msrim.preprocess.background import rest_on_zero
-from msrim.preprocess.hindbrain import merge_labels
+from msrim.preprocess.hindbrain import assign_hindbrain, without_gaps
 from msrim.preprocess.masks import clean_mask, foreground, is_brain_alone
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.preprocess.template import load_template, load_template_brain_mask
@@ -33,7 +33,7 @@ from msrim.recipe import Recipe
 from msrim.results import doubts_of
 from msrim.transform import apply_transform, mean_scaling, read_transform, rigid_part, write_transform
 from msrim.workflows.inputs import check_visit
-from msrim.workflows.plan import LABELLED, anatomy_steps
+from msrim.workflows.plan import anatomy_steps
 from msrim.workflows.run import Run, files_in
 
 HEAD_MODEL, BRAIN_MODEL = "head", "synthstrip"
@@ -44,6 +44,9 @@ MIN_BRAIN_ML = 300.0
 MAX_BRAIN_ML = 2700.0
 # Cerebellum and brainstem of an adult make up 150 ml and more; with less than half, lesions there are missed.
 MIN_INFRATENTORIAL_ML = 75.0
+# Of the FLAIR's brain, what the T1w may leave out and still be the one whose labels are used: of a field of view that
+# is cut, or of a brain mask that differs, the rest has the nearest label.
+MAX_UNSEEN = 0.03
 # Of the brain; more without a class than this is told.
 MAX_UNCLASSIFIED = 0.01
 # Room around the brain on the working grid, so that the network's first layers see its edge whole.
@@ -164,14 +167,15 @@ def anatomy_cards() -> list[Card]:
 def prepare(subject: Subject, recipe: Recipe, run: Run, *, out: Path) -> Anatomy:
     """Every step before the lesions.
 
-    Each contrast by itself: reorient, extract the brain, label its tissues, correct the bias. Then together: rigid to
-    the FLAIR, affine to MNI152 (of the T1w where there is one: it looks most like the template), and onto one working
-    grid.
+    Each contrast by itself: reorient, extract the brain, correct the bias. Then together: rigid to the FLAIR, affine to
+    MNI152 (of the T1w where there is one: it looks most like the template), label the tissues of one of them, and onto
+    one working grid.
     """
     backend = run.prepared_by(recipe.backend)
-    labels, brains, corrected = {}, {}, {}
+    images, brains, corrected = {}, {}, {}
     for contrast, path in subject.contrasts.items():
         image = run.step(f"reorient_{contrast}", reorient, path, brain_extracted=recipe.brain_extracted)
+        images[contrast] = image
         brains[contrast] = run.step(
             f"extract_brain_{contrast}",
             extract_brain,
@@ -182,16 +186,6 @@ def prepare(subject: Subject, recipe: Recipe, run: Run, *, out: Path) -> Anatomy
             brain_extracted=recipe.brain_extracted,
             device=recipe.device,
         )
-        if contrast in LABELLED:
-            labels[contrast] = run.step(
-                f"label_head_{contrast}",
-                label_head,
-                image,
-                brain=brains[contrast],
-                contrast=contrast,
-                card=read_card(HEAD_MODEL),
-                device=recipe.device,
-            )
         corrected[contrast] = run.step(f"correct_{contrast}", correct, image, brain=brains[contrast], backend=backend)
     flair, brain = corrected["FLAIR"], brains["FLAIR"]
     to_flair = {
@@ -216,11 +210,27 @@ def prepare(subject: Subject, recipe: Recipe, run: Run, *, out: Path) -> Anatomy
         align_to_template, corrected[best], contrast=best, brain=brain, backend=backend, to_flair=to_flair.get(best)
     )
     run(check_images, corrected, brains=brains, to_mni=to_mni, to_flair=to_flair, sources=subject.contrasts)
+    labelled = run(choose_labelled, brains, to_flair=to_flair)
+    labels = run(
+        label_head,
+        images[labelled],
+        brain=brains[labelled],
+        contrast=labelled,
+        card=read_card(HEAD_MODEL),
+        device=recipe.device,
+    )
     tissue = None
     if kind_of(backend) != "embedded":
         tissue = run(classify_tissue, corrected.get("T1w"), brain=brain, to_flair=to_flair.get("T1w"), backend=backend)
     working = run(
-        make_working_images, corrected, brain=brain, labels=labels, to_mni=to_mni, to_flair=to_flair, tissue=tissue
+        make_working_images,
+        corrected,
+        brain=brain,
+        labels=labels,
+        labelled=labelled,
+        to_mni=to_mni,
+        to_flair=to_flair,
+        tissue=tissue,
     )
     files = run(write_anatomy, subject, out=out, brain=brain, working=working, to_mni=to_mni, to_flair=to_flair)
     return Anatomy(corrected, brain, to_flair, to_mni, working, files)
@@ -273,6 +283,24 @@ def _check_volume(brain: Volume, source: Path, *, or_else: str) -> None:
         raise InputError(f"{source}: only {volume_ml:.0f} ml of brain found; check that it shows a whole head")
     if volume_ml > MAX_BRAIN_ML:
         raise InputError(f"{source}: {volume_ml:.0f} ml of brain found; {or_else}")
+
+
+def choose_labelled(brains: dict[str, Path], *, to_flair: dict[str, Path]) -> str:
+    """Whose tissues are labelled: the T1w, which tells them apart best, where it shows the brain; else the FLAIR."""
+    if "T1w" not in to_flair:
+        return "FLAIR"
+    brain, of_t1w = (read_mask(brains[contrast]) for contrast in ("FLAIR", "T1w"))
+    seen = resample(of_t1w, brain, target_from_source=read_transform(to_flair["T1w"]), nearest=True)
+    unseen = 1 - np.mean(seen.data[brain.data])
+    if unseen <= MAX_UNSEEN:
+        return "T1w"
+    warnings.warn(
+        f"the T1w shows no brain in {100 * unseen:.0f} % of the FLAIR's brain mask: the head labels, which tell the "
+        "regions of lesions, are those of the FLAIR",
+        Fallback,
+        stacklevel=2,
+    )
+    return "FLAIR"
 
 
 def label_head(image: Path, *, brain: Path, contrast: str, card: Card, device: str) -> Path:
@@ -432,7 +460,8 @@ def make_working_images(
     corrected: dict[str, Path],
     *,
     brain: Path,
-    labels: dict[str, Path],
+    labels: Path,
+    labelled: str,
     to_mni: Path,
     to_flair: dict[str, Path],
     tissue: Path | None = None,
@@ -445,8 +474,9 @@ def make_working_images(
         By contrast.
     brain : Path
         Of the FLAIR.
-    labels : dict of str to Path
-        Head labels of the FLAIR, and of the T1w where there is one.
+    labels : Path
+        Head labels of one contrast, ``labelled``.
+    labelled : str
     to_mni : Path
     to_flair : dict of str to Path
         Of every contrast but the FLAIR.
@@ -457,21 +487,18 @@ def make_working_images(
     flair_from = {contrast: read_transform(path) for contrast, path in to_flair.items()}
     grid = working_grid(read_mask(brain), mni_from_flair=mni_from_flair)
     mask = _smooth_mask(read_mask(brain), grid)
-    of_t1w = None
-    if "T1w" in corrected:
-        of_t1w = resample(read_own(labels["T1w"]), grid, target_from_source=flair_from["T1w"], nearest=True)
-    of_flair = resample(read_own(labels["FLAIR"]), grid, nearest=True)
-    parsed = merge_labels(of_flair, of_t1w, brain=mask, mni_from_world=mni_from_flair)
+    found = resample(read_own(labels), grid, target_from_source=flair_from.get(labelled), nearest=True)
+    parsed = assign_hindbrain(without_gaps(found, mask), mni_from_world=mni_from_flair)
     solid = parsed.like(tissue_of(parsed).data > Tissue.CSF)
     images = {}
     for contrast, path in corrected.items():
         image = resample(read_own(path), grid, target_from_source=flair_from.get(contrast))
         image = normalise_intensity(image, mask, tissue=solid)
         images[contrast] = write_volume(image, Path(f"{contrast}.nii"))
-    found = None
+    classes = None
     if tissue is not None:
-        found = resample(read_own(tissue), grid, target_from_source=flair_from["T1w"], nearest=True)
-        if (unseen := np.mean(found.data[mask.data] == 0)) > MAX_UNCLASSIFIED:
+        classes = resample(read_own(tissue), grid, target_from_source=flair_from["T1w"], nearest=True)
+        if (unseen := np.mean(classes.data[mask.data] == 0)) > MAX_UNCLASSIFIED:
             warnings.warn(
                 f"{100 * unseen:.0f} % of the brain got no tissue class from the T1w: there it is the head network's",
                 Fallback,
@@ -481,7 +508,7 @@ def make_working_images(
         images,
         brain=write_volume(mask, Path("brain.nii")),
         labels=write_volume(parsed, Path("labels.nii")),
-        tissue=write_volume(tissue_of(parsed, found=found, brain=mask), Path("tissue.nii")),
+        tissue=write_volume(tissue_of(parsed, found=classes, brain=mask), Path("tissue.nii")),
     )
 
 

@@ -12,12 +12,13 @@ from msrim.recipe import Recipe
 SECONDS = {
     "reorient": 0.5,
     "extract_brain": 25.0,
-    "label_head": 8.0,
     "correct": 9.0,
     "align": 16.0,
     "find_usable": 3.0,
     "align_to_template": 26.0,
     "check_images": 10.0,
+    "choose_labelled": 0.5,
+    "label_head": 8.0,
     "classify_tissue": 60.0,
     "make_working_images": 20.0,
     "write_anatomy": 2.0,
@@ -40,8 +41,6 @@ SECONDS = {
     "write_changes": 12.0,
     "write_page": 8.0,
 }
-# Contrasts whose head labels are found.
-LABELLED = ("FLAIR", "T1w")
 
 
 def anatomy_steps(contrasts: Iterable[str], recipe: Recipe) -> list[str]:
@@ -50,15 +49,14 @@ def anatomy_steps(contrasts: Iterable[str], recipe: Recipe) -> list[str]:
     Examples
     --------
     >>> anatomy_steps(["FLAIR"], Recipe())[:3]
-    ['reorient_FLAIR', 'extract_brain_FLAIR', 'label_head_FLAIR']
+    ['reorient_FLAIR', 'extract_brain_FLAIR', 'correct_FLAIR']
     """
     contrasts = list(contrasts)
     steps = []
     for contrast in contrasts:
-        labelled = [f"label_head_{contrast}"] if contrast in LABELLED else []
-        steps += [f"reorient_{contrast}", f"extract_brain_{contrast}", *labelled, f"correct_{contrast}"]
+        steps += [f"reorient_{contrast}", f"extract_brain_{contrast}", f"correct_{contrast}"]
     steps += [f"align_{contrast}" for contrast in contrasts if contrast != "FLAIR"]
-    steps += ["find_usable", "align_to_template", "check_images"]
+    steps += ["find_usable", "align_to_template", "check_images", "choose_labelled", "label_head"]
     if kind_of(find_backend(recipe.backend)) != "embedded":
         steps.append("classify_tissue")
     return [*steps, "make_working_images", "write_anatomy"]

@@ -1,13 +1,12 @@
-"""One set of head labels from two contrasts, without gaps, the hindbrain where it lies."""
+"""Head labels without gaps, the hindbrain where it lies."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from msrim.errors import Fallback
 from msrim.image import Volume
-from msrim.preprocess.hindbrain import assign_hindbrain, merge_labels, without_gaps
+from msrim.preprocess.hindbrain import assign_hindbrain, without_gaps
 from msrim.transform import apply_transform
 from tests.benchmarks.hindbrain import in_mni
 
@@ -56,18 +55,6 @@ def test_grey_matter_stays_grey_and_what_is_no_tissue_stays():
     assert assign_hindbrain(above, mni_from_world=np.eye(4)).data.ravel().tolist() == [0, 1, 2, 3, 3]
 
 
-@pytest.mark.parametrize("gap, chosen", [(0, WHITE), (50, WHITE), (200, CORTEX)])
-def test_a_t1w_in_which_the_brain_is_not_seen_gives_no_labels(gap, chosen, recwarn):
-    """Of 1,000 voxels of brain; the FLAIR says cortex all over, the T1w white matter."""
-    flair, t1w = np.full((10, 10, 10), CORTEX, np.uint8), np.full((10, 10, 10), WHITE, np.uint8)
-    flair.ravel()[:100], t1w.ravel()[:gap] = 0, 0
-    brain = Volume(np.ones((10, 10, 10), bool), np.eye(4))
-    labels = merge_labels(brain.like(flair), brain.like(t1w), brain=brain, mni_from_world=np.eye(4))
-    assert np.unique(labels.data).tolist() == [chosen]
-    told = [str(warning.message) for warning in recwarn if warning.category is Fallback]
-    assert bool(told) == (chosen == CORTEX) and all("no brain in 20 % of the FLAIR" in line for line in told)
-
-
 def test_no_voxel_of_the_brain_is_without_a_label_and_none_far_outside_has_a_new_one():
     brain = np.zeros((20, 20, 20), bool)
     brain[4:12, 4:12, 4:12] = True
@@ -81,7 +68,7 @@ def test_no_voxel_of_the_brain_is_without_a_label_and_none_far_outside_has_a_new
 def test_labels_of_nothing_stay_nothing():
     nothing = Volume(np.zeros((4, 4, 4), np.uint8), np.eye(4))
     brain = nothing.like(np.ones((4, 4, 4), bool))
-    assert not merge_labels(nothing, None, brain=brain, mni_from_world=np.eye(4)).data.any()
+    assert not without_gaps(nothing, brain).data.any()
 
 
 def test_a_real_heads_hindbrain_is_found_by_its_place(shared_data):

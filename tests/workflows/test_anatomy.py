@@ -8,18 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fsl_programs import FAST, answer
+from typer.testing import CliRunner
 
 from msrim.bids import Subject
+from msrim.cli.main import app
 from msrim.console import Console
 from msrim.errors import Fallback
-from msrim.image import Volume, read_volume, write_volume
+from msrim.image import Volume, read_volume, resample, write_volume
 from msrim.models import inference
 from msrim.models.registry import read_card
 from msrim.preprocess import register
 from msrim.preprocess.coordinates import distance_to_boundary
 from msrim.preprocess.template import load_template, load_template_brain_mask
 from msrim.preprocess.tissue import csf_structures, tissue_of
-from msrim.recipe import Recipe
+from msrim.recipe import Recipe, read_training_recipe
+from msrim.training.lesions import Patient
 from msrim.transform import apply_transform, read_transform, write_transform
 from msrim.workflows import anatomy
 from msrim.workflows.anatomy import (
@@ -35,6 +39,12 @@ from msrim.workflows.anatomy import (
 )
 from msrim.workflows.run import files_in
 from msrim.workflows.segment import find_lesions
+from msrim.workflows.training_data import prepare_visit
+
+PIPELINES = Path(__file__).parents[2] / "pipelines"
+# Brains do not meet.
+APART = np.eye(4)
+APART[:3, 3] = 150.0, 0, 0
 
 
 def test_the_working_grid_is_as_fine_as_the_brain_is_small():
@@ -80,7 +90,8 @@ def test_a_pdw_is_brought_to_the_working_grid(tmp_path, monkeypatch):
     paths = make_working_images(
         {"FLAIR": images["flair"], "PDw": images["pdw"]},
         brain=write_volume(Volume(brain, np.eye(4)), Path("mask.nii")),
-        labels={"FLAIR": write_volume(Volume(5 * brain, np.eye(4)), Path("head.nii"))},
+        labels=write_volume(Volume(5 * brain, np.eye(4)), Path("head.nii")),
+        labelled="FLAIR",
         to_mni=write_transform(np.eye(4), Path("to_mni.txt")),
         to_flair={"PDw": write_transform(shift, Path("pdw.txt"))},
     ).images
@@ -122,8 +133,19 @@ def csf_distance(files: Anatomy) -> np.ndarray:
     return distance_to_boundary(csf_structures(read_own(files.working.tissue)))
 
 
-def test_fsl_prepares_a_visit(tmp_path, stand_in):
-    """FAST's classes make tissue file and distance maps; version and backend are told, and another FSL starts anew."""
+# What a program of FSL does, and how the line begins that the user gets.
+FAILURES = (
+    ({"flirt": "echo 'no room' >&2; exit 1"}, "FLIRT of FSL 6.0.7.4 failed, exit code 1; it said: no room"),
+    ({"flirt": "exit 0"}, "FLIRT of FSL ended without an error but wrote no matrix.txt; it said nothing"),
+    ({"flirt": "yes 'nan nan' | head -4 > matrix.txt"}, "FLIRT of FSL wrote a matrix that is no transform (nan nan / "),
+    ({"fast": f"{FAST}\nexit 1"}, "FAST of FSL 6.0.7.4 failed, exit code 1; it said nothing"),
+)
+
+
+def test_fsl_prepares_a_visit(tmp_path, stand_in, capfd, monkeypatch):
+    """Programs that fail end the run in one line. Then FAST's classes make tissue file and distance maps, in a run and
+    in training; version and backend are told; another FSL starts anew; what FLIRT finds wrong is replaced and told.
+    """
     template = load_template()
     image = Volume(template.data[::2, ::2, ::2], template.affine @ np.diag([2.0, 2.0, 2.0, 1.0]))
     dark = 0.2 * (image.data > 0)  # CSF, around grey matter brighter than white
@@ -132,8 +154,18 @@ def test_fsl_prepares_a_visit(tmp_path, stand_in):
         "FLAIR": write_volume(flair, tmp_path / "sub-1_FLAIR.nii.gz"),
         "T1w": write_volume(image, tmp_path / "sub-1_T1w.nii.gz"),
     }
-    home = stand_in(fast='cp "$FSLDIR/classes.nii.gz" tissue_pveseg.nii.gz')
     visit, recipe, out = Subject("1", None, contrasts), Recipe(backend="fsl", brain_extracted=True), tmp_path / "out"
+    given = ["--flair", contrasts["FLAIR"], "--t1", contrasts["T1w"], "--out", out, "--quiet"]
+    for scripts, words in FAILURES:
+        stand_in(**scripts)
+        shown = CliRunner().invoke(app, ["preprocess", "--backend", "fsl", "--brain-extracted", *map(str, given)])
+        [line] = shown.stderr.splitlines()
+        assert (shown.exit_code, shown.stdout) == (2, "")
+        assert line.startswith(f"msrim: error: {words}"), line
+        assert {path.name for path in (out / "sub-1").iterdir()} == {"work", "logs"}
+        assert words.split(";")[0] in (out / "sub-1" / "logs" / "nipype.log").read_text(encoding="utf-8")
+
+    home = stand_in(fast='cp "$FSLDIR/classes.nii.gz" tissue_pveseg.nii.gz')
     classes_of_fast(home, image, ventricle_mm=15)
     first = preprocess_visit(visit, recipe, out, console=Console(quiet=True))
     told = json.loads((out / "sub-1" / "run.json").read_text(encoding="utf-8"))
@@ -147,15 +179,89 @@ def test_fsl_prepares_a_visit(tmp_path, stand_in):
     assert np.mean(tissue[seen] == found[seen]) > 0.98
     before = csf_distance(first)
 
+    patient = trained_on(visit, out)
+    np.testing.assert_array_equal(patient.coordinates.numpy(), np.float16(channels_of(first, monkeypatch)[3:]))
+
     classes_of_fast(home, image, ventricle_mm=30)
+    answer(home, APART, moving=image, fixed=image)
     (home / "etc" / "fslversion").write_text("6.0.8\n")
-    second = preprocess_visit(visit, recipe, out, console=Console(quiet=True))
+    capfd.readouterr()
+    second = preprocess_visit(visit, recipe, out, console=Console())
+    said = capfd.readouterr().err
     told = json.loads((out / "sub-1" / "run.json").read_text(encoding="utf-8"))
     assert told["backend"] == "fsl 6.0.8"
+    assert "backend: fsl 6.0.8" in said
     anew = {step["name"] for step in told["steps"] if not step["kept"]}
     assert {"correct_FLAIR", "align_T1w", "align_to_template", "classify_tissue", "make_working_images"} <= anew
-    assert not anew & {"reorient_FLAIR", "label_head_FLAIR", "label_head_T1w"}
+    assert not anew & {"reorient_FLAIR", "label_head"}
     assert np.abs(csf_distance(second) - before).max() > 5
+    apart = [
+        f"registration of the T1w to the {other}: what FLIRT of FSL found lays " for other in ("FLAIR", "template")
+    ]
+    for words in apart:
+        [note] = [note for note in told["fallbacks"] if note.startswith(words)]
+        assert "that by msrim was taken" in note
+        assert f"note: {note}" in said
+    np.testing.assert_allclose(read_transform(second.to_flair["T1w"]), np.eye(4), atol=0.5)
+    np.testing.assert_allclose(np.diag(read_transform(second.to_mni)), np.ones(4), atol=0.1)
+
+
+def trained_on(visit: Subject, out: Path) -> Patient:
+    """What training makes of a visit that was prepared before."""
+    recipe = read_training_recipe(PIPELINES / "allnet.toml", backend="fsl", brain_extracted=True)
+    flair = read_volume(visit.contrasts["FLAIR"])
+    marked = write_volume(flair.like((flair.data > 1).astype(np.uint8)), out.with_name("marked.nii.gz"))
+    return prepare_visit(visit, marked, recipe=recipe, out=out, console=Console(quiet=True))
+
+
+def channels_of(prepared: Anatomy, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """What a run gives ALL-Net of a prepared visit: (C, X, Y, Z) float32."""
+    seen = []
+
+    def keep(network: torch.nn.Module, channels: np.ndarray, *, device: str) -> torch.Tensor:
+        seen.append(channels[0])
+        return torch.zeros(1, 2, *channels.shape[2:])
+
+    with monkeypatch.context() as patched:
+        patched.chdir(prepared.brain.parent)
+        patched.setattr(inference, "run_network", keep)
+        find_lesions(prepared.working, to_mni=prepared.to_mni, card=read_card("allnet"), device="cpu")
+    return seen[0]
+
+
+def test_changed_tissue_of_ants_changes_the_distance_maps(tmp_path, monkeypatch):
+    """Atropos itself, in steps of 4 mm: a ball of the T1w as dark as CSF becomes CSF, whatever the head labels say."""
+    template, mask = load_template(), load_template_brain_mask()
+    grid = template.affine @ np.diag([4.0, 4.0, 4.0, 1.0])
+    t1w, brain = Volume(template.data[::4, ::4, ::4], grid), Volume(mask.data[::4, ::4, ::4], grid)
+    place = apply_transform(grid, np.moveaxis(np.indices(t1w.shape), 0, -1))
+    ball = np.linalg.norm(place - (-28, -20, 30), axis=-1) < 14
+    inside = write_volume(brain, tmp_path / "brain.nii")
+    labels = write_volume(brain.like(np.where(brain.data, 5, 0).astype(np.uint8)), tmp_path / "head.nii")
+    flair, identity = write_volume(t1w, tmp_path / "flair.nii"), write_transform(np.eye(4), tmp_path / "identity.txt")
+    found = []
+    for name, shown in (("as it is", t1w.data), ("with a ball", np.where(ball, 0.2 * t1w.data.max(), t1w.data))):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        image = write_volume(t1w.like(shown.astype(np.float32)), Path("t1w.nii"))
+        tissue = anatomy.classify_tissue(image, brain=inside, to_flair=identity, backend="ants 0.6.3")
+        working = make_working_images(
+            {"FLAIR": flair, "T1w": image},
+            brain=inside,
+            labels=labels,
+            labelled="T1w",
+            to_mni=identity,
+            to_flair={"T1w": identity},
+            tissue=tissue,
+        )
+        found.append({part: read_own(getattr(working, part).resolve()) for part in ("labels", "tissue", "brain")})
+    one, other = found
+    np.testing.assert_array_equal(one["labels"].data, other["labels"].data)
+    place = apply_transform(one["tissue"].affine, np.moveaxis(np.indices(one["tissue"].shape), 0, -1))
+    deep = np.linalg.norm(place - (-28, -20, 30), axis=-1) < 8
+    assert (other["tissue"].data[deep] == 1).mean() > 0.95 > 0.2 > (one["tissue"].data[deep] == 1).mean()
+    distances = [distance_to_boundary(csf_structures(each["tissue"])) for each in found]
+    assert np.abs(distances[0] - distances[1])[one["brain"].data > 0].max() > 5
 
 
 def test_changed_tissue_changes_what_the_network_is_given(tmp_path, monkeypatch):
@@ -179,6 +285,50 @@ def test_changed_tissue_changes_what_the_network_is_given(tmp_path, monkeypatch)
         find_lesions(working, to_mni=to_mni, card=read_card("allnet"), device="cpu")
     changed = [bool((one != two).any()) for one, two in zip(*seen, strict=True)]
     assert changed == [False] * 3 + [False, False, False, False, True, False]
+
+
+@pytest.mark.parametrize(("unseen", "labelled"), [(0, "T1w"), (2, "T1w"), (10, "FLAIR")])
+def test_a_t1w_in_which_the_brain_is_not_seen_gives_no_labels(tmp_path, unseen, labelled, recwarn):
+    """Percent of the FLAIR's brain that the T1w's mask leaves out; 5 mm away, where its transform brings it back."""
+    brain = np.zeros((60, 60, 60), np.uint8)
+    brain[5:55, 5:55, 5:55] = 1
+    of_t1w, shift = brain.copy(), np.eye(4)
+    of_t1w[: 5 + unseen // 2], shift[0, 3] = 0, 5
+    brains = {
+        "FLAIR": write_volume(Volume(brain, shift), tmp_path / "flair.nii"),
+        "T1w": write_volume(Volume(of_t1w, np.eye(4)), tmp_path / "t1w.nii"),
+    }
+    assert anatomy.choose_labelled(brains, to_flair={}) == "FLAIR"
+    to_flair = {"T1w": write_transform(shift, tmp_path / "t1w.txt")}
+    assert anatomy.choose_labelled(brains, to_flair=to_flair) == labelled
+    told = [str(warning.message) for warning in recwarn if warning.category is Fallback]
+    assert bool(told) == (labelled == "FLAIR")
+    # FAST or Atropos may have found the tissue classes all the same.
+    assert all("no brain in 10 % of the FLAIR" in note and "tissue" not in note for note in told)
+
+
+def test_tissue_classes_of_another_program_stand_beside_labels_of_the_flair(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    brain = np.zeros((48, 48, 48), np.uint8)
+    brain[8:40, 8:40, 8:40] = 1
+    classes = 2 * brain
+    classes[20:28, 20:28, 20:28] = 1
+    made = {"image": brain.astype(np.float32), "brain": brain, "head": 5 * brain, "classes": classes}
+    paths = {name: write_volume(Volume(data, np.eye(4)), Path(f"made_{name}.nii")) for name, data in made.items()}
+    identity = write_transform(np.eye(4), Path("identity.txt"))
+    working = make_working_images(
+        {"FLAIR": paths["image"], "T1w": paths["image"]},
+        brain=paths["brain"],
+        labels=paths["head"],
+        labelled="FLAIR",
+        to_mni=identity,
+        to_flair={"T1w": identity},
+        tissue=paths["classes"],
+    )
+    inside, tissue = read_mask(working.brain).data, read_own(working.tissue)
+    expected = resample(read_own(paths["classes"]), tissue, nearest=True).data
+    np.testing.assert_array_equal(tissue.data[inside], expected[inside])
+    assert np.unique(read_own(working.labels).data[inside]).tolist() == [5]
 
 
 @pytest.mark.parametrize(("backend", "program"), [("fsl 6.0.7.4", "FAST"), ("ants 0.6.3", "Atropos")])
