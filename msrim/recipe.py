@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from msrim.errors import InputError
 
 Settings = TypeVar("Settings", bound=BaseModel)
+Backend = Literal["auto", "embedded", "fsl", "ants"]
 
 
 class Recipe(BaseModel):
@@ -44,7 +45,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(default="allnet+scp", min_length=1)
-    backend: Literal["auto", "embedded", "fsl", "ants"] = "auto"
+    backend: Backend = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     brain_extracted: bool = False
     threshold: float | None = Field(default=None, gt=0, lt=1)
@@ -191,6 +192,9 @@ class TrainingRecipe(BaseModel):
     workers : int
         Processes that make samples; 0 makes them in the training process.
     device : str
+    backend : str
+        Who prepares the patients' images, as in :class:`Recipe`: that of the runs the model is meant for, because
+        whoever finds the tissues makes the distances to CSF.
     brain_extracted : bool
         The images show the brain alone.
     intensity_range : (float, float) or None
@@ -235,6 +239,7 @@ class TrainingRecipe(BaseModel):
     seed: int = 0
     workers: int = Field(default=1, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    backend: Backend = "auto"
     brain_extracted: bool = False
     intensity_range: Annotated[tuple[float, float] | None, AfterValidator(_ascending)] = None
     threshold_range: Annotated[tuple[Probability, Probability] | None, AfterValidator(_ascending)] = None

@@ -9,10 +9,9 @@ import numpy as np
 from msrim.image import Volume
 
 BET = 'cp "$1" "$2" && cp "$1" "${2%.nii.gz}_mask.nii.gz"'
-# Keeps what it was given beside bin/; its matrix is the file `answer` there.
+# Keeps what it was given; its matrix is the file `answer` beside bin/.
 FLIRT = """
-cp moving.nii.gz fixed.nii.gz "$FSLDIR"
-echo "$@" > "$FSLDIR/arguments"
+cp moving.nii.gz fixed.nii.gz "$FSLDIR/../asked"
 while [ $# -gt 0 ]; do
   case "$1" in
     -omat) matrix="$2" ;;
@@ -22,6 +21,8 @@ while [ $# -gt 0 ]; do
 done
 cp "$FSLDIR/answer" "$matrix"
 """
+# Of every program, its arguments as they are: FSLDIR itself may be a folder that nobody can write to.
+RECORD = 'mkdir -p "$FSLDIR/../asked" && echo "$@" > "$FSLDIR/../asked/${0##*/}"'
 FAST = "for f in seg pve_0 pve_1 pve_2 pveseg; do cp brain.nii.gz tissue_$f.nii.gz; done"
 
 
@@ -30,7 +31,7 @@ def install(folder: Path, *, bet: str = BET, flirt: str = FLIRT, fast: str = FAS
     for name, script in (("bet", bet), ("flirt", flirt), ("fast", fast)):
         program = folder / "bin" / name
         program.parent.mkdir(parents=True, exist_ok=True)
-        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.write_text(f"#!/bin/sh\n{RECORD}\n{script}\n")
         program.chmod(0o755)
     (folder / "etc").mkdir(exist_ok=True)
     (folder / "etc" / "fslversion").write_text("6.0.7.4\n")
@@ -48,7 +49,11 @@ def answer(home: Path, fixed_from_moving: np.ndarray, *, moving: Volume, fixed: 
     np.savetxt(home / "answer", toFlirt(fixed_from_moving, *images, "world", "world"))
 
 
-def arguments_of_flirt(home: Path) -> dict[str, str]:
-    """What FLIRT was asked last, by option, files by their name."""
-    words = [word.rsplit("/", 1)[-1] for word in (home / "arguments").read_text().split()]
-    return dict(zip(words[::2], words[1::2], strict=True))
+def asked(home: Path) -> Path:
+    """Folder of what the programs were given: their arguments by program, and FLIRT's images."""
+    return home.parent / "asked"
+
+
+def arguments_of(home: Path, program: str) -> list[str]:
+    """What a program was asked last."""
+    return (asked(home) / program).read_text(encoding="utf-8").split()

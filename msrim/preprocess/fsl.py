@@ -299,7 +299,9 @@ def _result(interface: str, path: Path, said: str) -> Volume:
     try:
         return read_volume(path)
     except InputError as error:
+        # Without the name of a file that the user never had, and without what to do about one.
+        what = str(error).split(": ", 1)[-1].rsplit("; ", 1)[0]
         raise BackendError(
-            f"{interface} of FSL wrote a {path.name} that cannot be used ({str(error).split(': ', 1)[-1]}); "
+            f"{interface} of FSL wrote a {path.name} that cannot be used ({what}); "
             f"if the disk of {tempfile.gettempdir()} is full, make room or set TMPDIR; {said}"
         ) from error

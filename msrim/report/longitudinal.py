@@ -73,6 +73,8 @@ class ChangeReport:
         Of :func:`msrim.lesions.track.summarise_changes`, with how well the visits agree.
     inputs : dict of str to Path
     steps : sequence of StepRecord
+    backend : str or None
+        Who prepared the images, with its version; never "auto".
     versions : dict of str to str
     recipe : str
         TOML.
@@ -98,6 +100,7 @@ class ChangeReport:
     summary: dict
     inputs: dict[str, Path]
     steps: Sequence[StepRecord]
+    backend: str | None
     versions: dict[str, str]
     recipe: str
     warnings: Sequence[str]

@@ -45,6 +45,8 @@ class RimReport:
     summary : dict
     inputs : dict of str to Path
     steps : sequence of StepRecord
+    backend : str or None
+        Who prepared the images, with its version; never "auto".
     versions : dict of str to str
     warnings : sequence of str
     doubts : sequence of str
@@ -65,6 +67,7 @@ class RimReport:
     summary: dict
     inputs: dict[str, Path]
     steps: Sequence[StepRecord]
+    backend: str | None
     versions: dict[str, str]
     warnings: Sequence[str]
     doubts: Sequence[str] = ()

@@ -57,6 +57,8 @@ class Report:
     inputs : dict of str to Path
         The user's files by contrast.
     steps : sequence of StepRecord
+    backend : str or None
+        Who prepared the images, with its version; never "auto".
     versions : dict of str to str
         ``msrim`` among them.
     recipe : str
@@ -87,6 +89,7 @@ class Report:
     summary: dict
     inputs: dict[str, Path]
     steps: Sequence[StepRecord]
+    backend: str | None
     versions: dict[str, str]
     recipe: str
     warnings: Sequence[str]

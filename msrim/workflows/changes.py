@@ -230,6 +230,8 @@ def compare_visits(
     method = change_method(card, visits)
     settings = recipe.model_dump() | {"change_method": method}
     with Run(folder, console, recipe=settings, inputs=inputs, remarks=remarks, steps=change_steps()) as run:
+        # Of the visits: the way half between them is msrim's own.
+        run.prepared_by(recipe.backend)
         midway = run(
             register_to_midway,
             (baseline.anatomy.corrected["FLAIR"], followup.anatomy.corrected["FLAIR"]),
@@ -594,6 +596,7 @@ def _report(
         summary=changes.summary,
         inputs=run.manifest.inputs,
         steps=run.manifest.steps,
+        backend=run.manifest.backend,
         versions=run.manifest.versions,
         recipe=recipe.as_toml(),
         warnings=run.manifest.fallbacks,

@@ -535,6 +535,7 @@ def _report(subject: Subject, classified: Classified, rims: Rims, run: Run, *, c
         summary=rims.summary,
         inputs=run.manifest.inputs,
         steps=run.manifest.steps,
+        backend=run.manifest.backend,
         versions=run.manifest.versions,
         warnings=run.manifest.fallbacks,
         doubts=[*doubts_of(run.folder.parent), *run.manifest.doubts],

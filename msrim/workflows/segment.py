@@ -350,6 +350,7 @@ def _report(subject: Subject, anatomy: Anatomy, lesions: Lesions, recipe: Recipe
         summary=summarise(lesions.rows),
         inputs=subject.contrasts,
         steps=run.manifest.steps,
+        backend=run.manifest.backend,
         versions=run.manifest.versions,
         recipe=recipe.as_toml(),
         warnings=run.manifest.fallbacks,

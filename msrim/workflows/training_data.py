@@ -92,7 +92,7 @@ def check_left_out(leave_out: Iterable[str], known: Iterable[str], *, data: Path
 
 def prepare_visit(subject: Subject, mask: Path, *, recipe: TrainingRecipe, out: Path, console: Console) -> Patient:
     """One visit on its working grid, by the same steps that `msrim segment` takes."""
-    settings = Recipe(brain_extracted=recipe.brain_extracted, device=recipe.device)
+    settings = Recipe(backend=recipe.backend, brain_extracted=recipe.brain_extracted, device=recipe.device)
     subject = subject.for_network(recipe.contrasts)
     with Run(subject.folder(out), console, recipe=settings.model_dump(), inputs=subject.contrasts) as run:
         anatomy = prepare(subject, settings, run, out=out)
@@ -126,7 +126,7 @@ def marked_pairs(data: Path) -> list[Path]:
 
 def prepare_pair(folder: Path, *, recipe: TrainingRecipe, out: Path, console: Console) -> MarkedPair:
     """A marked pair on its midway grid, by the same steps that ``msrim longitudinal`` takes."""
-    settings = Recipe(brain_extracted=recipe.brain_extracted, device=recipe.device)
+    settings = Recipe(backend=recipe.backend, brain_extracted=recipe.brain_extracted, device=recipe.device)
     visits = [
         Subject(folder.name, session, {"FLAIR": folder / name})
         for session, name in zip(("01", "02"), PAIR_FILES, strict=False)

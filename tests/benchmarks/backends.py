@@ -1,10 +1,11 @@
-"""The backends side by side on raw patients: who registers, finds brain and tissue how well, and what it costs.
+"""The backends side by side on real patients: who registers, finds brain and tissue how well, and what it costs.
 
 python -m tests.benchmarks.backends --data DIR --out DIR
 
-DIR of --data has `bids/sub-*` with published transforms and brain masks below `bids/derivatives/expert`; every visit
-named by --visits is segmented by every backend that is installed, whatever of it is in --out already is kept. Seconds
-and MiB are those of run.json: of msrim's own process, wall clock on this machine as it was.
+Raw visits have published transforms and a brain mask below `bids/derivatives/expert` of --data. In a visit of `mni` the
+authors registered the images and extracted the brain: nothing is to be moved. Every visit is segmented by every backend
+that is installed; one that is not is named as absent. A run that is ended goes on with the same command: finished steps
+in --out are kept. Seconds and MiB are those of run.json: of msrim's own process, wall clock on this machine as it was.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console as RichConsole
-from rich.table import Table
 
 from msrim.bids import find_subject
 from msrim.console import Console
@@ -34,6 +33,7 @@ from msrim.workflows.segment import Lesions, segment_visit
 BACKENDS = ("embedded", "ants", "fsl")
 # Steps whose cost differs between backends; the others are the same work.
 STEPS = ("extract_brain", "correct", "align", "align_to_template", "classify_tissue")
+VISITS = ("bids/sub-12/ses-01", "bids/sub-12/ses-02", "bids/sub-20/ses-02", "bids/sub-04/ses-01", "mni/sub-openms07")
 
 
 @dataclass(frozen=True)
@@ -64,22 +64,44 @@ def distance_maps(result: Result) -> tuple[np.ndarray, Volume]:
     return distance_to_boundary(csf), read_mask(result.anatomy.working.brain)
 
 
-def compare(result: Result, embedded: Result, *, published: Path, visit: str) -> list[tuple[str, str]]:
+@dataclass(frozen=True)
+class Truth:
+    """What was published of a raw visit."""
+
+    folder: Path
+    prefix: str
+    session: str
+
+    def to_flair(self, contrast: str) -> np.ndarray:
+        """``flair_from_contrast``, RAS mm."""
+        return self._transform(f"from-{contrast}_to-FLAIR")
+
+    def brain_on(self, grid: Volume) -> np.ndarray:
+        """The brain mask, which lies in the visits' common space."""
+        path = self.folder / "anat" / f"{self.prefix.split('_')[0]}_space-common_desc-brain_mask.nii.gz"
+        common = self._transform("from-FLAIR_to-common")
+        brain = resample(read_volume(path, mask=True), grid, target_from_source=np.linalg.inv(common), nearest=True)
+        return brain.data > 0
+
+    def _transform(self, name: str) -> np.ndarray:
+        return read_transform(self.folder / self.session / "xfm" / f"{self.prefix}_{name}_mode-image_xfm.txt")
+
+
+def compare(result: Result, embedded: Result, *, truth: Truth | None) -> list[tuple[str, str]]:
     """What is told of a visit by one backend: name and value."""
-    label, session = visit.split("/")
     rows = []
     brain = read_mask(result.anatomy.files.brain)
     for contrast, found in result.anatomy.to_flair.items():
-        truth = published / session / "xfm" / f"{label}_{session}_from-{contrast}_to-FLAIR_mode-image_xfm.txt"
-        away = gap_mm(*(np.linalg.inv(read_transform(path)) for path in (found, truth)), brain)
-        rows.append((f"{contrast} to FLAIR, from the published transform, mm", f"{away:.2f}"))
+        right = np.eye(4) if truth is None else truth.to_flair(contrast)
+        away = gap_mm(*(np.linalg.inv(matrix) for matrix in (read_transform(found), right)), brain)
+        rows.append((f"{contrast} to FLAIR, from the published place, mm", f"{away:.2f}"))
     to_mni = [read_transform(each.anatomy.to_mni) for each in (result, embedded)]
     rows.append(("FLAIR to MNI, from embedded, mm", f"{gap_mm(*to_mni, brain):.2f}"))
-    common = read_transform(published / session / "xfm" / f"{label}_{session}_from-FLAIR_to-common_mode-image_xfm.txt")
-    expert = read_volume(published / "anat" / f"{label}_space-common_desc-brain_mask.nii.gz", mask=True)
-    expert = resample(expert, brain, target_from_source=np.linalg.inv(common), nearest=True)
-    ml = np.count_nonzero(brain.data) * brain.voxel_volume_mm3 / 1000
-    rows.append(("brain, Dice with the published one (ml)", f"{dice(brain.data, expert.data > 0):.3f} ({ml:.0f})"))
+    if truth is not None:
+        ml = np.count_nonzero(brain.data) * brain.voxel_volume_mm3 / 1000
+        rows.append(
+            ("brain, Dice with the published one (ml)", f"{dice(brain.data, truth.brain_on(brain)):.3f} ({ml:.0f})")
+        )
     tissue, of_embedded = (read_own(each.anatomy.files.tissue).data for each in (result, embedded))
     agreement = " ".join(f"{dice(tissue == each, of_embedded == each):.3f}" for each in (1, 2, 3))
     rows.append(("tissue, Dice with embedded: CSF GM WM", agreement))
@@ -103,36 +125,44 @@ def compare(result: Result, embedded: Result, *, published: Path, visit: str) ->
     return rows
 
 
+def run_visit(folder: Path, out: Path) -> tuple[dict[str, Result], dict[str, str]]:
+    """One visit by every backend that there is; and why there are others not."""
+    found, absent = {}, {}
+    for name in BACKENDS:
+        try:
+            backend = find_backend(name)
+        except BackendError as error:
+            absent[name] = str(error)
+            continue
+        subject, results = find_subject(folder), out / name
+        recipe = Recipe(backend=name, brain_extracted="mni" in folder.parts)
+        anatomy, lesions = segment_visit(subject, recipe, results, console=Console())
+        told = json.loads((subject.folder(results) / "run.json").read_text(encoding="utf-8"))
+        found[name] = Result(backend, anatomy, lesions, told)
+    return found, absent
+
+
 def main() -> None:
     """Segment by every backend and print a table for each visit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--visits", nargs="+", default=["sub-12/ses-01"])
+    parser.add_argument("--visits", nargs="+", default=VISITS, help="folders below --data")
     options = parser.parse_args()
-    screen = RichConsole(width=150)
     for visit in options.visits:
-        results: dict[str, Result | str] = {}
-        for name in BACKENDS:
-            try:
-                backend = find_backend(name)
-            except BackendError as error:
-                results[name] = f"absent: {error}"
-                continue
-            subject, out = find_subject(options.data / "bids" / visit), options.out / name
-            anatomy, lesions = segment_visit(subject, Recipe(backend=name), out, console=Console())
-            told = json.loads((subject.folder(out) / "run.json").read_text(encoding="utf-8"))
-            results[name] = Result(backend, anatomy, lesions, told)
-        published = options.data / "bids" / "derivatives" / "expert" / visit.split("/")[0]
-        there = {name: result for name, result in results.items() if isinstance(result, Result)}
-        columns = [compare(result, there["embedded"], published=published, visit=visit) for result in there.values()]
-        table = Table(visit, *(result.backend for result in there.values()))
+        found, absent = run_visit(options.data / visit, options.out)
+        kind, label, *session = visit.split("/")
+        truth = None
+        if kind == "bids":
+            truth = Truth(options.data / kind / "derivatives" / "expert" / label, f"{label}_{session[0]}", session[0])
+        columns = [compare(result, found["embedded"], truth=truth) for result in found.values()]
+        print(f"| {visit} | {' | '.join(result.backend for result in found.values())} |")
+        print(f"|---{'|---' * len(found)}|")
         for row in zip(*columns, strict=True):
-            table.add_row(row[0][0], *(value for _, value in row))
-        screen.print(table)
-        for name, result in results.items():
-            if isinstance(result, str):
-                screen.print(f"{name} {result}")
+            print(f"| {row[0][0]} | {' | '.join(value for _, value in row)} |")
+        for name, why in absent.items():
+            print(f"\n{name} absent: {why}")
+        print(flush=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from fsl_programs import BET, FAST, FLIRT, answer, arguments_of_flirt
+from fsl_programs import BET, FAST, FLIRT, answer, arguments_of, asked
 from typer.testing import CliRunner
 
 from msrim.cli.main import app
@@ -211,11 +211,17 @@ def test_a_broken_matrix_is_refused(stand_in, image, register, content):
         register(image, image)
 
 
-def test_a_truncated_result_is_the_programs_fault(stand_in, image):
+@pytest.mark.parametrize(
+    ("tool", "shown", "result"), [("bet", "head", "brain_mask"), ("fast", "brain", "tissue_pveseg")]
+)
+def test_a_truncated_result_is_the_programs_fault(stand_in, image, tool, shown, result):
     """As a full disk leaves it: no word of a damaged file of the user's."""
-    stand_in(fast=f"{FAST}\nhead -c 600 brain.nii.gz > tissue_pveseg.nii.gz")
-    with pytest.raises(BackendError, match=r"FAST of FSL wrote a tissue_pveseg.nii.gz that cannot be used .* TMPDIR"):
-        fast(image)
+    call, works = PROGRAMS[tool]
+    stand_in(**{tool: f"{works}\nhead -c 600 {shown}.nii.gz > {result}.nii.gz"})
+    told = rf"{tool.upper()} of FSL wrote a {result}.nii.gz that cannot be used .* TMPDIR"
+    with pytest.raises(BackendError, match=told) as failure:
+        call(image)
+    assert "copy it again" not in str(failure.value)
 
 
 @pytest.mark.parametrize("tool", PROGRAMS)
@@ -276,8 +282,9 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 def test_bet_mask_comes_back_on_the_same_grid(stand_in, image):
-    stand_in(bet=f'[ "$FSLOUTPUTTYPE" = NIFTI_GZ ] && {BET}')
+    home = stand_in(bet=f'[ "$FSLOUTPUTTYPE" = NIFTI_GZ ] && {BET}')
     mask = fsl.extract_brain(image)
+    assert arguments_of(home, "bet") == ["head.nii.gz", "brain.nii.gz", "-m", "-R"]
     assert mask.data.dtype == bool
     assert mask.data.all()
     np.testing.assert_array_equal(mask.affine, image.affine)
@@ -292,7 +299,8 @@ def test_flirt_is_asked_for_images_without_weights(stand_in, image, register, do
     masks = {"moving_mask": image.like(image.data > 1.5), "fixed_mask": image.like(image.data > 1.2)} if masked else {}
     answer(home, shifted(3, -2, 1), moving=image, fixed=fixed)
     np.testing.assert_allclose(register(image, fixed, **masks), shifted(3, -2, 1), atol=1e-6)
-    assert arguments_of_flirt(home) == {
+    given = arguments_of(home, "flirt")
+    assert dict(zip(given[::2], given[1::2], strict=True)) == {
         "-in": "moving.nii.gz",
         "-ref": "fixed.nii.gz",
         "-out": "moved.nii.gz",
@@ -303,16 +311,33 @@ def test_flirt_is_asked_for_images_without_weights(stand_in, image, register, do
     }
     for name, given in (("moving", image), ("fixed", fixed)):
         expected = np.where(masks[f"{name}_mask"].data, given.data, 0) if masked else given.data
-        np.testing.assert_array_equal(nib.load(home / f"{name}.nii.gz").get_fdata(dtype=np.float32), expected)
+        np.testing.assert_array_equal(nib.load(asked(home) / f"{name}.nii.gz").get_fdata(dtype=np.float32), expected)
 
 
 def test_fast_labels(stand_in, image):
-    stand_in()
+    home = stand_in()
     brain = image.like(image.data > 1.5)
     labels = fsl.classify_tissue(image, brain).data
+    assert arguments_of(home, "fast") == ["-t", "1", "-n", "3", "-o", "tissue", "-S", "1", "brain.nii.gz"]
     assert labels.dtype == np.uint8
     assert set(np.unique(labels)) <= {0, 2}
     np.testing.assert_array_equal(labels > 0, brain.data)
+
+
+def test_nothing_is_written_into_fsldir(stand_in, image):
+    """It may be read-only, and it is everybody's."""
+    home = stand_in()
+    before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    folders = [home, *(path for path in home.rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        for call, _ in PROGRAMS.values():
+            call(image)
+        assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
 
 
 @pytest.mark.parametrize("chosen", ["NIFTI", "NIFTI_PAIR", "ANALYZE"])

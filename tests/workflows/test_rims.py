@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from fsl_programs import answer, arguments_of_flirt
+from fsl_programs import answer, arguments_of, asked
 from typer.testing import CliRunner
 
 from msrim.bids import find_qsm, find_subject
@@ -119,6 +119,8 @@ def test_every_lesion_gets_a_probability_and_the_page_its_pictures(visit, model,
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert run["recipe"]["rim_model"] == "fresh@0" and "Chimap" in run["inputs"] and "lesions" in run["inputs"]
     assert run["fallbacks"] == ["lesion 3: reaches the edge of the field of view"]
+    assert (run["recipe"]["backend"], run["backend"]) == ("auto", "embedded")
+    assert "<dt>Backend</dt><dd>embedded</dd>" in page
 
 
 def test_a_threshold_of_ones_own_and_the_cards(visit, model, monkeypatch):
@@ -336,8 +338,8 @@ def test_fsl_registers_the_blanked_flair_to_the_blanked_qsm(misplaced, stand_in,
         backend="fsl", magnitude=magnitude,
     )  # fmt: skip
     np.testing.assert_allclose(read_transform(found), right, atol=1e-5)
-    assert not {"-inweight", "-refweight"} & set(arguments_of_flirt(home))
-    given = {name: nib.load(home / f"{name}.nii.gz").get_fdata() for name in ("moving", "fixed")}
+    assert not {"-inweight", "-refweight"} & set(arguments_of(home, "flirt"))
+    given = {name: nib.load(asked(home) / f"{name}.nii.gz").get_fdata() for name in ("moving", "fixed")}
     np.testing.assert_array_equal(given["moving"], np.where(brain.data, flair.data, 0))
     inside = qsm.data != 0
     assert not given["fixed"][~inside].any()

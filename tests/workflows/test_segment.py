@@ -187,6 +187,8 @@ def test_the_manifest_tells_what_it_cost(results):
     assert set(run["inputs"]) == {"FLAIR", "T1w", "T2w"}
     assert {"report.html", "anat/sub-phantom_space-orig_label-L_mask.nii.gz"} <= set(run["outputs"])
     assert max(step["peak_mib"] for step in run["steps"]) < 6 * 1024
+    assert (run["recipe"]["backend"], run["backend"]) == ("auto", "embedded")
+    assert "<dt>Backend</dt><dd>embedded</dd>" in (results / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
