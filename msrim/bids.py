@@ -64,6 +64,8 @@ LESIONS = {
     "mask_sidecar": "space-orig_label-L_mask.json",
     "probability": "space-orig_label-L_probseg.nii.gz",
     "probability_sidecar": "space-orig_label-L_probseg.json",
+    "network": "space-orig_label-L_desc-network_probseg.nii.gz",
+    "network_sidecar": "space-orig_label-L_desc-network_probseg.json",
     "instances": "space-orig_seg-lesions_dseg.nii.gz",
     "instance_table": "space-orig_seg-lesions_dseg.tsv",
     "table": "desc-lesions.tsv",

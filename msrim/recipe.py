@@ -35,6 +35,11 @@ class Recipe(BaseModel):
         Smaller lesions are left out.
     grade : bool
         Paint lesions of known size and contrast into the images, and tell how many are found.
+    stride : int
+        Of CoactSeg's windows of 80 voxels, from one to the next; 20 in the paper, which takes nine times as long.
+    plain : bool
+        Changes are what CoactSeg says of the pair, as in its paper: no rule on what the images show clearly, none on
+        the brain's surface, and the visits are not exchanged for a second answer.
 
     Examples
     --------
@@ -51,6 +56,8 @@ class Recipe(BaseModel):
     threshold: float | None = Field(default=None, gt=0, lt=1)
     min_lesion_mm3: float = Field(default=3.0, ge=0, allow_inf_nan=False)
     grade: bool = False
+    stride: int = Field(default=60, ge=1, le=80)
+    plain: bool = False
 
     def as_toml(self) -> str:
         """The recipe as a file that ``--recipe`` reads.
@@ -260,6 +267,63 @@ class TrainingRecipe(BaseModel):
         return self
 
 
+class Sweep(BaseModel):
+    """Rows of a table: one recipe with some settings changed in each, all trained and judged alike.
+
+    Attributes
+    ----------
+    name, summary : str
+    recipe : str
+        File, or name of a packaged one.
+    seeds : tuple of int
+        Trainings of every row that decide by majority: an odd number.
+    folds : int
+        Patients are dealt into so many; each fold is judged by what was trained on the others.
+    rows : dict of str to dict
+        Fields of :class:`TrainingRecipe` that a row changes; of ``settings`` and ``optimiser`` only those given. The
+        first row is what the others are compared with.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    summary: str
+    recipe: str = Field(min_length=1)
+    seeds: tuple[int, ...] = (1,)
+    folds: int = Field(default=5, ge=2)
+    rows: dict[Annotated[str, Field(pattern=r"^[\w+ ,.()-]+$")], dict[str, Any]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _seeds_can_vote(self) -> Sweep:
+        if len(set(self.seeds)) % 2 == 0 or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: give an odd number of different ones, so that they can vote")
+        return self
+
+    def recipe_of(self, row: str, **overrides: Any) -> TrainingRecipe:
+        """The recipe of a row; overrides as :func:`read_recipe` takes them.
+
+        Raises
+        ------
+        InputError
+            As of :func:`read_recipe`.
+        """
+        given = _read_toml(_found(Path(self.recipe)))
+        for field, value in self.rows[row].items():
+            given[field] = given.get(field, {}) | value if isinstance(value, dict) else value
+        return _checked(TrainingRecipe, f"{self.name}, row {row}", given, overrides)
+
+
+def packaged_sweeps() -> dict[str, Path]:
+    """The sweeps that come with msrim, by name.
+
+    Examples
+    --------
+    >>> packaged_sweeps()["allnet-table4"].name
+    'allnet-table4.toml'
+    """
+    return {path.stem: path for path in sorted((_pipelines() / "sweeps").glob("*.toml"))}
+
+
 def packaged_recipes() -> dict[str, Path]:
     """The recipes that come with msrim, by name: in a wheel inside the package, in a clone beside it.
 
@@ -268,9 +332,12 @@ def packaged_recipes() -> dict[str, Path]:
     >>> packaged_recipes()["allnet"].name
     'allnet.toml'
     """
+    return {path.stem: path for path in sorted(_pipelines().glob("*.toml"))}
+
+
+def _pipelines() -> Path:
     package = Path(__file__).parent
-    folder = next((f for f in (package / "pipelines", package.parent / "pipelines") if f.is_dir()), package)
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return next((f for f in (package / "pipelines", package.parent / "pipelines") if f.is_dir()), package)
 
 
 def read_recipe(path: Path | None = None, **overrides: Any) -> Recipe:
@@ -301,9 +368,22 @@ def read_training_recipe(path: Path, **overrides: Any) -> TrainingRecipe:
     return _read(TrainingRecipe, path, overrides)
 
 
+def read_sweep(path: Path, **overrides: Any) -> Sweep:
+    """Read a sweep, a file or the name of one of :func:`packaged_sweeps`; errors as of :func:`read_recipe`."""
+    known = packaged_sweeps()
+    found = path if Path(path).is_file() else known.get(str(path))
+    if found is None:
+        raise InputError(f"{path}: no such sweep; give a TOML file or one of {', '.join(known)}")
+    return _checked(Sweep, str(path), _read_toml(found), overrides)
+
+
 def _read(kind: type[Settings], path: Path | None, overrides: dict[str, Any]) -> Settings:
     settings = {} if path is None else _read_toml(_found(Path(path)))
-    settings |= {name: value for name, value in overrides.items() if value is not None}
+    return _checked(kind, str(path or "settings"), settings, overrides)
+
+
+def _checked(kind: type[Settings], source: str, settings: dict[str, Any], overrides: dict[str, Any]) -> Settings:
+    settings = settings | {name: value for name, value in overrides.items() if value is not None}
     try:
         return kind.model_validate(settings)
     except ValidationError as error:
@@ -312,7 +392,7 @@ def _read(kind: type[Settings], path: Path | None, overrides: dict[str, Any]) ->
         table = Optimiser if len(problem["loc"]) > 1 else kind
         known = ", ".join(table.model_fields)
         what = f"unknown field; known are {known}" if problem["type"] == "extra_forbidden" else problem["msg"]
-        raise InputError(f"{path or 'settings'}: {field}: {what}") from error
+        raise InputError(f"{source}: {field}: {what}") from error
 
 
 def _found(path: Path) -> Path:

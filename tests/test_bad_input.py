@@ -136,7 +136,7 @@ def test_unknown_model(patient, tmp_path):
     assert "allnet" in line
 
 
-@pytest.mark.parametrize("model", ["head", "datrnet", "coactseg"])
+@pytest.mark.parametrize("model", ["head", "datrnet"])
 def test_model_for_something_else(patient, tmp_path, model):
     refused("segment", patient, "--model", model, out=tmp_path / "out", naming="finds no lesions")
 

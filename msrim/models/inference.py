@@ -16,9 +16,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from msrim.errors import BackendError, Fallback
 from msrim.image import Volume, grid_around, resample, to_ras
 from msrim.models import load_model
-from msrim.models.networks.coactseg import lesion_probabilities
+from msrim.models.networks.coactseg import CLASSES, lesion_probabilities
 from msrim.models.registry import Card
-from msrim.models.sliding import slide
+from msrim.models.sliding import STRIDE, slide
 from msrim.preprocess.coordinates import anatomical_coordinates
 from msrim.preprocess.ct import prepare_ct
 from msrim.preprocess.masks import hysteresis, remove_superficial
@@ -110,11 +110,35 @@ def find_lesions(
     card: Card,
     device: str = "cpu",
 ) -> tuple[Volume, Volume]:
-    """Probability of lesion, and of lying within 5 mm of a lesion's centre, on the working grid.
+    """Probability of lesion by :func:`network_answers` and :func:`keep_plausible`, and of a lesion's centre."""
+    lesion, sphere = network_answers(
+        images, tissue=tissue, brain=brain, mni_from_world=mni_from_world, card=card, device=device
+    )
+    return keep_plausible(lesion, brain), sphere
 
-    Several models decide by the mean of their log odds. What nowhere reaches deeper than SURFACE_MM below the brain's
-    surface is no lesion, whatever they say, nor is what nowhere has CORE_ODDS times the odds of the threshold. Slice
-    networks know no centres; where no model does the second is zero everywhere.
+
+def keep_plausible(lesion: Volume, brain: Volume) -> Volume:
+    """Probability of lesion without what no lesion is, whatever the networks say.
+
+    What nowhere reaches deeper than SURFACE_MM below the brain's surface goes, and what nowhere has CORE_ODDS times the
+    odds of the threshold; whichever threshold is applied, see :mod:`msrim.preprocess.masks`.
+    """
+    return hysteresis(remove_superficial(lesion, brain, deeper_than_mm=SURFACE_MM), core_odds=CORE_ODDS)
+
+
+def network_answers(
+    images: dict[str, Volume],
+    *,
+    tissue: Volume,
+    brain: Volume,
+    mni_from_world: np.ndarray,
+    card: Card,
+    device: str = "cpu",
+) -> tuple[Volume, Volume]:
+    """Probability of lesion, and of lying within 5 mm of a lesion's centre, on the working grid, as the networks say.
+
+    Several models decide by the mean of their log odds; a network that compares visits answers with its heads for all
+    lesions. Only ALL-Net knows centres; where no model does the second is zero everywhere.
 
     Parameters
     ----------
@@ -132,14 +156,15 @@ def find_lesions(
         network, channels = load_model(each), _channels(images, brain=brain, card=each)
         if each.task == "slices":
             lesions.append(_slice_logits(network, channels, device=device))
+        elif each.task == "longitudinal":
+            lesions.append(_single_visit_logits(network, channels, brain=brain, device=device))
         else:
             coordinates = anatomical_coordinates(brain, mni_from_world=mni_from_world, csf=csf, brain=brain)
             stack = np.concatenate([channels, coordinates])[None]
             lesion, sphere = run_network(network, stack, device=device)[0].numpy()
             lesions.append(lesion)
             spheres.append(sphere)
-    lesion, sphere = (_mean_probability(logits, brain) for logits in (lesions, spheres))
-    return hysteresis(remove_superficial(lesion, brain, deeper_than_mm=SURFACE_MM), core_odds=CORE_ODDS), sphere
+    return _mean_probability(lesions, brain), _mean_probability(spheres, brain)
 
 
 def predict_slices(image: Volume, *, card: Card, device: str = "cpu") -> Volume:
@@ -164,7 +189,13 @@ def predict_slices(image: Volume, *, card: Card, device: str = "cpu") -> Volume:
 
 
 def find_changes(
-    baseline: np.ndarray, followup: np.ndarray, *, card: Card, device: str = "cpu"
+    baseline: np.ndarray,
+    followup: np.ndarray,
+    *,
+    card: Card,
+    device: str = "cpu",
+    stride: int = STRIDE,
+    both_ways: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run a pair through the network both ways round, so that swapping the visits swaps the answers exactly.
 
@@ -174,6 +205,10 @@ def find_changes(
         FLAIRs on one grid of ``card.spacing_mm``, intensities matched, zero mean and unit deviation inside the brain.
     card : Card
         Of a network with the task "longitudinal".
+    stride : int
+        From one window to the next, voxels.
+    both_ways : bool
+        If not, lesions at either visit are as the network says it of the pair as it is, which is what the paper takes.
 
     Returns
     -------
@@ -185,10 +220,12 @@ def find_changes(
     predict = prepare_network(load_model(card), device=device)
 
     def one_way(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        logits = slide(predict, np.stack([first, second, second - first]))
+        logits = slide(predict, np.stack([first, second, second - first]), stride=stride)
         return lesion_probabilities(logits[None])[0].numpy()
 
     forth, back = one_way(baseline, followup), one_way(followup, baseline)
+    if not both_ways:
+        return forth[:2], np.stack([back[2], forth[2]])
     lesions = np.stack([(forth[0] + back[1]) / 2, (back[0] + forth[1]) / 2])
     return lesions, np.stack([back[2], forth[2]])
 
@@ -209,6 +246,18 @@ def _slice_logits(network: nn.Module, channels: np.ndarray, *, device: str) -> n
     """Log odds of lesion (X, Y, Z) by a network of slices, which sees the middle of each."""
     logits = run_network(network, z_scored(fit_to_plane(channels, network.plane))[None], device=device)[0, 0].numpy()
     return fit_to_plane(logits, channels.shape[1:3], fill=UNSEEN)
+
+
+def _single_visit_logits(network: nn.Module, channels: np.ndarray, *, brain: Volume, device: str) -> np.ndarray:
+    """Log odds of lesion (X, Y, Z) by a network that compares visits, which is shown one as if nothing had changed.
+
+    As in training, the image has zero mean and unit deviation inside the brain; both heads for all lesions answer.
+    """
+    image = (channels[0] - channels[0][brain.data].mean()) / max(float(channels[0][brain.data].std()), 1e-6)
+    image = (image * brain.data).astype(np.float32)
+    logits = slide(prepare_network(network, device=device), np.stack([image, image, np.zeros_like(image)])).numpy()
+    odds = logits[1::CLASSES] - logits[::CLASSES]
+    return odds[:2].mean(axis=0)
 
 
 def fit_to_plane(data: np.ndarray, plane: Sequence[int], *, fill: float = 0) -> np.ndarray:

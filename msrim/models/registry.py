@@ -31,6 +31,8 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 # Tasks of models that mark lesions in one visit.
 LESION_TASKS = ("lesions", "slices")
+# Tasks whose models find all lesions of a single visit; they decide alone or with their like.
+SEGMENTING_TASKS = (*LESION_TASKS, "longitudinal")
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,7 @@ def compare_visits(
         for name, visit in zip(VISITS, visits, strict=True)
         for contrast, path in visit.subject.contrasts.items()
     }
-    method = change_method(card, visits)
+    method = change_method(card, visits, plain=recipe.plain)
     settings = recipe.model_dump() | {"change_method": method}
     with Run(folder, console, recipe=settings, inputs=inputs, remarks=remarks, steps=change_steps()) as run:
         # Of the visits: the way half between them is msrim's own.
@@ -270,14 +270,29 @@ def decide(
     baseline, followup = (visit.lesions for visit in visits)
     if baseline is None or followup is None:
         matched = run(match, midway)
-        compared = run(compare, midway, matched=matched, card=card, device=recipe.device, threshold=threshold)
-        tissue = run.step("decide", decide_by_network, midway, matched=matched, compared=compared, threshold=threshold)
+        how = {"device": recipe.device, "threshold": threshold, "stride": recipe.stride, "plain": recipe.plain}
+        compared = run(compare, midway, matched=matched, card=card, **how)
+        tissue = run.step(
+            "decide",
+            decide_by_network,
+            midway,
+            matched=matched,
+            compared=compared,
+            threshold=threshold,
+            plain=recipe.plain,
+        )
         return tissue, matched
     lesions = (baseline.probabilities.lesion, followup.probabilities.lesion)
     matched = run(match, midway, lesions=lesions, t2w=_t2w_of(visits))
     outlining = read_card(OUTLINE_MODEL)
     compared = run(
-        compare, midway, matched=matched, card=outlining, device=recipe.device, threshold=outlining.threshold
+        compare,
+        midway,
+        matched=matched,
+        card=outlining,
+        device=recipe.device,
+        threshold=outlining.threshold,
+        stride=recipe.stride,
     )
     tissue = run.step(
         "decide",
@@ -299,8 +314,10 @@ def common_threshold(visits: Pair[PreparedVisit], recipe: Recipe, *, card: Card)
     return float(expit(np.mean(logit(own))))
 
 
-def change_method(card: Card, visits: Pair[PreparedVisit]) -> str:
+def change_method(card: Card, visits: Pair[PreparedVisit], *, plain: bool = False) -> str:
     """How changes are decided, as run.json, summary and report say it."""
+    if plain:
+        return f"{card.label}: what its head for new lesions says of the pair, by no further rule"
     if card.task == "longitudinal":
         return f"{card.label}; {CLEAR}"
     images = (
@@ -392,25 +409,37 @@ def match(midway: Midway, *, lesions: Pair[Path] | None = None, t2w: Pair[T2w] |
     return Matched(files, _write_pair(matched, "{}_t2w.nii"))
 
 
-def compare(midway: Midway, *, matched: Matched, card: Card, device: str, threshold: float) -> Compared:
+def compare(
+    midway: Midway,
+    *,
+    matched: Matched,
+    card: Card,
+    device: str,
+    threshold: float,
+    stride: int,
+    plain: bool = False,
+) -> Compared:
     """What CoactSeg, run both ways round, says: lesions at either visit (probabilities), new and gone tissue (masks).
 
     What keeps to the brain's surface is neither lesion nor change, as in :func:`msrim.models.inference.find_lesions`.
+    With ``plain`` it may be, and what is new is what the network says of the visits in their order alone.
     """
     from msrim.models.inference import SURFACE_MM, find_changes
 
     brain = read_mask(midway.brain)
     images = (image.data.astype(np.float32) for image in _each(read_own, matched.flairs))
-    lesions, changes = find_changes(*images, card=card, device=device)
+    lesions, changes = find_changes(*images, card=card, device=device, stride=stride, both_ways=not plain)
     # Lesions and changes together: the grown part of a lesion may lie at the surface, if the lesion reaches deeper.
     anything = np.maximum(lesions.max(axis=0), changes.max(axis=0)) * brain.data
-    kept = remove_superficial(brain.like(anything), brain, deeper_than_mm=SURFACE_MM).data
-    gone, new = (np.minimum(change, kept) >= threshold for change in changes)
-    # Where both ways claim a change the two claims contradict each other, and nothing is said.
+    if not plain:
+        anything = remove_superficial(brain.like(anything), brain, deeper_than_mm=SURFACE_MM).data
+    gone, new = (np.minimum(change, anything) >= threshold for change in changes)
+    # Where both ways claim a change the two claims contradict each other, and nothing is said; plainly, new tissue
+    # is what the network says of the visits in their order.
     both = gone & new
     return Compared(
-        lesions=_write_pair([brain.like(np.minimum(lesion, kept)) for lesion in lesions], "{}.nii"),
-        new=write_volume(brain.like(new & ~both), Path("new.nii")),
+        lesions=_write_pair([brain.like(np.minimum(lesion, anything)) for lesion in lesions], "{}.nii"),
+        new=write_volume(brain.like(new if plain else new & ~both), Path("new.nii")),
         gone=write_volume(brain.like(gone & ~both), Path("gone.nii")),
     )
 
@@ -439,14 +468,17 @@ def decide_by_rule(
     return _write_tissue(tissue, probabilities, sphere=sphere)
 
 
-def decide_by_network(midway: Midway, *, matched: Matched, compared: Compared, threshold: float) -> Tissue:
-    """The same from what CoactSeg says alone; what the images do not show clearly is no change."""
+def decide_by_network(
+    midway: Midway, *, matched: Matched, compared: Compared, threshold: float, plain: bool = False
+) -> Tissue:
+    """The same from what CoactSeg says alone; unless ``plain``, what the images do not show clearly is no change."""
     brain = read_mask(midway.brain)
     z = difference_z(*_each(read_own, matched.flairs), brain=brain)
     baseline, followup = lesions = _each(read_own, compared.lesions)
     lesion = brain.like((baseline.data + followup.data) / 2 >= threshold)
-    new = clear_change(read_mask(compared.new), z)
-    gone = clear_change(read_mask(compared.gone), z.like(-z.data))
+    new, gone = read_mask(compared.new), read_mask(compared.gone)
+    if not plain:
+        new, gone = clear_change(new, z), clear_change(gone, z.like(-z.data))
     return _write_tissue(changed_tissue(lesion, new=new, gone=gone), lesions)
 
 

@@ -96,10 +96,10 @@ def evaluate_cohort(
         Folder with one ``sub-X[_ses-Y]_*label-L_*mask.nii.gz`` for each visit, anywhere below it.
     predictions : dict of str to Path
         By method's name, folders with a mask for each of those visits on the grid of the true one, as `msrim segment`
-        writes them, and perhaps ``*label-L_probseg.nii.gz`` beside it for the curves. The first method is what the
-        others are compared with.
+        writes them, and perhaps ``*label-L_probseg.nii.gz`` beside it for the curves; ``*label-L_desc-network_probseg``
+        goes first, which no rule has changed. The first method is what the others are compared with.
     out : Path
-        Gets ``scans.tsv``, ``summary.tsv``, ``comparisons.tsv`` and ``report.html``.
+        Gets ``scans.tsv``, ``summary.tsv``, ``curves.tsv``, ``comparisons.tsv`` and ``report.html``.
     min_volume_mm3 : float
         Lesion-wise figures ignore smaller components.
 
@@ -113,6 +113,35 @@ def evaluate_cohort(
     InputError
         There is no truth, a method lacks a visit, a visit has two masks, or grids differ.
     """
+    methods, comparisons = compare_cohort(truth, predictions, min_volume_mm3=min_volume_mm3, console=console)
+    _write_rows(
+        [
+            {"method": method.name, "patient": scan.patient, "session": scan.session} | scan.figures
+            for method in methods
+            for scan in method.scans
+        ],
+        out / "scans.tsv",
+    )
+    _write_rows([{"method": method.name} | row for method in methods for row in method.summary], out / "summary.tsv")
+    if areas := [{"method": method.name} | curve_areas(method) for method in methods if method.precision_recall]:
+        _write_rows(areas, out / "curves.tsv")
+    if comparisons:
+        first = methods[0].name
+        rows = [{"method": name, "against": first} | row for name, found in comparisons.items() for row in found]
+        _write_rows(rows, out / "comparisons.tsv")
+    return write_cohort_page(methods, comparisons, out / "report.html", min_volume_mm3=min_volume_mm3)
+
+
+def curve_areas(method: Method) -> dict[str, float | None]:
+    """Areas under a method's curves: average precision of voxels, and of lesions' rates."""
+    curves = {"average_precision": method.precision_recall, "lesion_roc_area": method.lesion_roc}
+    return {name: None if curve is None else curve.area for name, curve in curves.items()}
+
+
+def compare_cohort(
+    truth: Path, predictions: dict[str, Path], *, min_volume_mm3: float, console: Console
+) -> tuple[list[Method], dict[str, list[dict]]]:
+    """The methods' figures, and by method's name how it differs from the first; as :func:`evaluate_cohort`."""
     true_masks = _by_visit(truth, "mask")
     if not true_masks:
         raise InputError(f"{truth}: no lesion masks; they must be called sub-X[_ses-Y]_*label-L_*mask.nii.gz")
@@ -134,20 +163,7 @@ def evaluate_cohort(
             lesion_roc = lesion_roc_curve(_pairs(true_masks, probabilities), min_volume_mm3=min_volume_mm3)
         methods.append(Method(name, scans, summarise_cohort(scans), precision_recall, lesion_roc))
     first, *others = methods
-    comparisons = {method.name: compare_methods(first.scans, method.scans) for method in others}
-    _write_rows(
-        [
-            {"method": method.name, "patient": scan.patient, "session": scan.session} | scan.figures
-            for method in methods
-            for scan in method.scans
-        ],
-        out / "scans.tsv",
-    )
-    _write_rows([{"method": method.name} | row for method in methods for row in method.summary], out / "summary.tsv")
-    if others:
-        rows = [{"method": name, "against": first.name} | row for name, found in comparisons.items() for row in found]
-        _write_rows(rows, out / "comparisons.tsv")
-    return write_cohort_page(methods, comparisons, out / "report.html", min_volume_mm3=min_volume_mm3)
+    return methods, {method.name: compare_methods(first.scans, method.scans) for method in others}
 
 
 def _by_visit(folder: Path, suffix: str) -> dict[Visit, Path]:
@@ -158,6 +174,9 @@ def _by_visit(folder: Path, suffix: str) -> dict[Visit, Path]:
         if not name or name[3] != suffix:
             continue
         visit = (name[1], name[2])
+        if visit in found and ("_desc-network_" in path.name) != ("_desc-network_" in found[visit].name):
+            found[visit] = path if "_desc-network_" in path.name else found[visit]
+            continue
         if visit in found:
             raise InputError(f"{folder}: two files for {_label(visit)}, {found[visit].name} and {path.name}; keep one")
         found[visit] = path

@@ -17,7 +17,7 @@ from msrim.console import Console
 from msrim.errors import Fallback, InputError
 from msrim.files import sha256_of
 from msrim.lesions.chain import chain_lesions, write_chain_tsv
-from msrim.models.registry import LESION_TASKS, Card, read_card
+from msrim.models.registry import SEGMENTING_TASKS, Card, read_card
 from msrim.recipe import Recipe
 from msrim.results import doubts_of
 from msrim.workflows.anatomy import preprocess_visit, read_own
@@ -58,7 +58,11 @@ def follow_visits(visits: Sequence[Subject], recipe: Recipe, out: Path, *, conso
     from msrim.models import load_model
 
     card = read_card(recipe.model)
-    check_finds_lesions(card, (*LESION_TASKS, "longitudinal"))
+    check_finds_lesions(card, SEGMENTING_TASKS)
+    if recipe.plain and card.task != "longitudinal":
+        raise InputError(
+            f"{card.label}: compares no visits, so it has no plain answer; take --model coactseg, or plain = false"
+        )
     load_model(read_card(OUTLINE_MODEL))
     check_output_folder(out)
     for visit in visits:

@@ -20,7 +20,7 @@ from msrim.image import Volume, read_volume, resample, write_volume
 from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summarise, write_lesions_tsv
 from msrim.lesions.split import split_confluent
 from msrim.lesions.threshold import undoubted_threshold
-from msrim.models.registry import LESION_TASKS, Card, read_card
+from msrim.models.registry import SEGMENTING_TASKS, Card, read_card
 from msrim.preprocess.template import load_template
 from msrim.recipe import Recipe
 from msrim.report.segmentation import Report, write_report
@@ -35,10 +35,19 @@ from msrim.workflows.run import Run, files_in
 
 @dataclass(frozen=True)
 class Probabilities:
-    """What the networks see, on the working grid: probability of lesion, and of being about a lesion's centre."""
+    """What the networks see, on the working grid.
+
+    Attributes
+    ----------
+    lesion, sphere : Path
+        Probability of lesion, without what no lesion is; probability of being about a lesion's centre.
+    network : Path
+        Probability of lesion as the networks say it.
+    """
 
     lesion: Path
     sphere: Path
+    network: Path
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,8 @@ class LesionFiles:
     mask_sidecar: Path
     probability: Path
     probability_sidecar: Path
+    network: Path
+    network_sidecar: Path
     instances: Path
     instance_table: Path
     table: Path
@@ -119,7 +130,7 @@ def segment_subject(subject: Subject, recipe: Recipe, out: Path, *, console: Con
 def segment_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Console) -> tuple[Anatomy, Lesions]:
     """Prepare one visit and find its lesions; parameters and errors as :func:`segment_subject`."""
     card = read_card(recipe.model)
-    check_finds_lesions(card, LESION_TASKS)
+    check_finds_lesions(card, SEGMENTING_TASKS)
     subject = subject.for_network(card.contrasts)
     _check_contrasts(card, subject)
     check_visit(subject, recipe, out, cards=[*card.single, *anatomy_cards()])
@@ -248,15 +259,20 @@ def find_lesions(working: Working, *, to_mni: Path, card: Card, device: str) -> 
     """Probabilities of lesion and of lesion centre on the working grid."""
     from msrim.models import inference
 
-    lesion, sphere = inference.find_lesions(
+    brain = read_mask(working.brain)
+    network, sphere = inference.network_answers(
         {name: read_own(path) for name, path in working.images.items()},
         tissue=read_own(working.tissue),
-        brain=read_mask(working.brain),
+        brain=brain,
         mni_from_world=read_transform(to_mni),
         card=card,
         device=device,
     )
-    return Probabilities(write_volume(lesion, Path("lesion.nii")), write_volume(sphere, Path("sphere.nii")))
+    return Probabilities(
+        lesion=write_volume(inference.keep_plausible(network, brain), Path("lesion.nii")),
+        sphere=write_volume(sphere, Path("sphere.nii")),
+        network=write_volume(network, Path("network.nii")),
+    )
 
 
 def choose_threshold(working: Working, *, lesion: Path, default: float, highest: float) -> float:
@@ -279,8 +295,10 @@ def write_lesions(
     """Mask, probability, instances, table and summary on the user's FLAIR; the grade goes to the summary."""
     target = read_volume(subject.contrasts["FLAIR"])
     inside = read_mask(anatomy.brain).data
-    probability = resample(read_own(probabilities.lesion), target)
-    probability = target.like(np.where(inside, np.clip(probability.data, 0, 1), 0).astype(np.float32))
+    probability, network = (
+        target.like(np.where(inside, np.clip(resample(read_own(path), target).data, 0, 1), 0).astype(np.float32))
+        for path in (probabilities.lesion, probabilities.network)
+    )
     peaks = resample(read_own(probabilities.sphere), target)
     instances = split_confluent(target.like(probability.data >= threshold), sphere_probability=peaks)
     lesions = measure_lesions(instances, probability=probability, labels=read_own(anatomy.labels))
@@ -294,6 +312,11 @@ def write_lesions(
         probability=write_volume(probability, names["probability"]),
         probability_sidecar=write_json(
             {"Description": "Probability of lesion", "Model": model}, names["probability_sidecar"]
+        ),
+        network=write_volume(network, names["network"]),
+        network_sidecar=write_json(
+            {"Description": "Probability of lesion before any rule, for curves", "Model": model},
+            names["network_sidecar"],
         ),
         instances=write_volume(instances, names["instances"]),
         instance_table=write_tsv(rows, names["instance_table"], columns=("index", "name")),

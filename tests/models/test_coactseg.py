@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from msrim.files import sha256_of
+from msrim.image import Volume
+from msrim.models import inference, load_model
 from msrim.models.inference import find_changes, prepare_network
 from msrim.models.networks.coactseg import CoactSeg, lesion_probabilities
 from msrim.models.registry import read_card
@@ -76,6 +78,11 @@ def test_swapped_visits_give_swapped_answers(card):
     np.testing.assert_array_equal(lesions, swapped_lesions[::-1])
     np.testing.assert_array_equal(changes, swapped_changes[::-1])
     assert np.abs(changes[0] - changes[1]).max() > 1e-3
+    # New is what the third head says of the visits in their order.
+    stack = np.stack([first, second, second - first])
+    forth = lesion_probabilities(slide(cpu(load_model(card)), stack)[None])[0].numpy()
+    np.testing.assert_array_equal(changes[1], forth[2])
+    np.testing.assert_array_equal(find_changes(first, second, card=card, both_ways=False)[0], forth[:2])
     assert lesions.shape == (2, 48, 48, 48)
 
 
@@ -84,6 +91,25 @@ class Shift(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return nn.functional.pad(x, (1, 0))[..., :-1]
+
+
+def test_a_single_visit_is_shown_as_if_nothing_had_changed(card, monkeypatch):
+    """The all-lesion answer of `segment --model coactseg`: the mean of both heads, of the image and no difference."""
+    rng = np.random.default_rng(1)
+    brain = Volume(np.zeros((32, 32, 32), bool), np.eye(4))
+    brain.data[2:-2, 2:-2, 2:-2] = True
+    flair = np.where(brain.data, rng.normal(3, 2, brain.shape), 0).astype(np.float32)
+    monkeypatch.setattr(inference, "hysteresis", lambda probability, *, core_odds: probability)
+    monkeypatch.setattr(inference, "remove_superficial", lambda probability, brain, *, deeper_than_mm: probability)
+    found, spheres = inference.find_lesions(
+        {"FLAIR": brain.like(flair)}, tissue=brain, brain=brain, mni_from_world=np.eye(4), card=card
+    )
+    inside = flair[brain.data]
+    image = np.where(brain.data, (flair - inside.mean()) / inside.std(), 0).astype(np.float32)
+    logits = slide(cpu(load_model(card)), np.stack([image, image, np.zeros_like(image)])).numpy()
+    odds = (logits[1] - logits[0] + logits[3] - logits[2]) / 2
+    np.testing.assert_allclose(found.data, brain.data / (1 + np.exp(-odds)), atol=2e-3)
+    assert not spheres.data.any() and np.ptp(found.data[brain.data]) > 0.01
 
 
 def test_windows_agree_with_the_whole_where_they_see_enough():

@@ -57,6 +57,29 @@ def test_how_dark_csf_is_does_not_reach_a_network_that_was_trained_without(monke
     assert not seen[1][~brain.data].any()
 
 
+def test_a_network_gets_its_contrasts_in_the_cards_order_and_then_the_place(monkeypatch):
+    """Whatever the order of the patient's; what the patient lacks is zero."""
+    brain = Volume(np.zeros((32, 32, 32), bool), np.eye(4))
+    brain.data[4:28, 4:28, 4:28] = True
+    images = {
+        name: brain.like(value * brain.data.astype(np.float32)) for name, value in (("T2w", 0.5), ("FLAIR", 0.25))
+    }
+    seen = []
+    monkeypatch.setattr(inference, "load_model", lambda card: None)
+    monkeypatch.setattr(
+        inference,
+        "run_network",
+        lambda network, channels, *, device: seen.append(channels[0]) or torch.zeros(1, 2, *brain.shape),
+    )
+    card = replace(read_card("allnet"), contrasts=("T1w", "FLAIR", "T2w"))
+    inference.find_lesions(images, tissue=brain, brain=brain, mni_from_world=np.eye(4), card=card)
+    assert [float(channel[16, 16, 16]) for channel in seen[0][:3]] == [0.0, 0.25, 0.5]
+    # x, y and z in units of 100 mm grow along the array's axes; the last channel is the way to the brain's boundary.
+    steps = [float(np.diff(seen[0][3 + axis], axis=axis).mean()) for axis in range(3)]
+    assert seen[0].shape[0] == 9 and steps == pytest.approx([0.01] * 3, rel=1e-3)
+    assert seen[0][8, 16, 16, 16] > seen[0][8, 6, 16, 16] > 0
+
+
 def test_labels_end_where_the_brain_mask_does():
     """However bright what lies around is, and however dark it leaves the tissue."""
     template, mask = load_template(), load_template_brain_mask()

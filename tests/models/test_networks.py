@@ -35,7 +35,18 @@ def test_an_unknown_network_is_refused():
 @pytest.mark.parametrize("card", list(packaged_cards()), ids=lambda card: card.label)
 def test_packaged_weights_fit_their_cards(card):
     assert all(torch.isfinite(value).all() for value in load_model(card).state_dict().values())
-    assert "interim" not in card.training + card.limits
+
+
+@pytest.mark.parametrize("card", list(packaged_cards()), ids=lambda card: card.label)
+def test_packaged_cards_say_what_a_user_must_know(card):
+    """What it is for, on what it was trained, what it cannot do; and its numbers are possible ones."""
+    assert card.task in ("brain", "head", "lesions", "longitudinal", "rims", "slices")
+    for text in (card.summary, card.normalisation, card.training, card.limits, card.licence):
+        assert len(text.split()) >= 1 and "TODO" not in text
+    assert len(card.training.split()) > 5 and len(card.limits.split()) > 5
+    assert set(card.required) <= set(card.contrasts)
+    assert 0 < card.threshold < 1 and len(card.sha256) == 64
+    assert np.all(np.asarray(card.spacing_mm) > 0)
 
 
 def test_damaged_weights_are_refused(tmp_path):

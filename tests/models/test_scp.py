@@ -10,10 +10,11 @@ import torch
 
 from msrim.files import sha256_of
 from msrim.image import Volume
-from msrim.models import build, inference, read_card, write_weights
+from msrim.models import build, inference, load_model, read_card, write_weights
 from msrim.models.inference import find_lesions
 from msrim.models.networks.scp import CovariantHead, four_distances
 from tests.benchmarks.scp_cost import PAPER, cost
+from tests.benchmarks.scp_maps import covariant_weights, share_between_places, statistics_of
 
 HEADS = ("scp", "base", "base-f", "base-b")
 
@@ -135,3 +136,20 @@ def test_a_trained_network_finds_lesions_on_a_grid_of_any_size(tmp_path, monkeyp
         expected = torch.sigmoid(network(torch.from_numpy(stack)))[0, 0].numpy()
     assert lesion.data[4:-4] == pytest.approx(expected[:, 4:-4], abs=0.01)  # bfloat16 where the processor has it
     assert not lesion.data[:4].any() and not sphere.data.any()
+
+
+def test_maps_of_the_weights_follow_places_alone():
+    """A head that has one set of weights everywhere shows flat maps; the packaged one's differ by place."""
+    torch.manual_seed(0)
+    flat = CovariantHead(4, 8)
+    torch.nn.init.zeros_(flat.weights_of[-1].weight)
+    weights = covariant_weights(flat, (16, 24))
+    np.testing.assert_allclose(
+        weights[:, 3, 5], flat.weights_of[-1].bias.detach() + flat.shared.weight.detach().flatten(), atol=1e-6
+    )
+    assert share_between_places(weights) < 1e-9
+    assert all(not image.any() for image in statistics_of(weights).values())
+    head = load_model(read_card("scp")).head
+    learned = covariant_weights(head, (160, 224))
+    assert learned.shape == (16, 160, 224) and share_between_places(learned) > 0.1
+    assert all(image.min() == 0 and image.max() == 1 for image in statistics_of(learned).values())

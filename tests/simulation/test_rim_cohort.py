@@ -15,6 +15,7 @@ from sklearn.metrics import cohen_kappa_score
 from msrim.console import Console
 from msrim.errors import InputError
 from msrim.image import Volume
+from msrim.models.rims import INPUTS
 from msrim.simulation import cohort, rims
 from msrim.simulation.cohort import lesion_counts, rate, simulate_cohort
 from msrim.simulation.rim_brain import Brain, lesions_of, read_brain
@@ -22,6 +23,7 @@ from msrim.simulation.rim_patient import Scanner, simulate_patient
 from msrim.simulation.rim_shapes import LARGEST_RIM_MM, PATCH_MM, ShapeBank, made_shape, traced_voxels
 from msrim.simulation.rims import CORE_MM, DEPTH_PER_RIM, Dials, RimLesion, draw_kind, draw_lesion, is_large
 from msrim.simulation.susceptibility import GradientEcho
+from msrim.workflows.evaluate_rims import evaluate_rims
 from msrim.workflows.rim_cohort import PICTURE, look_at_cohort, make_rim_cohort
 
 
@@ -282,6 +284,28 @@ def test_a_cohort_goes_on_where_it_stopped_and_takes_no_other_into_its_folder(sm
     assert np.array_equal(again, before)
     with pytest.raises(InputError, match="cohort made otherwise"):
         simulate_cohort(second, subjects=2, seed=4)
+
+
+@pytest.fixture(scope="module")
+def blocks_of_white_matter(brain, tmp_path_factory):
+    """Six patients of two rims and three other lesions, QSM and FLAIR on disk."""
+    out = tmp_path_factory.mktemp("rims")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cohort, "make_head", lambda rng: None)
+        patch.setattr(cohort, "make_brain", lambda head: brain)
+        patch.setattr(cohort, "lesion_counts", lambda subjects, rng: [(2, 3)] * subjects)
+        simulate_cohort(out, subjects=6, seed=3)
+    return out
+
+
+@pytest.mark.parametrize("model", ["datrnet", "qsmrimnet"])
+def test_packaged_weights_rank_rims_before_other_lesions(blocks_of_white_matter, model):
+    """By the whole command, patches and features from the files: weights made of noise rank them at random."""
+    if INPUTS[model].features:
+        pytest.importorskip("radiomics")
+    figures = evaluate_rims(blocks_of_white_matter, model=model, console=Console(quiet=True))
+    assert figures["n"] == {"subjects": 6, "lesions": 30, "rim": 12}
+    assert figures["roc_auc"] > 0.62 and figures["pr_auc"] > 12 / 30 + 0.15
 
 
 def test_cohort_and_truth_pass_the_bids_validator(small, tmp_path, bids_errors):

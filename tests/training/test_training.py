@@ -18,6 +18,7 @@ from msrim.bids import CONTRASTS as CONTRASTS_OF_FILES
 from msrim.console import Console
 from msrim.errors import InputError, ModelError
 from msrim.image import Volume, write_volume
+from msrim.labels import TISSUE_OF_LABEL, HeadLabel, Tissue
 from msrim.models import build, load_model, read_card, write_weights
 from msrim.models.cards import write_card
 from msrim.recipe import ONE_CYCLE, read_training_recipe
@@ -76,6 +77,21 @@ def test_every_contrast_is_in_every_table():
 def test_every_label_of_the_head_network_is_taught():
     assert set(head_label_of_tissue().tolist()) == set(range(9))
     assert head_label_of_tissue()[0] == 0 and head_label_of_tissue()[1 + TISSUES.index((507,))] == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "label", "tissue"),
+    [
+        (24, "OUTER_CSF", "CSF"), (4, "VENTRICLES", "CSF"), (43, "VENTRICLES", "CSF"), (3, "CORTEX", "GREY"),
+        (42, "CORTEX", "GREY"), (10, "DEEP_GREY", "GREY"), (2, "CEREBRAL_WHITE", "WHITE"),
+        (41, "CEREBRAL_WHITE", "WHITE"), (8, "CEREBELLAR_GREY", "GREY"), (46, "CEREBELLAR_WHITE", "WHITE"),
+        (16, "BRAINSTEM", "WHITE"),
+    ],
+)  # fmt: skip
+def test_freesurfers_structures_are_what_the_head_network_calls_them(value, label, tissue):
+    """FreeSurferColorLUT: 4 and 43 are the lateral ventricles, 3 and 42 the cortex, 16 the brainstem."""
+    [answer] = [int(a) for a, values in zip(head_label_of_tissue()[1:], TISSUES, strict=True) if value in values]
+    assert (HeadLabel(answer).name, Tissue(TISSUE_OF_LABEL[answer]).name) == (label, tissue)
 
 
 def test_a_head_sample_is_a_function_of_its_number(head_path):
@@ -371,6 +387,22 @@ def test_a_misspelt_patient_to_leave_out_is_refused(recipe, tmp_path):
     with pytest.raises(InputError, match="no marked subject 7 to leave out"):
         train_network(recipe, tmp_path, tmp_path / "out", leave_out=["7"], console=Console(quiet=True))
     assert not (tmp_path / "out").exists()
+
+
+def test_every_visit_of_a_patient_to_leave_out_stays_out(tmp_path):
+    """Nobody is left when both patients are named, and of two visits of one patient neither is."""
+    image = Volume(np.ones((4, 4, 4), np.float32), np.eye(4))
+    for visit in ("sub-07/ses-1", "sub-07/ses-2", "sub-08"):
+        for name in ("FLAIR", "label-L_mask"):
+            prefix = visit.replace("/", "_")
+            write_volume(image, tmp_path / visit / "anat" / f"{prefix}_{name}.nii.gz")
+    one = {"contrasts": ["FLAIR"], "required": ["FLAIR", "T1w"], "settings": {"contrasts": 1}}
+    recipe = read_training_recipe(PIPELINES / "allnet.toml", **one)
+    with pytest.raises(InputError, match="is left to train on"):
+        train_network(recipe, tmp_path, tmp_path / "out", leave_out=["07", "08"], console=Console(quiet=True))
+    for left, other in (("07", "08"), ("08", "07")):
+        with pytest.raises(InputError, match=f"sub-{other}/.*no T1w, which the recipe requires"):
+            train_network(recipe, tmp_path, tmp_path / "out", leave_out=[left], console=Console(quiet=True))
 
 
 def test_masks_of_patients_to_leave_out_are_not_painted(bank, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from msrim.cli.main import app
-from msrim.image import Volume, write_volume
+from msrim.image import Volume, read_volume, write_volume
 
 
 @pytest.fixture
@@ -61,6 +61,23 @@ def test_tables_and_page(cohort):
     assert page.count("<svg") == 4  # figures, volumes, and two curves of the method with probabilities
     assert f"{float(summary['good', 'dice']['mean']):.3f}" in page
     assert not re.search(r'(src|href)="http|<script', page)
+
+
+def test_curves_are_of_the_networks_own_probabilities_where_they_are_kept(cohort):
+    """The map beside the mask may have been flattened by a rule; here its sibling knows the truth."""
+
+    def area() -> float:
+        assert run(cohort, f"good={cohort / 'good'}").exit_code == 0
+        [row] = table(cohort / "out" / "curves.tsv")
+        return float(row["average_precision"])
+
+    assert area() < 0.999
+    for mask in (cohort / "truth").rglob("*_mask.nii.gz"):
+        visit = mask.parent.parent.name
+        known = read_volume(mask).data.astype(np.float32)
+        name = f"{visit}_space-orig_label-L_desc-network_probseg.nii.gz"
+        write_volume(Volume(known, np.eye(4)), cohort / "good" / visit / "anat" / name)
+    assert area() == 1.0
 
 
 def test_a_method_without_probabilities_has_no_curves(cohort):

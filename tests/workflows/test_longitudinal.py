@@ -84,7 +84,7 @@ def visit(folder: Path, session: str, *lesions, moved: np.ndarray, seed: int) ->
         working=Working({}, files["brain"], files["labels"], files["labels"]),
         files=AnatomyFiles(files["brain"], files["labels"], Path(), files["labels"], {}),
     )
-    probabilities = Probabilities(files["lesion"], files["sphere"])
+    probabilities = Probabilities(files["lesion"], files["sphere"], files["lesion"])
     unread = LesionFiles(**{field.name: Path() for field in fields(LesionFiles)})
     subject = Subject("egg", session, {"FLAIR": files["image"]})
     return PreparedVisit(subject, anatomy, Lesions(probabilities, 0.5, unread, []))
@@ -305,7 +305,8 @@ def test_a_network_decides_where_there_is_one(tmp_path, monkeypatch):
 
     def answer(baseline: Path, followup: Path) -> dict[str, np.ndarray]:
         images = Matched((baseline, followup))
-        compared = compare(midway, matched=images, card=read_card(tmp_path), device="cpu", threshold=threshold)
+        given = {"card": read_card(tmp_path), "device": "cpu", "threshold": threshold, "stride": 60}
+        compared = compare(midway, matched=images, **given)
         tissue = decide_by_network(midway, matched=images, compared=compared, threshold=threshold)
         files = {"new": tissue.new, "gone": tissue.gone, **dict(zip(matched, tissue.lesions, strict=True))}
         return {name: read_volume(path, mask=True).data for name, path in files.items()}
@@ -327,6 +328,18 @@ def test_a_network_decides_where_there_is_one(tmp_path, monkeypatch):
         name: write_volume(Volume(data - 9 * (data > 5), affine), tmp_path / f"quiet_{name}.nii")
         for name, data in images.items()
     }
+    # Plainly: the head for new lesions of the pair as it is, wherever its probability reaches the threshold.
+    loud = compare(
+        midway, matched=Matched(tuple(matched.values())), card=read_card(tmp_path), device="cpu", threshold=threshold,
+        stride=20, plain=True,
+    )  # fmt: skip
+    _, (_, new) = find_changes(
+        images["baseline"], images["followup"], card=read_card(tmp_path), stride=20, both_ways=False
+    )
+    plain = decide_by_network(
+        midway, matched=Matched(tuple(matched.values())), compared=loud, threshold=threshold, plain=True
+    )
+    np.testing.assert_array_equal(read_volume(plain.new, mask=True).data, (new >= threshold) & brain)
     nothing = answer(*quiet.values())
     assert not nothing["new"].any() and not nothing["gone"].any()
     # A layer of brain in which nothing lies deep: the same answers are none of a lesion.

@@ -198,7 +198,7 @@ def segmented(visit: Path, numbers: list[int], monkeypatch, model: Path) -> Path
     found = measure_lesions(instances, probability=instances, labels=instances.like(np.full(SHAPE, 5, np.uint8)))
     left = {field.name: Path() for field in fields(LesionFiles)}
     left["instances"] = write_volume(instances, visit / "before" / "instances.nii.gz")
-    lesions = Lesions(Probabilities(Path(), Path()), 0.5, LesionFiles(**left), found)
+    lesions = Lesions(Probabilities(Path(), Path(), Path()), 0.5, LesionFiles(**left), found)
     monkeypatch.setattr("msrim.workflows.rims.segment_visit", lambda *_, **__: (before(visit), lesions))
     return classified(visit, model, monkeypatch, lesions=None)
 

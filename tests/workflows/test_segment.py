@@ -39,6 +39,8 @@ GOLDEN = [
     "anat/sub-phantom_space-orig_desc-head_dseg.nii.gz",
     "anat/sub-phantom_space-orig_dseg.nii.gz",
     "anat/sub-phantom_space-orig_dseg.tsv",
+    "anat/sub-phantom_space-orig_label-L_desc-network_probseg.json",
+    "anat/sub-phantom_space-orig_label-L_desc-network_probseg.nii.gz",
     "anat/sub-phantom_space-orig_label-L_mask.json",
     "anat/sub-phantom_space-orig_label-L_mask.nii.gz",
     "anat/sub-phantom_space-orig_label-L_probseg.json",
