@@ -13,7 +13,21 @@ import typer
 from typer.core import TyperGroup
 
 from msrim import __version__
-from msrim.cli import cohort, doctor, evaluate, longitudinal, models, predict, rims, run, segment, simulate, train, view
+from msrim.cli import (
+    cohort,
+    doctor,
+    evaluate,
+    longitudinal,
+    models,
+    predict,
+    rims,
+    run,
+    segment,
+    simulate,
+    sweep,
+    train,
+    view,
+)
 from msrim.errors import Fallback, MsrimError
 
 PANELS = PATIENT, DATASET, TRUTH, NETWORKS, MACHINE = (
@@ -110,6 +124,7 @@ app.add_typer(simulate.app, name="simulate", rich_help_panel=TRUTH)
 app.add_typer(evaluate.app, name="evaluate", rich_help_panel=TRUTH)
 app.command(rich_help_panel=NETWORKS)(models.models)
 app.command(rich_help_panel=NETWORKS)(train.train)
+app.command(rich_help_panel=NETWORKS)(sweep.sweep)
 app.command(rich_help_panel=NETWORKS)(models.join)
 app.command(rich_help_panel=NETWORKS)(predict.predict)
 app.command(rich_help_panel=MACHINE)(doctor.doctor)
