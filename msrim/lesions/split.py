@@ -1,4 +1,4 @@
-"""Tell lesions apart: connected components, and confluent ones cut where the sphere head sees several centres."""
+"""Tell lesions apart: connected components, and confluent ones cut where several centres, or waists, are seen."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ LEVELS = (0.3, 0.5, 0.7)
 SMOOTHING_MM = 0.7
 # How far the depth must fall between two centres, in radii; shallower waists are noise of the surface.
 MIN_PROMINENCE = 0.03
+# The same of the depth within the mask itself, which knows no centres and has a rougher surface, and how far its noise
+# reaches; chosen on merged lesions, see tests/benchmarks/split.py.
+MIN_SHAPE_PROMINENCE, SHAPE_SMOOTHING_MM = 0.15, 1.0
 # A ball of 3 mm, the smallest lesion that counts in MS (Filippi et al. 2016, doi:10.1016/S1474-4422(15)00393-2).
 MIN_PART_MM3 = np.pi / 6 * 3.0**3
 
@@ -52,14 +55,15 @@ def split_confluent(mask: Volume, *, sphere_probability: Volume | None) -> Volum
     """Number the lesions of a mask, those grown into one another apart.
 
     Every connected component is cut by a watershed on the depth within the sphere head's spheres, one part for each of
-    its peaks. Peaks lie at least 5 mm apart whatever the voxels' shape; a component with one peak or none stays whole,
-    and a part smaller than a 3 mm ball, or than two voxels, goes to its neighbours. The mask itself never changes.
+    its peaks; where no model knows centres, on the depth within the component itself. Peaks lie at least 5 mm apart
+    whatever the voxels' shape; a component with one peak or none stays whole, and a part smaller than a 3 mm ball, or
+    than two voxels, goes to its neighbours. The mask itself never changes.
 
     Parameters
     ----------
     mask : Volume of bool
     sphere_probability : Volume of float in 0..1, or None
-        Probability of lying within 5 mm of a lesion's centre; without it lesions are the connected components.
+        Probability of lying within 5 mm of a lesion's centre; None, or zero everywhere, where no model knows it.
 
     Returns
     -------
@@ -77,9 +81,8 @@ def split_confluent(mask: Volume, *, sphere_probability: Volume | None) -> Volum
     identifying individual lesions".
     """
     labels = label_lesions(mask.data)
-    if sphere_probability is None:
-        return mask.like(labels)
-    if not same_grid(mask, sphere_probability):
+    by_shape = sphere_probability is None or not sphere_probability.data.any()
+    if sphere_probability is not None and not same_grid(mask, sphere_probability):
         raise InputError(
             f"lesion mask {mask.shape} and sphere probability {sphere_probability.shape} lie on different grids"
         )
@@ -94,16 +97,21 @@ def split_confluent(mask: Volume, *, sphere_probability: Volume | None) -> Volum
         component = labels[box] == lesion
         if np.count_nonzero(component) < 2 * min_voxels:
             continue
-        height = _depth(sphere_probability.data[box], spacing=spacing)
-        cut = _cut(component, height, spacing=spacing, min_voxels=min_voxels)
+        if by_shape:
+            height, prominence = _depth_of_shape(component, spacing=spacing), MIN_SHAPE_PROMINENCE
+        else:
+            height, prominence = _depth(sphere_probability.data[box], spacing=spacing), MIN_PROMINENCE
+        cut = _cut(component, height, spacing=spacing, min_voxels=min_voxels, prominence=prominence)
         parts[box][component] = used + cut[component]
         used += cut.max()
     return mask.like(largest_first(parts))
 
 
-def _cut(component: np.ndarray, height: np.ndarray, *, spacing: np.ndarray, min_voxels: int) -> np.ndarray:
+def _cut(
+    component: np.ndarray, height: np.ndarray, *, spacing: np.ndarray, min_voxels: int, prominence: float
+) -> np.ndarray:
     """Label the parts of one component; without two peaks it is one part."""
-    peaks = _peaks(component, height, spacing=spacing)
+    peaks = _peaks(component, height, spacing=spacing, prominence=prominence)
     while len(peaks) > 1:
         seeds = np.zeros(component.shape, dtype=np.int32)
         seeds[tuple(np.array(peaks).T)] = np.arange(1, len(peaks) + 1)
@@ -128,14 +136,22 @@ def _depth(probability: np.ndarray, *, spacing: np.ndarray) -> np.ndarray:
     return ndimage.gaussian_filter(height, SMOOTHING_MM / spacing, mode="nearest")
 
 
-def _peaks(component: np.ndarray, height: np.ndarray, *, spacing: np.ndarray) -> list[np.ndarray]:
+def _depth_of_shape(component: np.ndarray, *, spacing: np.ndarray) -> np.ndarray:
+    """Depth within a component in the spheres' radii, smoothed; beyond the array is outside."""
+    depth = edt.edt(np.pad(component, 1), anisotropy=tuple(spacing))[1:-1, 1:-1, 1:-1]
+    return ndimage.gaussian_filter(depth.astype(np.float32), SHAPE_SMOOTHING_MM / spacing) / SPHERE_RADIUS_MM
+
+
+def _peaks(
+    component: np.ndarray, height: np.ndarray, *, spacing: np.ndarray, prominence: float
+) -> list[np.ndarray]:
     """Voxels of the prominent tops within a component, the highest first; of two close ones only the higher.
 
     The landscape around the component takes part, so that the slope of a neighbour's peak isn't taken for one.
     """
     # h-maxima as plateaus of the reconstruction: two tops of equal height with a shallow dip between them are one.
     plateaus = cc3d.connected_components(
-        local_maxima(reconstruction(height - MIN_PROMINENCE, height)).astype(np.uint8), connectivity=CONNECTIVITY
+        local_maxima(reconstruction(height - prominence, height)).astype(np.uint8), connectivity=CONNECTIVITY
     )
     tops = ndimage.maximum_position(height, plateaus, np.arange(1, plateaus.max() + 1))
     kept: list[np.ndarray] = []

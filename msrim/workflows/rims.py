@@ -23,7 +23,7 @@ from msrim.files import write_json
 from msrim.image import Volume, on_grid_of, read_labels, read_volume, resample, same_grid, write_volume
 from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summarise, write_lesions_tsv
 from msrim.lesions.patches import cut_patches, looks_inverted, susceptibility_ppm
-from msrim.lesions.split import label_lesions, largest_first
+from msrim.lesions.split import largest_first, split_confluent
 from msrim.models.registry import Card, read_card
 from msrim.preprocess.backends import align
 from msrim.preprocess.masks import grown_mask
@@ -498,7 +498,7 @@ def read_lesions(path: Path, grids: dict[Path, Volume]) -> Volume:
         raise InputError(f"{path}: lies neither on the FLAIR's grid nor on the QSM's; {reasons[0]}")
     numbers = np.unique(lesions.data[lesions.data > 0])
     if len(numbers) <= 1:
-        return lesions.like(label_lesions(lesions.data > 0))
+        return split_confluent(lesions.like(lesions.data > 0), sphere_probability=None)
     # cc3d keeps touching labels apart.
     parts = cc3d.connected_components(lesions.data.astype(np.int32), connectivity=26)
     scattered = parts.max() - len(numbers)

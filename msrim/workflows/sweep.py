@@ -65,6 +65,8 @@ def run_sweep(sweep: Sweep, data: Path, out: Path, *, console: Console, **overri
     for row, recipe in recipes.items():
         if recipe.task not in SEGMENTING_TASKS or recipe.contrasts == ("CT",):
             raise InputError(f"{sweep.name}, row {row}: finds no lesions of the brain; see `msrim evaluate rims`")
+        if recipe.task == "longitudinal" and len(sweep.seeds) > 1:
+            raise InputError(f"{sweep.name}, row {row}: networks that compare visits do not vote; give --seeds 1")
     visits = marked_visits(data)
     pairs = marked_pairs(data) if any(recipe.task == "longitudinal" for recipe in recipes.values()) else []
     folds = deal_patients([(subject.label, _site(mask, data)) for subject, mask in visits], sweep.folds, data=data)

@@ -136,10 +136,32 @@ def test_a_neighbours_slope_is_not_a_peak():
     assert parts.data.max() == 2
 
 
-def test_without_sphere_probability_lesions_are_components():
-    grid = empty_grid(GRIDS["RAS 1 mm"])
-    mask = grid.like((distance_to(np.array([-4.5, 0, 0]), grid) <= 5) | (distance_to(np.array([4.5, 0, 0]), grid) <= 5))
-    assert split_confluent(mask, sphere_probability=None).data.max() == 1
+@pytest.mark.parametrize("linear", GRIDS.values(), ids=GRIDS)
+def test_where_no_model_knows_centres_the_masks_own_depth_cuts_it(linear):
+    """A map of zeros is what a model gives that knows none."""
+    grid = empty_grid(linear)
+    near, far = (distance_to(np.array([x, 0, 0]), grid) for x in (-4.5, 4.5))
+    mask = grid.like(np.minimum(near, far) <= 5.0)
+    parts = split_confluent(mask, sphere_probability=None)
+    check_partition(parts, mask)
+    assert parts.data.max() == 2
+    truth = np.where(near < far, 1, 2)[mask.data]
+    same = max(np.mean(parts.data[mask.data] == truth), np.mean(parts.data[mask.data] != truth))
+    assert same > 0.85
+    zeros = grid.like(np.zeros(grid.shape, np.float32))
+    assert (split_confluent(mask, sphere_probability=zeros).data == parts.data).all()
+
+
+@pytest.mark.parametrize("linear", GRIDS.values(), ids=GRIDS)
+def test_balls_eggs_and_tubes_are_one_lesion_by_shape(linear):
+    grid = empty_grid(linear)
+    places = centres(grid.shape, grid.affine)
+    ball = np.linalg.norm(places, axis=-1) <= 6
+    egg = np.linalg.norm(places / (10, 6, 5), axis=-1) <= 1
+    tube = np.linalg.norm(places[..., 1:], axis=-1) <= 4
+    tube &= np.abs(places[..., 0]) < 14
+    for data in (ball, egg, tube):
+        assert split_confluent(grid.like(data), sphere_probability=None).data.max() == 1
 
 
 def test_an_empty_mask_has_no_lesion():
