@@ -52,7 +52,7 @@ def segmented_visit(
     )
     probability = flair.like(np.where(lesions, 0.9, 0).astype(np.float32))
     seen = Probabilities(
-        write_volume(probability, folder / "lesion.nii"), write_volume(probability, folder / "sphere.nii")
+        *(write_volume(probability, folder / f"{name}.nii") for name in ("lesion", "sphere", "network"))
     )
     written = write_lesions(
         subject, out=out, probabilities=seen, anatomy=anatomy, threshold=0.5, min_lesion_mm3=3.0, model="hand@1"

@@ -81,7 +81,8 @@ def split_confluent(mask: Volume, *, sphere_probability: Volume | None) -> Volum
     identifying individual lesions".
     """
     labels = label_lesions(mask.data)
-    by_shape = sphere_probability is None or not sphere_probability.data.any()
+    if sphere_probability is not None and not sphere_probability.data.any():
+        sphere_probability = None
     if sphere_probability is not None and not same_grid(mask, sphere_probability):
         raise InputError(
             f"lesion mask {mask.shape} and sphere probability {sphere_probability.shape} lie on different grids"
@@ -97,7 +98,7 @@ def split_confluent(mask: Volume, *, sphere_probability: Volume | None) -> Volum
         component = labels[box] == lesion
         if np.count_nonzero(component) < 2 * min_voxels:
             continue
-        if by_shape:
+        if sphere_probability is None:
             height, prominence = _depth_of_shape(component, spacing=spacing), MIN_SHAPE_PROMINENCE
         else:
             height, prominence = _depth(sphere_probability.data[box], spacing=spacing), MIN_PROMINENCE
@@ -142,9 +143,7 @@ def _depth_of_shape(component: np.ndarray, *, spacing: np.ndarray) -> np.ndarray
     return ndimage.gaussian_filter(depth.astype(np.float32), SHAPE_SMOOTHING_MM / spacing) / SPHERE_RADIUS_MM
 
 
-def _peaks(
-    component: np.ndarray, height: np.ndarray, *, spacing: np.ndarray, prominence: float
-) -> list[np.ndarray]:
+def _peaks(component: np.ndarray, height: np.ndarray, *, spacing: np.ndarray, prominence: float) -> list[np.ndarray]:
     """Voxels of the prominent tops within a component, the highest first; of two close ones only the higher.
 
     The landscape around the component takes part, so that the slope of a neighbour's peak isn't taken for one.
