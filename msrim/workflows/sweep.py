@@ -169,7 +169,7 @@ def _judge_visit(
     if subject.output(results, "desc-summary.json").is_file():
         return
     subject = subject.for_network(recipe.contrasts)
-    settings = Recipe(brain_extracted=recipe.brain_extracted, device=recipe.device)
+    settings = Recipe(backend=recipe.backend, brain_extracted=recipe.brain_extracted, device=recipe.device)
     prepared = out / "prepared"
     with Run(subject.folder(prepared), console, recipe=settings.model_dump(), inputs=subject.contrasts) as run:
         anatomy = prepare(subject, settings, run, out=prepared)

@@ -3,11 +3,12 @@
     python -m tests.benchmarks.split --lesion-bank FILE [--model NAME --data DIR]
 
 Each case is a chain of one to four lesions of the bank, of 0.1 to 4 ml, slid together until they hardly overlap.
-Ways to tell them apart: connected components; centres by the Hessian of the lesion probability; peaks of the sphere
-head. Without a model both maps are simulated: the sphere map from the true centres and the lesion probability from the
-true parts, blurred and with noise, which is more than a network can know, and the probability from the merged mask,
-which is what it knows at least. With a model the merged lesions are painted into white matter of real patients and the
-network's own maps are taken; the mask that is split is the true one in all rows.
+Ways to tell them apart: connected components; waists of the mask, where no model knows centres; centres by the Hessian
+of the lesion probability; peaks of the sphere head. Without a model both maps are simulated: the sphere map from the
+true centres and the lesion probability from the true parts, blurred and with noise, which is more than a network can
+know, and the probability from the merged mask, which is what it knows at least. With a model the merged lesions are
+painted into white matter of real patients and the network's own maps are taken; the mask that is split is the true one
+in all rows.
 
 Columns: mean number of parts found too many or too few, and without sign; panoptic quality; F1 of parts (found if they
 share more than half of their union with a true one) over all cases, over merged ones, and over merged ones whose
@@ -158,7 +159,10 @@ class PaintedMaps:
 
 def ways_of(simulated: bool) -> dict[str, Callable[[Volume, dict[str, Volume]], Volume]]:
     """Ways to tell the lesions of a mask apart, given the maps."""
-    ways = {"connected components": lambda mask, maps: split_confluent(mask, sphere_probability=None)}
+    ways = {
+        "connected components": lambda mask, maps: mask.like(label_lesions(mask.data)),
+        "waists of the mask": lambda mask, maps: split_confluent(mask, sphere_probability=None),
+    }
     if simulated:
         ways |= {
             "Hessian centres, probability of the mask, simulated": lambda mask, maps: split_at_centres(
