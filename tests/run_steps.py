@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from msrim.console import Console
-from msrim.errors import Fallback, InputError
+from msrim.errors import Doubt, Fallback, InputError
 from msrim.files import write_text, written_atomically
 from msrim.manifest import Manifest
 from msrim.workflows.run import Run
@@ -43,6 +43,12 @@ def publish(total: Path, folder: Path) -> Path:
         if (folder / "deadly").exists():
             os.kill(os.getpid(), signal.SIGKILL)
     return folder / "out" / "result.txt"
+
+
+def suspect(number: Path) -> int:
+    warnings.warn("no abacus; counting on fingers", Fallback, stacklevel=1)
+    warnings.warn("six fingers on one hand", Doubt, stacklevel=1)
+    return int(number.read_text())
 
 
 def chatter(number: Path) -> int:
@@ -82,6 +88,13 @@ def sum_up(folder: Path) -> tuple[Sums, Manifest]:
         doubled = run(double, folder / "number.txt", folder)
         total = run(add_one, doubled, folder=folder)
         return Sums(doubled, total, run(publish, total, folder=folder)), run.manifest
+
+
+def doubts_of(function: Callable, folder: Path) -> tuple[list[str], list[str]]:
+    """Run one step, and return what was told and what of it are doubts."""
+    with _run(folder) as run:
+        run(function, folder / "number.txt")
+    return run.manifest.fallbacks, run.manifest.doubts
 
 
 def run_alone(function: Callable, folder: Path) -> object:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from msrim import __version__
-from msrim.cli.main import app
+from msrim.cli.main import PANELS, app
 from msrim.errors import InputError
 from msrim.image import Volume, write_volume
 from msrim.recipe import Recipe
@@ -105,6 +107,46 @@ def test_errors_are_one_line_and_bugs_keep_their_traceback(monkeypatch, calls, p
 def test_wrong_usage(arguments):
     shown = runner.invoke(app, arguments)
     assert (shown.exit_code, shown.stdout) == (2, "")
+
+
+def test_the_help_groups_commands_and_shows_the_usual_lines():
+    shown = runner.invoke(app, ["--help"], terminal_width=80).stdout
+    for line in (
+        "msrim run sub-12 --out results",
+        "msrim segment sub-12/ses-01 --out results",
+        "msrim longitudinal sub-12/ses-01 sub-12/ses-02 --out results",
+        "msrim rim-classify sub-12/ses-01 --out results",
+        "msrim cohort BIDS_DIR OUT_DIR participant",
+    ):
+        assert f"    {line}\n" in shown
+    headings = [line.removesuffix(":") for line in shown.splitlines() if line.endswith(":") and line[0] != " "]
+    assert headings == ["Options", *PANELS]
+    commands = shown[shown.index(PANELS[0]) :]
+    names = re.findall(r"^  (\w[\w-]*)  ", commands, flags=re.MULTILINE)
+    assert sorted(names) == sorted(get_command(app).commands)
+    assert "..." not in commands
+
+
+@pytest.mark.parametrize("command", ["segment", "preprocess", "rim-classify"])
+def test_what_may_be_left_out_stands_in_brackets_once(command):
+    shown = runner.invoke(app, [command, "--help"]).stdout
+    assert shown.splitlines()[0].endswith(f" {command} [OPTIONS] [SUBJECT]")
+    assert "[[" not in shown
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("msrim se", ["segment"]),
+        ("msrim simulate rim", ["rim-cohort"]),
+        ("msrim segment --brain", ["--brain-extracted"]),
+        ("msrim segment --backend f", ["fsl"]),
+    ],
+)
+def test_shells_complete(line, expected):
+    words = line.split()
+    environment = {"_MSRIM_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    assert runner.invoke(app, [], prog_name="msrim", env=environment).stdout.split() == expected
 
 
 def test_version():

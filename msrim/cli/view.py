@@ -30,5 +30,7 @@ def view(
             import webbrowser
 
             if not webbrowser.open(server.address):
-                typer.echo("note: no web browser was found; open the address above in one", err=True)
+                from msrim.console import Console
+
+                Console().note("no web browser was found; open the address above in one")
         server.serve_forever()

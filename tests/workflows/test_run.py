@@ -55,6 +55,13 @@ def test_second_run_repeats_nothing_and_remembers_fallbacks(folder):
     assert second.fallbacks == ["no abacus; counting on fingers"]
 
 
+def test_a_doubt_is_told_and_kept_as_one(folder):
+    for _ in range(2):
+        told, doubts = run_steps.doubts_of(run_steps.suspect, folder)
+        assert told == ["no abacus; counting on fingers", "six fingers on one hand"]
+        assert doubts == ["six fingers on one hand"]
+
+
 def test_run_killed_in_the_middle_finishes_and_repeats_only_what_was_not_done(folder):
     (folder / "deadly").touch()
     code = "import sys, pathlib, run_steps; run_steps.sum_up(pathlib.Path(sys.argv[1]))"

@@ -132,7 +132,7 @@ def threshold_of(results: Path) -> float:
     return threshold
 
 
-@pytest.mark.parametrize("function", [msrim.segment, msrim.rim_classify, msrim.longitudinal])
+@pytest.mark.parametrize("function", [msrim.segment, msrim.rim_classify, msrim.run, msrim.longitudinal])
 def test_the_examples_of_the_documentation(function, phantom, results):
     """Those of ``import msrim`` run here, where a phantom is segmented already."""
     names = {"phantom": phantom, "results": results.parent}
