@@ -113,8 +113,10 @@ def run_patient(visits: Sequence[Visit], recipe: Recipe, out: Path, *, rim_model
             failed[task] = f"{task.name}: {WAITING}"
             record_failure(task, out, WAITING)
             continue
+        visit = own[0].name if len(own) == 1 and own[0].session else f"sub-{task.participant}"
         try:
-            do_task(task, own, recipe, out, rim_model=rim_model, console=console)
+            with console.part(visit):
+                do_task(task, own, recipe, out, rim_model=rim_model, console=console)
         except MsrimError as error:
             failed[task] = f"{task.name}: {error}"
     return list(failed.values())

@@ -362,6 +362,7 @@ def test_unclear_patients(tmp_path):
         (["two"], "two: holds patients; give folders of some, or run `msrim cohort`"),
         (["two/sub-3"], "ses-1/anat: no FLAIR among T1w.nii.gz"),
         (["nobody"], "nobody: no such folder"),
+        (["x" * 300], "xxx: cannot be read .File name too long.; check the path"),
     ):
         with pytest.raises(InputError, match=message):
             find_patients([tmp_path / path for path in paths])

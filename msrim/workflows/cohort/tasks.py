@@ -154,8 +154,12 @@ def visits_below(path: Path) -> list[Visit]:
     InputError
         No such folder, or no FLAIR in it.
     """
-    sessions = sorted(child for child in path.glob("ses-*") if child.is_dir())
-    if not sessions and any(child.is_dir() for child in path.glob("sub-*")):
+    try:
+        sessions = sorted(child for child in path.glob("ses-*") if child.is_dir())
+        patients = any(child.is_dir() for child in path.glob("sub-*"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its rights") from error
+    if patients and not sessions:
         raise InputError(f"{path}: holds patients; give folders of some, or run `msrim cohort` over all")
     shown = [session for session in sessions if _shows_flair(session)]
     for session in sessions if shown else ():
