@@ -15,7 +15,9 @@ from msrim.files import write_json, write_text
 from msrim.image import Volume, write_volume
 from msrim.recipe import packaged_sweeps, read_sweep, read_training_recipe
 from msrim.workflows.sweep import folder_of
+from msrim.workflows.training_data import PAIR_FILES
 
+ANACONV = " les_loss = false, settings = { anaconv = false } "
 ROWS = {"U-Net": 0.5, "ALL-Net": 1.0}
 SWEEP = """
 name = "two"
@@ -129,6 +131,25 @@ def test_a_finished_sweep_is_a_table(done):
     first, row, *_ = run(done).stdout.splitlines()
     assert "n = 3 patients" in first and "1 seed(s), 2000 steps" in first
     assert row.startswith("U-Net: dice 0.667 (0.667 to 0.667), ")
+
+
+def test_marked_pairs_are_judged_beside_the_single_visits(done):
+    """Of CoactSeg's Table 3: new lesions of pairs, all lesions of visits; networks that compare visits do not vote."""
+    write_text(SWEEP.replace('"allnet"', '"coactseg"').replace(ANACONV, ' samples = "pairs" '), done / "two.toml")
+    for number, name in enumerate(("p1", "p2")):
+        for file in PAIR_FILES:
+            write_text("", done / "data" / name / file)
+        for row, dice in ROWS.items():
+            found = {"dice": dice / (number + 1), "jaccard": None, "hd95_mm": 2.0, "asd_mm": 1.0, "f1": 0.5}
+            write_json(found, done / "out" / folder_of(row) / "pairs" / f"{name}.json")
+    rows = json.loads(run(done, "--json").stdout)["rows"]
+    assert rows["U-Net"]["pairs"] == 2 and rows["U-Net"]["new_dice"]["mean"] == pytest.approx((0.5 + 0.25) / 2)
+    assert rows["ALL-Net"]["new_dice"]["mean"] == 0.75 and rows["ALL-Net"]["new_jaccard"]["mean"] is None
+    assert "ALL-Net [new lesions of 2 pairs]: dice 1.000" in run(done).stdout
+    folds = json.loads((done / "out" / "protocol.json").read_text(encoding="utf-8"))["folds"]
+    assert folds == [["a", "p1"], ["b", "p2"], ["c"]]
+    shown = run(done, "--seeds", "3")
+    assert shown.exit_code == 2 and "do not vote; give --seeds 1" in shown.stderr
 
 
 def test_a_folder_of_another_sweep_is_not_taken_for_this_one(done):
