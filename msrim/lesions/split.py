@@ -24,9 +24,10 @@ LEVELS = (0.3, 0.5, 0.7)
 SMOOTHING_MM = 0.7
 # How far the depth must fall between two centres, in radii; shallower waists are noise of the surface.
 MIN_PROMINENCE = 0.03
-# The same of the depth within the mask itself, whose surface has steps of a voxel: in voxels, the mean over axes. With
-# lesions of 1 mm voxels merged on purpose 0.25 cuts single ones in two, 0.75 hardly any (tests/benchmarks/split.py).
-MIN_WAIST_VOXELS, SHAPE_SMOOTHING_MM = 0.55, 1.0
+# The same in mm of the depth within the mask itself, and how much more for each mm of the coarsest voxel side, whose
+# steps the surface has. Of lesions of 1 mm voxels merged on purpose 0.35 mm cuts single ones in two, 0.4 mm none, and
+# 0.75 mm hardly any at all (8 to 24 cases; tests/benchmarks/split.py has the command).
+MIN_WAIST_MM, WAIST_MM_PER_MM, SHAPE_SMOOTHING_MM = 0.15, 0.25, 1.0
 # A ball of 3 mm, the smallest lesion that counts in MS (Filippi et al. 2016, doi:10.1016/S1474-4422(15)00393-2).
 MIN_PART_MM3 = np.pi / 6 * 3.0**3
 
@@ -100,7 +101,7 @@ def split_confluent(mask: Volume, *, sphere_probability: Volume | None) -> Volum
             continue
         if sphere_probability is None:
             height = _depth_of_shape(component, spacing=spacing)
-            prominence = MIN_WAIST_VOXELS * spacing.mean() / SPHERE_RADIUS_MM
+            prominence = (MIN_WAIST_MM + WAIST_MM_PER_MM * max(spacing)) / SPHERE_RADIUS_MM
         else:
             height, prominence = _depth(sphere_probability.data[box], spacing=spacing), MIN_PROMINENCE
         cut = _cut(component, height, spacing=spacing, min_voxels=min_voxels, prominence=prominence)
