@@ -472,8 +472,8 @@ def _touching(instances: np.ndarray, numbers: list[int]) -> list[list[int]]:
 def read_lesions(path: Path, grids: dict[Path, Volume]) -> Volume:
     """A user's lesions, numbered, on the first of some grids on which they lie; all zeros is a valid answer.
 
-    Connected parts of a mask get numbers. Numbers of an instance map stay as they are; where they are kinds of lesions
-    and not lesions (few numbers, many separate parts), the parts are numbered.
+    Connected parts of a mask get numbers, confluent ones parted at their waists. Numbers of an instance map stay as
+    they are; where they are kinds of lesions and not lesions (few numbers, many separate parts), the parts are numbered.
 
     Parameters
     ----------

@@ -24,7 +24,7 @@ from msrim.models import build, write_weights
 from msrim.recipe import Recipe, TrainingRecipe
 from msrim.transform import apply_transform, read_transform
 from msrim.workflows.anatomy import Anatomy, AnatomyFiles, Working
-from msrim.workflows.rims import align_to_qsm, classify_rims
+from msrim.workflows.rims import align_to_qsm, classify_rims, read_lesions
 from msrim.workflows.segment import LesionFiles, Lesions, Probabilities
 from msrim.workflows.train_rims import write_rim_card
 
@@ -252,6 +252,19 @@ def test_a_plain_mask_is_split_into_its_connected_lesions(visit, model, monkeypa
     write_volume(Volume((255 * (labels > 0)).astype(np.uint8), AFFINE), visit / "lesions.nii.gz")
     voxels = [float(row["volume_mm3"]) / (0.75 * 0.75 * 3) for row in rows_of(classified(visit, model, monkeypatch))]
     assert voxels == pytest.approx([192, 75, 32], abs=0.01)
+
+
+def test_confluent_lesions_of_a_plain_mask_are_two(tmp_path):
+    """Two balls of 6 mm that touch; with a number for both of them they stay one."""
+    points = np.stack(np.indices((40, 40, 40)), axis=-1)
+    balls = np.minimum(*(np.linalg.norm(points - (x, 20, 20), axis=-1) for x in (14, 25))) <= 6
+    grid = Volume(np.zeros(balls.shape, bool), np.eye(4))
+    both = balls.astype(np.uint8)
+    path = write_volume(grid.like(both), tmp_path / "mask.nii.gz")
+    assert np.unique(read_lesions(path, {path: grid}).data).tolist() == [0, 1, 2]
+    both[35:38, 35:38, 35:38] = 2
+    path = write_volume(grid.like(both), tmp_path / "numbered.nii.gz")
+    np.testing.assert_array_equal(read_lesions(path, {path: grid}).data, both)
 
 
 def test_unit_is_told(visit, model, monkeypatch):
