@@ -473,7 +473,7 @@ def read_lesions(path: Path, grids: dict[Path, Volume]) -> Volume:
     """A user's lesions, numbered, on the first of some grids on which they lie; all zeros is a valid answer.
 
     Connected parts of a mask get numbers, confluent ones parted at their waists. Numbers of an instance map stay as
-    they are; where they are kinds of lesions and not lesions (few numbers, many separate parts), the parts are numbered.
+    they are; where they are kinds of lesions and not lesions (few numbers, many separate parts), the parts get numbers.
 
     Parameters
     ----------
