@@ -82,7 +82,7 @@ def find_midway(
     """
     forth = _register(baseline, followup, moving_brain=baseline_brain, fixed_brain=followup_brain)
     back = _register(followup, baseline, moving_brain=followup_brain, fixed_brain=baseline_brain)
-    from_baseline, from_followup = half_way(forth, back), half_way(back, forth)
+    from_baseline, from_followup = halfway_transform(forth, back), halfway_transform(back, forth)
     brains = [apply_transform(brain.affine, np.argwhere(brain.data)) for brain in (baseline_brain, followup_brain)]
     halves = (from_baseline, from_followup)
     turns = [rigid_part(mni @ np.linalg.inv(half)) for mni, half in zip(upright, halves, strict=True)]
@@ -97,12 +97,12 @@ def find_midway(
     return Midway(grid, from_baseline, from_followup, (gaps[0] + gaps[1]) / 2)
 
 
-def half_way(forth: np.ndarray, back: np.ndarray) -> np.ndarray:
+def halfway_transform(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
     """Half of the mean of a transform and of another one's inverse, both close to rigid.
 
     Parameters
     ----------
-    forth, back : (4, 4) float
+    forward, backward : (4, 4) float
         From here to there, and from there to here.
 
     Returns
@@ -114,10 +114,10 @@ def half_way(forth: np.ndarray, back: np.ndarray) -> np.ndarray:
     --------
     >>> there, here = np.eye(4), np.eye(4)
     >>> there[0, 3], here[0, 3] = 10.0, -12.0
-    >>> half_way(there, here)[0, 3]
+    >>> halfway_transform(there, here)[0, 3]
     np.float64(5.5)
     """
-    return expm((np.real(logm(forth)) - np.real(logm(back))) / 4)
+    return expm((np.real(logm(forward)) - np.real(logm(backward))) / 4)
 
 
 def to_midway(

@@ -198,13 +198,13 @@ class VisitCrops(Dataset):
         normal = _normal_tissue(visits[0], white & ~lesions)
         parts = torch.from_numpy(cc3d.connected_components(lesions.numpy(), connectivity=26).astype(np.int64))
         for number in range(1, int(parts.max()) + 1):
-            part, visit, fate = parts == number, int(rng.integers(2)), rng.random()
-            if fate < ABSENT:
+            part, visit, outcome = parts == number, int(rng.integers(2)), rng.random()
+            if outcome < ABSENT:
                 # A little more than the mask, whose edge is not the lesion's.
                 soft = synthesis.blur(synthesis.dilate(part, 1).float()[None], sigma_voxels=(0.7, 0.7, 0.7))
                 visits[visit] += soft * (normal - visits[visit])
                 masks[visit] &= ~part
-            elif fate < ABSENT + GROWN:
+            elif outcome < ABSENT + GROWN:
                 rim = synthesis.dilate(part, 1) & white & ~lesions
                 bright = visits[visit][0, part].mean() - normal[0, part].mean()
                 visits[visit] += bright * synthesis.blur(rim.float()[None], sigma_voxels=(0.5, 0.5, 0.5))
@@ -221,8 +221,8 @@ class VisitCrops(Dataset):
         found = lesions_at(points, self.bank.draw(rng), patient.mni_from_voxel) & allowed
         parts = torch.from_numpy(cc3d.connected_components(found.numpy(), connectivity=26).astype(np.int64))
         # Whether a visit has a lesion: both, baseline alone, follow-up alone; crops hold only a few.
-        fates = rng.choice(3, size=int(parts.max()) + 1, p=(0.4, 0.3, 0.3))
-        shown = torch.from_numpy(np.stack([fates != 2, fates != 1]))
+        outcomes = rng.choice(3, size=int(parts.max()) + 1, p=(0.4, 0.3, 0.3))
+        shown = torch.from_numpy(np.stack([outcomes != 2, outcomes != 1]))
         return [present[parts] & (parts > 0) for present in shown]
 
 

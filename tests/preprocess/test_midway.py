@@ -10,7 +10,7 @@ from msrim.errors import InputError
 from msrim.image import Volume, read_volume, resample
 from msrim.preprocess import midway
 from msrim.preprocess.bias import correct_bias
-from msrim.preprocess.midway import Midway, brain_overlap, find_midway, half_way, to_midway
+from msrim.preprocess.midway import Midway, brain_overlap, find_midway, halfway_transform, to_midway
 from msrim.preprocess.register import register_rigid
 from msrim.preprocess.template import load_template, load_template_brain_mask
 from msrim.transform import apply_transform, read_transform
@@ -25,7 +25,7 @@ def misplacement(*, degrees: float, shift_mm: float, scale: float = 1.0) -> np.n
 
 def test_half_of_a_turn_and_both_halves_make_a_whole():
     there = misplacement(degrees=12, shift_mm=9, scale=1.01)
-    one, other = half_way(there, np.linalg.inv(there)), half_way(np.linalg.inv(there), there)
+    one, other = halfway_transform(there, np.linalg.inv(there)), halfway_transform(np.linalg.inv(there), there)
     np.testing.assert_allclose(one @ one, there, atol=1e-9)
     np.testing.assert_allclose(np.linalg.inv(other) @ one, there, atol=1e-9)
 
@@ -33,7 +33,7 @@ def test_half_of_a_turn_and_both_halves_make_a_whole():
 def test_registrations_that_disagree_meet_in_their_mean():
     forth, back = np.eye(4), np.eye(4)
     forth[:3, 3], back[:3, 3] = (4, 0, 0), (-6, 2, 0)
-    np.testing.assert_allclose(half_way(forth, back)[:3, 3], (2.5, -0.5, 0), atol=1e-12)
+    np.testing.assert_allclose(halfway_transform(forth, back)[:3, 3], (2.5, -0.5, 0), atol=1e-12)
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,8 @@ class AnaConv(nn.Module):
     Parameters
     ----------
     in_channels, out_channels : int
-    joined : int
-        How many of the coordinates; with 0 it is the plain convolution that AnaConv is compared with.
+    coordinates : int
+        How many of them are joined; with 0 it is the plain convolution that AnaConv is compared with.
 
     Examples
     --------
@@ -37,13 +37,13 @@ class AnaConv(nn.Module):
     torch.Size([1, 8, 2, 2, 2])
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, joined: int = COORDINATES) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, coordinates: int = COORDINATES) -> None:
         super().__init__()
-        self.joined = joined
-        self.fuse = convolution(in_channels + joined, out_channels, in_plane=False)
+        self.count = coordinates
+        self.fuse = convolution(in_channels + coordinates, out_channels, in_plane=False)
 
     def forward(self, features: Tensor, coordinates: Tensor) -> Tensor:
-        return self.fuse(torch.cat([features, coordinates[:, : self.joined]], dim=1))
+        return self.fuse(torch.cat([features, coordinates[:, : self.count]], dim=1))
 
 
 class Head(nn.Module):
@@ -61,7 +61,7 @@ class Head(nn.Module):
     def __init__(self, in_channels: int, width: int, *, in_plane: bool = False, anaconv: bool = True) -> None:
         super().__init__()
         self.features = convolution(in_channels, width, in_plane=in_plane)
-        self.anatomy = AnaConv(width, width, joined=COORDINATES if anaconv else 0)
+        self.anatomy = AnaConv(width, width, coordinates=COORDINATES if anaconv else 0)
         self.perceptron = nn.Sequential(
             nn.Conv3d(width, 2 * width, 1), nn.LeakyReLU(0.01, inplace=True), nn.Conv3d(2 * width, 1, 1)
         )

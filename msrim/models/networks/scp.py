@@ -1,6 +1,6 @@
 """SCP: a classifier whose weights depend on where a pixel lies, and its comparators (Zhang et al. 2023, IJCAI).
 
-The paper prints neither the backbone's widths nor those of the function from place to weights, but the ratios of its
+The paper prints neither the backbone's widths nor those of the function from position to weights, but the ratios of its
 Table 1 pin them: a U-Net of five levels, two convolutions with batch norm a level, transposed convolutions on the way
 up, its widths ``channels / 16`` to ``channels``, and ``channels / 2`` hidden units. Parameters, operations and memory
 beside the paper's: `python -m tests.benchmarks.scp_cost`.
@@ -27,15 +27,16 @@ class SCP(nn.Module):
     Parameters
     ----------
     head : str
-        ``scp``: weights from the place of a pixel (Eq. 13). ``base``: the same weights everywhere (Eq. 2). ``base-f``:
-        that with the place joined to the input. ``base-b``: that with the place joined before the last convolution.
+        ``scp``: weights from the position of a pixel (Eq. 13). ``base``: the same weights everywhere (Eq. 2).
+        ``base-f``: that with the position joined to the input. ``base-b``: that with the position joined before the
+        last convolution.
     channels : int
         Of the deepest level, N_c in the paper: 128, 256 or 512; a multiple of 16.
     in_channels : int
         Image channels.
     plane : (2,) int
         Pixels of the slices that it is trained and used on, cut or padded around their middle (:func:`fit_to_plane`):
-        a place is a distance to their edges. Multiples of 16.
+        a position is a distance to their edges. Multiples of 16.
     bias : bool
         Of the ``scp`` head's shared classifier. The paper goes without: its input, a z-score, has no offset. Where
         lesions are rare all weights may then turn negative, and no logit rises above zero.
@@ -62,8 +63,8 @@ class SCP(nn.Module):
         super().__init__()
         self.plane = tuple(plane)
         features = channels // 2 ** (LEVELS - 1)
-        self.place_in_input = head == "base-f"
-        self.backbone = Backbone(in_channels + 4 * self.place_in_input, channels)
+        self.position_in_input = head == "base-f"
+        self.backbone = Backbone(in_channels + 4 * self.position_in_input, channels)
         if head == "scp":
             self.head = CovariantHead(features, channels // 2, bias=bias)
         elif head == "base-b":
@@ -74,7 +75,7 @@ class SCP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim == 4:
             return self(x[..., None])[..., 0]
-        return self.head(self.backbone(_with_place(x) if self.place_in_input else x))
+        return self.head(self.backbone(_with_position(x) if self.position_in_input else x))
 
 
 def four_distances(x: Tensor) -> Tensor:
@@ -102,11 +103,11 @@ class CoordinateHead(nn.Sequential):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        return super().forward(_with_place(features))
+        return super().forward(_with_position(features))
 
 
 class CovariantHead(nn.Module):
-    """Weights that are a smooth function of the place, plus shared ones: ``Y = (W(S) + w_r)^T X`` (Eq. 12 and 13)."""
+    """Weights as a smooth function of the position, plus shared ones: ``Y = (W(S) + w_r)^T X`` (Eq. 12 and 13)."""
 
     def __init__(self, features: int, hidden: int, *, bias: bool = False) -> None:
         super().__init__()
@@ -127,7 +128,7 @@ class CovariantHead(nn.Module):
         return (weights * features).sum(1, keepdim=True) + self.shared(features)
 
 
-def _with_place(x: Tensor) -> Tensor:
+def _with_position(x: Tensor) -> Tensor:
     return torch.cat([x, four_distances(x).expand(len(x), -1, -1, -1, x.shape[-1])], dim=1)
 
 
