@@ -147,6 +147,12 @@ def test_table(tmp_path):
     assert empty.splitlines()[0] == table[0] and len(empty.splitlines()) == 1
 
 
+def test_without_a_smallest_size_the_background_is_no_lesion():
+    parts = Volume(np.array([[[1, 1, 0, 2]]]), np.eye(4))
+    found = lesions_of_visit(parts, parts.like(parts.data > 0), min_mm3=0)
+    assert found.data.tolist() == [[[1, 1, 0, 2]]]
+
+
 def test_fragments_do_not_make_a_split():
     """A lesion that shrank to one piece and a voxel beside it is a shrinking one."""
     before = boxes(((10, 2, 2), (8, 5, 5)))
