@@ -27,7 +27,7 @@ from msrim.image import read_volume
 from msrim.models.registry import read_card
 from msrim.recipe import Recipe
 from msrim.simulation.phantom import simulate_subject
-from msrim.workflows.anatomy import preprocess_subject
+from msrim.workflows.anatomy import preprocess_subject, reorient
 from msrim.workflows.segment import segment_subject
 
 QUIET = Console(quiet=True)
@@ -220,13 +220,27 @@ def segmented_alone(image: nib.Nifti1Image, folder: Path) -> float:
     return volume_ml(mask)
 
 
-@pytest.mark.parametrize("axes", ["RAS", "LAS", "SPL"])
-def test_storage_order_does_not_matter(axes, phantom, flair_alone, tmp_path):
+def stored_in(axes: str, phantom: Path) -> nib.Nifti1Image:
+    """The phantom's FLAIR in another storage order."""
     stored = nib.load(phantom / "anat" / "sub-phantom_FLAIR.nii.gz")
-    turned = stored.as_reoriented(
+    return stored.as_reoriented(
         nib.orientations.ornt_transform(nib.io_orientation(stored.affine), nib.orientations.axcodes2ornt(axes))
     )
-    assert segmented_alone(turned, tmp_path) == pytest.approx(flair_alone, rel=0.1)
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LAS", "SPL"])
+def test_the_first_step_removes_the_storage_order(axes, phantom, tmp_path, monkeypatch):
+    """So that all others see the same image."""
+    monkeypatch.chdir(tmp_path)
+    stored_in(axes, phantom).to_filename("turned.nii")
+    turned = read_volume(reorient(Path("turned.nii"), brain_extracted=False).rename("first.nii"))
+    as_stored = read_volume(reorient(phantom / "anat" / "sub-phantom_FLAIR.nii.gz", brain_extracted=False))
+    np.testing.assert_array_equal(turned.data, as_stored.data)
+    np.testing.assert_allclose(turned.affine, as_stored.affine, atol=1e-4)
+
+
+def test_storage_order_does_not_matter(phantom, flair_alone, tmp_path):
+    assert segmented_alone(stored_in("SPL", phantom), tmp_path) == pytest.approx(flair_alone, rel=0.1)
 
 
 def test_a_killed_run_is_finished_by_the_next(phantom, tmp_path):
