@@ -25,13 +25,17 @@ class BackendError(MsrimError):
     """An external program (FSL) or a device is missing or failed."""
 
 
-class Fallback(UserWarning):
-    """Something was replaced by something else: a backend, a device, a contrast.
+class Remark(UserWarning):
+    """Something that whoever reads the results must know.
 
-    Raised as a warning, ``warnings.warn("no CUDA device; using the CPU", Fallback)``, from any room. The step that runs
-    says it to the user once, and run.json keeps it, also when a later run finds the step done.
+    Raised as a warning, ``warnings.warn("lesion 3: reaches the edge of the image", Remark)``, from any room. The step
+    that runs says it to the user once, and run.json keeps it, also when a later run finds the step done.
     """
 
 
-class Doubt(Fallback):
+class Fallback(Remark):
+    """Something was replaced by something else or left out: a backend, a device, a contrast."""
+
+
+class Doubt(Remark):
     """The results cannot be trusted before somebody has looked: told in the first line of what a run has found."""

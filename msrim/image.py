@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
-from msrim.errors import Fallback, InputError
+from msrim.errors import Fallback, InputError, Remark
 from msrim.files import written_atomically
 from msrim.transform import LPS_FROM_RAS, itk_from_ras
 
@@ -97,7 +97,7 @@ def on_grid_of(volume: Volume, target: Volume, *, name: object, target_name: obj
     """A user's mask or map on the grid that it is said to share with another file.
 
     Axes that are stored in another order or direction are reordered. What then lies within a tenth of a voxel is on the
-    grid; within half a voxel it is taken so with a :class:`msrim.errors.Fallback`.
+    grid; within half a voxel it is taken so with a :class:`msrim.errors.Remark`.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def on_grid_of(volume: Volume, target: Volume, *, name: object, target_name: obj
         warnings.warn(
             f"{name}: lies up to {gap_mm:.2g} mm from the grid of {target_name}, less than half a voxel; "
             "taken as being on it",
-            Fallback,
+            Remark,
             stacklevel=2,
         )
     return Volume(data, target.affine)
@@ -151,7 +151,7 @@ def on_grid_of(volume: Volume, target: Volume, *, name: object, target_name: obj
 def read_volume(path: Path, *, mask: bool = False) -> Volume:
     """Read a NIfTI file as float32, in the orientation in which it is stored.
 
-    What is taken with a doubt is told by a :class:`msrim.errors.Fallback`: no pose in the header, a damaged qform or
+    What is taken with a doubt is told by a :class:`msrim.errors.Remark`: no pose in the header, a damaged qform or
     sform beside a good one, a mask that is not binary.
 
     Parameters
@@ -314,7 +314,7 @@ def _affine(header: nib.Nifti1Header, shape: tuple[int, int, int], path: Path) -
         what = "is singular" if damaged == ["sform"] else f"({' and '.join(damaged)}) is damaged"
         raise InputError(f"{path}: its affine {what}; the voxel size or orientation in the header is broken")
     if damaged:
-        _doubt(f"{path}: its {damaged[0]} is damaged; its {next(iter(found))} is used")
+        _doubt(f"{path}: its {damaged[0]} is damaged; its {next(iter(found))} is used", Fallback)
     if not found:
         affine = header.get_base_affine()
         if not _is_sound(affine):
@@ -427,8 +427,8 @@ def _size(volume: Volume) -> str:
     return f"{volume.shape} voxels of {spacing} mm"
 
 
-def _doubt(text: str) -> None:
-    warnings.warn(text, Fallback, stacklevel=4)
+def _doubt(text: str, kind: type[Remark] = Remark) -> None:
+    warnings.warn(text, kind, stacklevel=4)
 
 
 def write_volume(volume: Volume, path: Path) -> Path:

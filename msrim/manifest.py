@@ -81,8 +81,10 @@ class Manifest:
         The user's files by contrast.
     steps : list of StepRecord
         In the order in which they ended.
+    remarks : list of str
+        All that the reader must know, in the order in which it was told.
     fallbacks : list of str
-        What was replaced by what, and why.
+        Of these, what was replaced by what, and why; in run.json apart from the others, its ``warnings``.
     doubts : list of str
         Of these, why the results cannot be trusted before somebody has looked.
     backend : str or None
@@ -94,6 +96,7 @@ class Manifest:
     recipe: dict[str, Any]
     inputs: dict[str, Path]
     steps: list[StepRecord] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     fallbacks: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     backend: str | None = None
@@ -116,6 +119,7 @@ class Manifest:
             },
             "outputs": {os.path.relpath(file, path.parent): sha256_of(file) for file in sorted(outputs)},
             "steps": [asdict(step) for step in self.steps],
+            "warnings": [text for text in self.remarks if text not in self.fallbacks],
             "fallbacks": self.fallbacks,
             "doubts": self.doubts,
         }

@@ -252,7 +252,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def told_by(folder: Path) -> list[str]:
     """What the user was told by the run whose results a folder holds."""
-    return read_json(folder / "run.json")["fallbacks"]
+    run = read_json(folder / "run.json")
+    return [*run.get("warnings", []), *run["fallbacks"]]
 
 
 def doubts_of(*folders: Path) -> list[str]:

@@ -24,12 +24,14 @@ def test_run_json(tmp_path):
     shared = write_text("abc", tmp_path / "out" / "dataset_description.json")
     manifest = Manifest(recipe={"model": "allnet"}, inputs={"FLAIR": flair})
     manifest.steps.append(StepRecord("find_brain", 1.5, 300.0, kept=False))
+    manifest.remarks += ["lesion 3: reaches the edge", "no CUDA device; using the CPU"]
     manifest.fallbacks.append("no CUDA device; using the CPU")
     content = json.loads(manifest.write(folder / "run.json", outputs=[mask, shared]).read_text())
     assert content["inputs"] == {"FLAIR": {"path": str(flair), "sha256": ABC}}
     assert content["outputs"] == {"../dataset_description.json": ABC, "anat/mask.nii.gz": ABC}
     assert content["steps"] == [{"name": "find_brain", "seconds": 1.5, "peak_mib": 300.0, "kept": False}]
     assert content["recipe"] == {"model": "allnet"}
+    assert content["warnings"] == ["lesion 3: reaches the edge"]
     assert content["fallbacks"] == ["no CUDA device; using the CPU"]
     assert content["versions"]["msrim"] == __version__
     assert content["versions"]["python"] == platform.python_version()

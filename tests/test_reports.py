@@ -20,7 +20,7 @@ from volumes import OBLIQUE, RAS, pose
 
 from msrim.bids import Subject, default_results_folder, find_subject, subject_from_files
 from msrim.cli.main import app
-from msrim.errors import Fallback, InputError, OutputError
+from msrim.errors import Fallback, InputError, OutputError, Remark
 from msrim.files import sha256_of
 from msrim.image import Volume, on_grid_of, read_labels, read_volume, same_grid, write_volume
 from msrim.lesions.patches import susceptibility_ppm
@@ -114,7 +114,7 @@ def test_a_damaged_sform_beside_a_good_qform(tmp_path, row):
 
 def test_a_header_without_a_pose_is_told(tmp_path):
     flair = save(brain(), tmp_path / "FLAIR.nii.gz", qform=0, sform=0)
-    with pytest.warns(Fallback, match=r"left and right are not known and are taken as stored LAS"):
+    with pytest.warns(Remark, match=r"left and right are not known and are taken as stored LAS"):
         assert read_volume(flair).spacing == pytest.approx([4, 4, 4])
 
 
@@ -218,7 +218,7 @@ EXTRACTED = {"card": read_card("synthstrip"), "backend": "embedded", "brain_extr
 def test_a_brain_on_another_background_has_the_same_mask(tmp_path, monkeypatch, shift):
     monkeypatch.chdir(tmp_path)
     flair = save(shift(brain()).astype(np.float32), tmp_path / "FLAIR.nii.gz")
-    with pytest.warns(Fallback, match=r"FLAIR.nii.gz: its background is .* and not 0"):
+    with pytest.warns(Remark, match=r"FLAIR.nii.gz: its background is .* and not 0"):
         image = reorient(flair, brain_extracted=True)
     mask = extract_brain(image, source=flair, **EXTRACTED)
     (tmp_path / "plain").mkdir()
@@ -232,7 +232,7 @@ def test_a_brain_that_was_z_scored_within_its_mask(tmp_path):
     data = brain()
     inside = data > 0
     scored = np.where(inside, (data - data[inside].mean()) / data[inside].std(), 0)
-    with pytest.warns(Fallback, match="% of its values are below 0"):
+    with pytest.warns(Remark, match="% of its values are below 0"):
         moved = rest_on_zero(Volume(scored, AFFINE), name="FLAIR.nii", brain_extracted=True)
     np.testing.assert_array_equal(moved.data > 0, inside)
     assert np.corrcoef(moved.data[inside], data[inside])[0, 1] > 0.999
@@ -423,7 +423,7 @@ def test_kinds_of_lesions_are_not_lesions(tmp_path, kinds):
     data = np.zeros(SHAPE, np.int16)
     for number in range(9):
         data[4 * number : 4 * number + 2, 3:6, 3 : 6 + number] = 1 + number % kinds
-    with pytest.warns(Fallback, match=f"its {kinds} labels have 9 separate parts"):
+    with pytest.warns(Remark, match=f"its {kinds} labels have 9 separate parts"):
         lesions = read_lesions(save(data, tmp_path / "lesions.nii.gz"), GRID)
     assert np.unique(lesions.data).tolist() == list(range(10))
     np.testing.assert_array_equal(lesions.data > 0, data > 0)
@@ -432,7 +432,7 @@ def test_kinds_of_lesions_are_not_lesions(tmp_path, kinds):
 def test_a_lesion_in_two_parts_is_told(tmp_path):
     data = np.zeros(SHAPE, np.int16)
     data[3:6, 3:6, 3:6], data[12:15, 3:6, 3:6], data[20:24, 3:6, 3:6] = 7, 7, 9
-    with pytest.warns(Fallback, match="1 parts lie apart"):
+    with pytest.warns(Remark, match="1 parts lie apart"):
         lesions = read_lesions(save(data, tmp_path / "lesions.nii.gz"), GRID)
     np.testing.assert_array_equal(lesions.data, data)
 

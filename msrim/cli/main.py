@@ -28,7 +28,7 @@ from msrim.cli import (
     train,
     view,
 )
-from msrim.errors import Fallback, MsrimError
+from msrim.errors import MsrimError, Remark
 
 PANELS = PATIENT, DATASET, TRUTH, NETWORKS, MACHINE = (
     "One patient",
@@ -88,13 +88,13 @@ def _notes(*, quiet: bool) -> Iterator[None]:
     show = warnings.showwarning
 
     def keep(message: Warning | str, category: type[Warning], *where: Any) -> None:
-        if issubclass(category, Fallback):
+        if issubclass(category, Remark):
             notes[str(message)] = None
         else:
             show(message, category, *where)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("always", Fallback)
+        warnings.simplefilter("always", Remark)
         warnings.showwarning = keep
         yield
     if notes:

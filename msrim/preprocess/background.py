@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from msrim.errors import Fallback
+from msrim.errors import Remark
 from msrim.image import Volume
 
 # Of 99 of 100 voxels; beyond, sums of squares leave what float32 can hold.
@@ -40,7 +40,7 @@ def rest_on_zero(volume: Volume, *, name: object, brain_extracted: bool = False)
     """The image with a background of 0 and a head or brain above it, as every later step takes for granted.
 
     Images that are so already come back as they are, scaled where their values are tiny or huge. Z-scored and otherwise
-    shifted ones are moved up, and a :class:`msrim.errors.Fallback` says so: by their background where nothing is
+    shifted ones are moved up, and a :class:`msrim.errors.Remark` says so: by their background where nothing is
     darker, so that what was an offset is gone; else by their darkest values.
 
     Parameters
@@ -77,5 +77,5 @@ def rest_on_zero(volume: Volume, *, name: object, brain_extracted: bool = False)
         moved, what = data - darkest, f"{100 * below:.0f} % of its values are below 0"
     # However dark, what is not background stays above it.
     moved = np.where(around, 0, np.maximum(moved, 1e-3 * (brightest - darkest)))
-    warnings.warn(f"{name}: {what}; its values were moved up", Fallback, stacklevel=2)
+    warnings.warn(f"{name}: {what}; its values were moved up", Remark, stacklevel=2)
     return volume.like(moved.astype(np.float32))

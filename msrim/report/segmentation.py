@@ -64,7 +64,7 @@ class Report:
     recipe : str
         TOML.
     warnings : sequence of str
-        Fallbacks and whatever else the reader must know; the report adds what it finds by itself.
+        Whatever the reader must know; the report adds what it finds by itself.
     grade : dict or None
         Of :func:`msrim.evaluation.grade.summarise_grade`, where lesions were painted.
     doubts : sequence of str

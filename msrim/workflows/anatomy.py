@@ -16,7 +16,7 @@ import numpy as np
 
 from msrim.bids import ANATOMY, Subject, transform_name, write_dataset_description
 from msrim.console import Console
-from msrim.errors import Doubt, Fallback, InputError
+from msrim.errors import Doubt, Fallback, InputError, Remark
 from msrim.files import write_tsv
 from msrim.image import Volume, grid_around, read_volume, resample, to_ras, write_volume
 from msrim.labels import INFRATENTORIAL, TISSUE_NAMES, Tissue
@@ -568,7 +568,7 @@ def write_anatomy(
     if below_ml < MIN_INFRATENTORIAL_ML:
         warnings.warn(
             f"only {below_ml:.0f} ml of cerebellum and brainstem lie in the brain mask: lesions there may be missed",
-            Fallback,
+            Remark,
             stacklevel=2,
         )
     files = subject.outputs(out, ANATOMY)

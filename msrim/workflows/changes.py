@@ -631,7 +631,7 @@ def _report(
         backend=run.manifest.backend,
         versions=run.manifest.versions,
         recipe=recipe.as_toml(),
-        warnings=run.manifest.fallbacks,
+        warnings=run.manifest.remarks,
         doubts=[*doubts_of(*folders), *run.manifest.doubts],
     )
 

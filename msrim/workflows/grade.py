@@ -16,7 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from msrim.bids import GRADE, Subject
-from msrim.errors import Fallback
+from msrim.errors import Remark
 from msrim.evaluation.grade import CONTRASTS, GRADE_COLUMNS, PaintedLesion, summarise_grade, write_grade_tsv
 from msrim.files import write_json
 from msrim.image import Volume, labels_on_grid, read_volume, resample, write_volume
@@ -105,7 +105,7 @@ def paint_lesions(anatomy: Anatomy, *, lesion: Path, threshold: float, seed: int
     if (count := sum(box is not None for box in boxes)) < LEAST_LESIONS:
         warnings.warn(
             f"only {count} lesions could be painted, for want of white matter away from lesions: the grade is coarse",
-            Fallback,
+            Remark,
             stacklevel=2,
         )
     # (contrast in CONTRASTS, image contrast): how bright.

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from msrim.bids import Subject, check_description
-from msrim.errors import Fallback, InputError, OutputError
+from msrim.errors import InputError, OutputError, Remark
 from msrim.files import sha256_of
 from msrim.image import Volume, equal_neighbours, read_volume, same_grid
 from msrim.models.registry import Card
@@ -132,7 +132,7 @@ def read_subject(subject: Subject) -> dict[str, Volume]:
 def without_doubts() -> Iterator[None]:
     """Keep still about what files are taken with: a check before a run, whose steps tell it when they read them."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Fallback)
+        warnings.simplefilter("ignore", Remark)
         yield
 
 

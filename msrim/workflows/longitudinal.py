@@ -14,7 +14,7 @@ from typing import Any
 
 from msrim.bids import PATIENT, Subject, find_subject, pair_folder, patient_file, subject_from_files
 from msrim.console import Console
-from msrim.errors import Fallback, InputError
+from msrim.errors import InputError, Remark
 from msrim.files import sha256_of
 from msrim.lesions.chain import chain_lesions, write_chain_tsv
 from msrim.models.registry import SEGMENTING_TASKS, Card, read_card
@@ -158,7 +158,7 @@ def check_visits(visits: Sequence[Subject]) -> list[str]:
     for visit in visits:
         read_subject(visit)
     with warnings.catch_warnings(record=True) as doubts:
-        warnings.simplefilter("always", Fallback)
+        warnings.simplefilter("always", Remark)
         for visit in visits:
             visit_date(visit.contrasts["FLAIR"])
     notes = list(dict.fromkeys(str(doubt.message) for doubt in doubts))
@@ -174,7 +174,7 @@ def visit_date(flair: Path) -> str:
     """When a FLAIR was taken, from its JSON sidecar or the session's ``*_scans.tsv``: digits of date and perhaps time.
 
     Empty if nothing tells. The files are the user's and nothing but the order of visits hangs on them: one that cannot
-    be read is told by a :class:`msrim.errors.Fallback`.
+    be read is told by a :class:`msrim.errors.Remark`.
     """
     sidecar = flair.with_name(re.sub(r"\.nii(\.gz)?$", ".json", flair.name, flags=re.IGNORECASE))
     if sidecar.is_file():
@@ -203,7 +203,7 @@ def visit_date(flair: Path) -> str:
 def _no_date(path: Path, error: Exception) -> None:
     warnings.warn(
         f"{path}: cannot be read ({' '.join(str(error).split())[:100]}), so the date of the visit is not known",
-        Fallback,
+        Remark,
         stacklevel=3,
     )
 

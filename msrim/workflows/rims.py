@@ -18,7 +18,7 @@ from scipy.ndimage import find_objects
 
 from msrim.bids import RIM_FOLDER, RIMS, Subject, write_dataset_description
 from msrim.console import Console
-from msrim.errors import Doubt, Fallback, InputError
+from msrim.errors import Doubt, InputError, Remark
 from msrim.files import write_json
 from msrim.image import Volume, on_grid_of, read_labels, read_volume, resample, same_grid, write_volume
 from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summarise, write_lesions_tsv
@@ -427,7 +427,7 @@ def write_rims(
         warnings.warn(
             f"lesions {' and '.join(map(str, numbers))}: touch, and each is called rim+; "
             "where they are parts of one lesion, the count of rim+ is too high",
-            Fallback,
+            Remark,
             stacklevel=2,
         )
     summary = {
@@ -458,7 +458,7 @@ def _judged(lesion: Lesion, classified: Classified, *, threshold: float) -> Lesi
     why = classified.remarks.get(str(lesion.id), [] if p is not None else ["outside the QSM's field of view"])
     if why:
         judged = "" if p is not None else ", not judged"
-        warnings.warn(f"lesion {lesion.id}: {'; '.join(why)}{judged}", Fallback, stacklevel=2)
+        warnings.warn(f"lesion {lesion.id}: {'; '.join(why)}{judged}", Remark, stacklevel=2)
     return replace(lesion, rim_probability=p, rim=None if p is None else p >= threshold)
 
 
@@ -506,14 +506,14 @@ def read_lesions(path: Path, grids: dict[Path, Volume]) -> Volume:
         warnings.warn(
             f"{path}: its {len(numbers)} labels have {parts.max()} separate parts, so they are taken for kinds of "
             "lesions; every part was numbered as a lesion",
-            Fallback,
+            Remark,
             stacklevel=2,
         )
         return lesions.like(largest_first(parts))
     if scattered:
         warnings.warn(
             f"{path}: {scattered} parts lie apart from the lesion whose number they carry and count with it",
-            Fallback,
+            Remark,
             stacklevel=2,
         )
     return lesions
@@ -537,6 +537,6 @@ def _report(subject: Subject, classified: Classified, rims: Rims, run: Run, *, c
         steps=run.manifest.steps,
         backend=run.manifest.backend,
         versions=run.manifest.versions,
-        warnings=run.manifest.fallbacks,
+        warnings=run.manifest.remarks,
         doubts=[*doubts_of(run.folder.parent), *run.manifest.doubts],
     )

@@ -15,9 +15,9 @@ Arguments and results are files (``Path``), text, numbers, None, and lists, tupl
 arrays go through files. A step is done again unless all of these are as they were: the bytes of its input files, its
 other arguments, msrim's code, the bytes of its output files. Nipype keeps the hashes.
 
-A step that replaces something by something else says so with ``warnings.warn(text, Fallback)``; the console shows it
-and the manifest keeps it, also when the step is kept from an earlier run. Where the results cannot be trusted before
-somebody has looked, it is a ``Doubt``: :meth:`Run.found` tells it on the line that says what was found.
+What the reader must know, a step says with ``warnings.warn(text, Remark)``; the console shows it and the manifest keeps
+it, also when the step is kept from an earlier run. It is a ``Fallback`` where something was replaced by something else,
+and a ``Doubt`` where the results cannot be trusted before somebody has looked.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from nipype.interfaces.io import add_traits
 
 import msrim
 from msrim.console import Console
-from msrim.errors import Doubt, Fallback, OutputError
+from msrim.errors import Doubt, Fallback, OutputError, Remark
 from msrim.files import as_output_error, locked, remove_partial_files, sha256_of
 from msrim.manifest import Manifest, StepRecord, measured
 from msrim.preprocess.backends import find_backend, versions_of
@@ -92,7 +92,7 @@ class Run:
     ) -> None:
         self.folder = folder
         self.console = console
-        self.manifest = Manifest(recipe=recipe, inputs=inputs, fallbacks=list(remarks))
+        self.manifest = Manifest(recipe=recipe, inputs=inputs, remarks=list(remarks))
         self._planned = costs(steps)
         self._open = ExitStack()
 
@@ -149,12 +149,14 @@ class Run:
         outputs, kept = node.result.outputs, not node.interface.ran
         record = outputs.record
         self.manifest.steps.append(StepRecord(name, record["seconds"], record["peak_mib"], kept))
-        for text in record["fallbacks"]:
-            # One doubt about a file is one note, however many steps read it.
-            if text not in self.manifest.fallbacks:
-                self.manifest.fallbacks.append(text)
+        manifest = self.manifest
+        for text in record["remarks"]:
+            # One remark about a file is one note, however many steps read it.
+            if text not in manifest.remarks:
+                manifest.remarks.append(text)
                 self.console.note(text)
-        self.manifest.doubts += [text for text in record["doubts"] if text not in self.manifest.doubts]
+        manifest.fallbacks += [text for text in record["fallbacks"] if text not in manifest.fallbacks]
+        manifest.doubts += [text for text in record["doubts"] if text not in manifest.doubts]
         self.console.finished(words, "kept" if kept else f"{record['seconds']:.1f} s", kept=kept)
         return outputs.value
 
@@ -256,10 +258,10 @@ class _Call(BaseInterface):
         # Nipype stores the runtime; the user's environment may hold secrets and does not belong beside results.
         runtime.environ = {}
         try:
-            with measured() as cost, _fallbacks() as (fallbacks, doubts):
+            with measured() as cost, _remarks() as remarks:
                 value = _absolute(self.function(**self.arguments))
             digests = {str(path): sha256_of(path) for path in files_in(value) if path.is_file()}
-            record = {**asdict(cost), "fallbacks": fallbacks, "doubts": doubts, "sha256": digests}
+            record = {**asdict(cost), **remarks, "sha256": digests}
             self._outcome = {"value": value, "record": record}
         except BaseException as error:  # Nipype swallows even Ctrl-C here and would raise its own text instead.
             self.failure = error
@@ -286,20 +288,19 @@ class _Step(nipype.Node):
 
 
 @contextmanager
-def _fallbacks() -> Iterator[tuple[list[str], list[str]]]:
-    """Collect the fallbacks that the block warns of, and the doubts among them; warnings of libraries go to the log."""
-    fallbacks: list[str] = []
-    doubts: list[str] = []
+def _remarks() -> Iterator[dict[str, list[str]]]:
+    """Collect the remarks that the block warns of, and by kind; warnings of libraries go to the log."""
+    found: dict[str, list[str]] = {"remarks": [], "fallbacks": [], "doubts": []}
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", Fallback)
-        yield fallbacks, doubts
+        warnings.simplefilter("always", Remark)
+        yield found
     for note in caught:
-        if issubclass(note.category, Fallback):
-            fallbacks.append(str(note.message))
-            if issubclass(note.category, Doubt):
-                doubts.append(str(note.message))
-        else:
+        if not issubclass(note.category, Remark):
             logging.getLogger("nipype.interface").warning("%s: %s", note.category.__name__, note.message)
+            continue
+        for name, kind in (("remarks", Remark), ("fallbacks", Fallback), ("doubts", Doubt)):
+            if issubclass(note.category, kind):
+                found[name].append(str(note.message))
 
 
 @cache

@@ -376,7 +376,7 @@ def _report(subject: Subject, anatomy: Anatomy, lesions: Lesions, recipe: Recipe
         backend=run.manifest.backend,
         versions=run.manifest.versions,
         recipe=recipe.as_toml(),
-        warnings=run.manifest.fallbacks,
+        warnings=run.manifest.remarks,
         grade=None if lesions.grade is None else lesions.grade.summary,
         doubts=run.manifest.doubts,
     )

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from msrim.bids import Subject
 from msrim.cli.main import app
 from msrim.console import Console
-from msrim.errors import Fallback
+from msrim.errors import Fallback, Remark
 from msrim.image import Volume, read_volume, resample, write_volume
 from msrim.models import inference
 from msrim.models.registry import read_card
@@ -357,11 +357,11 @@ def written(folder: Path, *, cerebellum_voxels: int) -> AnatomyFiles:
 
 
 def test_a_missing_cerebellum_is_told(tmp_path):
-    with pytest.warns(Fallback, match="only 40 ml of cerebellum and brainstem"):
+    with pytest.warns(Remark, match="only 40 ml of cerebellum and brainstem"):
         written(tmp_path, cerebellum_voxels=5000)
 
 
 def test_a_whole_cerebellum_is_nothing_to_tell(tmp_path, recwarn):
     files = written(tmp_path, cerebellum_voxels=12500)
-    assert not [warning for warning in recwarn if issubclass(warning.category, Fallback)]
+    assert not [warning for warning in recwarn if issubclass(warning.category, Remark)]
     assert all(path.is_file() for path in files_in(files))

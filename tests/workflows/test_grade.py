@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from msrim.bids import Subject
-from msrim.errors import Fallback
+from msrim.errors import Remark
 from msrim.image import Volume, read_volume, write_volume
 from msrim.labels import HeadLabel
 from msrim.transform import write_transform
@@ -160,7 +160,7 @@ def test_a_head_without_room_is_told(scanned, tmp_path, monkeypatch):
     anatomy, _ = scanned
     everywhere = read_volume(anatomy.working.labels)
     lesion = write_volume(everywhere.like((everywhere.data > 0).astype(np.float32)), tmp_path / "lesion.nii")
-    with pytest.warns(Fallback, match="only 0 lesions could be painted"):
+    with pytest.warns(Remark, match="only 0 lesions could be painted"):
         painted = paint((anatomy, lesion), tmp_path, monkeypatch)
     told = graded((anatomy, lesion), painted, np.zeros(SHAPE), tmp_path)
     assert told.summary["sensitivity"]["painted"] == 0

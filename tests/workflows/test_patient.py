@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import msrim
 from msrim.cli.main import app
 from msrim.console import Console
-from msrim.errors import Fallback, InputError, OutputError
+from msrim.errors import InputError, OutputError, Remark
 from msrim.files import write_json
 from msrim.image import Volume, write_volume
 from msrim.lesions.measure import measure_lesions, summarise, write_lesions_tsv
@@ -345,7 +345,7 @@ def test_visits_are_found_and_ordered(tmp_path):
     flair(tmp_path / "sub-2" / "ses-10" / "anat", name="sub-2_ses-10_FLAIR.nii.gz")
     flair(tmp_path / "sub-2" / "ses-11" / "anat", name="sub-2_ses-11_T1w.nii.gz")
     flair(tmp_path / "alone")
-    with pytest.warns(Fallback, match="ses-11: no FLAIR, so this visit is left out"):
+    with pytest.warns(Remark, match="ses-11: no FLAIR, so this visit is left out"):
         found = find_patients([tmp_path / "sub-2", tmp_path / "jane", tmp_path / "alone"])
     names = [[f"{visit.participant} {visit.session}" for visit in visits] for visits in found]
     assert names == [["2 2", "2 10"], ["alone None"], ["jane b", "jane a"]]

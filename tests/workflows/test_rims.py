@@ -118,7 +118,7 @@ def test_every_lesion_gets_a_probability_and_the_page_its_pictures(visit, model,
     assert places == sorted(places)
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert run["recipe"]["rim_model"] == "fresh@0" and "Chimap" in run["inputs"] and "lesions" in run["inputs"]
-    assert run["fallbacks"] == ["lesion 3: reaches the edge of the field of view"]
+    assert run["warnings"] == ["lesion 3: reaches the edge of the field of view"]
     assert (run["recipe"]["backend"], run["backend"]) == ("auto", "embedded")
     assert "<dt>Backend</dt><dd>embedded</dd>" in page
 
@@ -175,7 +175,7 @@ def test_a_lesion_larger_than_the_patch_is_told_and_judged(visit, model, monkeyp
     rows = rows_of(classified(visit, model, monkeypatch))
     assert [row["id"] for row in rows if row["rim_probability"] != "n/a"] == ["1", "2", "3", "4"]
     run = json.loads((visit / "out/sub-1/rims/run.json").read_text(encoding="utf-8"))
-    assert "lesion 4: larger than the patch: only its middle was seen" in run["fallbacks"]
+    assert "lesion 4: larger than the patch: only its middle was seen" in run["warnings"]
     assert "only its middle was seen" in (visit / "out/sub-1/rims/report.html").read_text(encoding="utf-8")
 
 
@@ -185,10 +185,10 @@ def test_parts_of_one_lesion_that_are_all_called_rims_are_told(visit, model, mon
     write_volume(Volume(lesions, AFFINE), visit / "lesions.nii.gz")
     classified(visit, model, monkeypatch, threshold="sensitive")
     run = json.loads((visit / "out/sub-1/rims/run.json").read_text(encoding="utf-8"))
-    assert [text[:20] for text in run["fallbacks"] if "touch" in text] == ["lesions 1 and 4: tou"]
+    assert [text[:20] for text in run["warnings"] if "touch" in text] == ["lesions 1 and 4: tou"]
     classified(visit, model, monkeypatch, threshold="0.9999")
     run = json.loads((visit / "out/sub-1/rims/run.json").read_text(encoding="utf-8"))
-    assert not any("touch" in text for text in run["fallbacks"])
+    assert not any("touch" in text for text in run["warnings"])
 
 
 def segmented(visit: Path, numbers: list[int], monkeypatch, model: Path) -> Path:
@@ -238,7 +238,7 @@ def test_lesions_outside_the_qsm_are_told(visit, model, monkeypatch):
     rows = rows_of(classified(visit, model, monkeypatch))
     assert [row["rim_probability"] == "n/a" for row in rows] == [False, False, True]
     run = json.loads((visit / "out/sub-1/rims/run.json").read_text(encoding="utf-8"))
-    assert "lesion 3: outside the QSM's field of view, not judged" in run["fallbacks"]
+    assert "lesion 3: outside the QSM's field of view, not judged" in run["warnings"]
 
 
 def test_a_mask_on_neither_grid_is_refused(visit, model, monkeypatch):

@@ -52,7 +52,7 @@ def test_second_run_repeats_nothing_and_remembers_fallbacks(folder):
     assert sums.result.read_text() == "9"
     assert [step.kept for step in second.steps] == [True, True, True]
     assert [step.seconds for step in second.steps] == [step.seconds for step in first.steps]
-    assert second.fallbacks == ["no abacus; counting on fingers"]
+    assert second.remarks == second.fallbacks == ["no abacus; counting on fingers"]
 
 
 def test_a_doubt_is_told_and_kept_as_one(folder):

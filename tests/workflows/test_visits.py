@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from volumes import LPS, OBLIQUE, pose
 
 from msrim.cli.main import app
-from msrim.errors import Fallback
+from msrim.errors import Remark
 from msrim.image import Volume, labels_on_grid, write_volume
 from msrim.transform import write_transform
 from msrim.workflows.changes import register_to_midway
@@ -123,7 +123,7 @@ def test_text_that_cannot_be_read_is_told_and_the_run_goes_on(tmp_path, name, co
     one = make_visit(tmp_path / "sub-1" / "one")
     path = one / name if name.endswith("json") else one.parent / name
     path.write_bytes(content)
-    with pytest.warns(Fallback, match=f"{name}: cannot be read"):
+    with pytest.warns(Remark, match=f"{name}: cannot be read"):
         assert visit_date(one / "FLAIR.nii.gz") == ""
     (note,) = check_visits(find_visits([one, make_visit(tmp_path / "two", seed=1)]))
     assert note.startswith(f"{path}: ") and "the date of the visit is not known" in note
@@ -160,7 +160,7 @@ def test_another_patient_s_brain_is_told(stretch, warned, tmp_path, monkeypatch,
     mni = write_transform(np.eye(4), tmp_path / "mni.txt")
     # The affine could stretch one egg to the other: what is asked is whether scanners' length scales could.
     quality = register_to_midway(tuple(flairs), brains=tuple(brains), to_mni=(mni, mni)).quality
-    told = [warning for warning in recwarn if issubclass(warning.category, Fallback)]
+    told = [warning for warning in recwarn if issubclass(warning.category, Remark)]
     assert bool(told) == warned
     assert (quality["brain_overlap"] < 0.95) == warned
 

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 
 from msrim.bids import Subject, contrast_of, find_subject, image_folder, images_in, is_qsm
-from msrim.errors import Fallback, InputError
+from msrim.errors import InputError, Remark
 from msrim.files import write_json
 
 
@@ -147,7 +147,7 @@ def record_failure(task: Task, out: Path, reason: str) -> None:
 def visits_below(path: Path) -> list[Visit]:
     """Visits of a patient's folder with ``ses-*`` folders, by name; or the one visit of any other folder.
 
-    Sessions without a FLAIR are left out, and a :class:`msrim.errors.Fallback` tells.
+    Sessions without a FLAIR are left out, and a :class:`msrim.errors.Remark` tells.
 
     Raises
     ------
@@ -164,7 +164,7 @@ def visits_below(path: Path) -> list[Visit]:
     shown = [session for session in sessions if _shows_flair(session)]
     for session in sessions if shown else ():
         if session not in shown:
-            warnings.warn(f"{session}: no FLAIR, so this visit is left out", Fallback, stacklevel=2)
+            warnings.warn(f"{session}: no FLAIR, so this visit is left out", Remark, stacklevel=2)
     found = {folder: find_subject(folder) for folder in shown or sessions[:1] or [path]}
     return [Visit(subject.label, subject.session, folder) for folder, subject in found.items()]
 
