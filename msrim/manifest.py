@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
@@ -69,6 +70,41 @@ class StepRecord:
     kept: bool
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Provenance:
+    """What every report says of how its results came about.
+
+    Attributes
+    ----------
+    subject : str
+    date : datetime
+        When the run ended.
+    inputs : dict of str to Path
+        The user's files by contrast.
+    steps : sequence of StepRecord
+    backend : str or None
+        Who prepared the images, with its version; never "auto", and None where nothing was prepared.
+    versions : dict of str to str
+        ``msrim`` among them.
+    recipe : str
+        TOML.
+    warnings : sequence of str
+        Whatever the reader must know.
+    doubts : sequence of str
+        Of the warnings, why the results cannot be trusted before somebody has looked.
+    """
+
+    subject: str
+    date: datetime
+    inputs: dict[str, Path]
+    steps: Sequence[StepRecord]
+    backend: str | None
+    versions: dict[str, str]
+    recipe: str
+    warnings: Sequence[str]
+    doubts: Sequence[str] = ()
+
+
 @dataclass
 class Manifest:
     """What a run tells about itself, filled while it goes and written once at its end.
@@ -101,6 +137,29 @@ class Manifest:
     doubts: list[str] = field(default_factory=list)
     backend: str | None = None
     versions: dict[str, str] = field(default_factory=lambda: package_versions())
+
+    def provenance(self, subject: str, *, recipe: str, doubts: Sequence[str] = ()) -> dict[str, Any]:
+        """The fields of :class:`Provenance` for a report of this run, by name.
+
+        Parameters
+        ----------
+        subject : str
+        recipe : str
+            TOML.
+        doubts : sequence of str
+            Those of the runs on which this one builds.
+        """
+        return {
+            "subject": subject,
+            "date": datetime.now().astimezone(),
+            "inputs": self.inputs,
+            "steps": self.steps,
+            "backend": self.backend,
+            "versions": self.versions,
+            "recipe": recipe,
+            "warnings": self.remarks,
+            "doubts": [*doubts, *self.doubts],
+        }
 
     def write(self, path: Path, *, outputs: list[Path]) -> Path:
         """Write run.json with the hashes of everything read and written; paths of outputs are relative to its folder.

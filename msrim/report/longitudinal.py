@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 
 from msrim.image import Volume, resample
 from msrim.lesions.track import CHANGE_COLUMNS, CHANGES, TrackedLesion
-from msrim.manifest import StepRecord
+from msrim.manifest import Provenance
 from msrim.report.page import write_page
 from msrim.report.pictures import (
     AXIAL,
@@ -44,16 +43,13 @@ HEADINGS = {
 }
 
 
-@dataclass(frozen=True)
-class ChangeReport:
-    """Exactly what a report of two visits shows; everything with voxels lies on the midway grid.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ChangeReport(Provenance):
+    """Exactly what a report of two visits shows, with its provenance; what has voxels lies on the midway grid.
 
     Attributes
     ----------
-    subject : str
     sessions : (str, str)
-    date : datetime
-        When the run ended.
     method : str
         How changes were decided.
     model_limits : str
@@ -71,21 +67,9 @@ class ChangeReport:
     rows : sequence of TrackedLesion
     summary : dict
         Of :func:`msrim.lesions.track.summarise_changes`, with how well the visits agree.
-    inputs : dict of str to Path
-    steps : sequence of StepRecord
-    backend : str or None
-        Who prepared the images, with its version; never "auto".
-    versions : dict of str to str
-    recipe : str
-        TOML.
-    warnings : sequence of str
-    doubts : sequence of str
-        Of the warnings, why the results cannot be trusted before somebody has looked.
     """
 
-    subject: str
     sessions: tuple[str, str]
-    date: datetime
     method: str
     model_limits: str
     images: tuple[Volume, Volume]
@@ -98,13 +82,6 @@ class ChangeReport:
     mni_from_midway: np.ndarray
     rows: Sequence[TrackedLesion]
     summary: dict
-    inputs: dict[str, Path]
-    steps: Sequence[StepRecord]
-    backend: str | None
-    versions: dict[str, str]
-    recipe: str
-    warnings: Sequence[str]
-    doubts: Sequence[str] = ()
 
 
 def write_change_report(report: ChangeReport, path: Path) -> Path:

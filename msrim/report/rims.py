@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 
 from msrim.lesions.measure import Lesion
 from msrim.lesions.patches import QSM_SCALE_PPM
-from msrim.manifest import StepRecord
+from msrim.manifest import Provenance
 from msrim.report.page import write_page
 from msrim.report.pictures import AXIAL, GRID_SPACING_MM, data_uri, outline, picture_slice
 
@@ -21,15 +20,13 @@ SHOWN_RADIUS = 15
 QSM_WINDOW, FLAIR_WINDOW = (-1.0, 2.0), (-2.0, 4.0)
 
 
-@dataclass(frozen=True, eq=False)
-class RimReport:
-    """Exactly what a report of rims shows.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RimReport(Provenance):
+    """Exactly what a report of rims shows, with its provenance.
 
     Attributes
     ----------
-    subject : str
     session : str or None
-    date : datetime
     model, model_limits : str
     lesions : sequence of Lesion
         With rim probability and decision where they were judged.
@@ -43,19 +40,9 @@ class RimReport:
     remarks : dict of str to list of str
         By lesion number.
     summary : dict
-    inputs : dict of str to Path
-    steps : sequence of StepRecord
-    backend : str or None
-        Who prepared the images, with its version; never "auto".
-    versions : dict of str to str
-    warnings : sequence of str
-    doubts : sequence of str
-        Of the warnings, why the results cannot be trusted before somebody has looked.
     """
 
-    subject: str
     session: str | None
-    date: datetime
     model: str
     model_limits: str
     lesions: Sequence[Lesion]
@@ -65,12 +52,6 @@ class RimReport:
     spacing_mm: float
     remarks: dict[str, list[str]]
     summary: dict
-    inputs: dict[str, Path]
-    steps: Sequence[StepRecord]
-    backend: str | None
-    versions: dict[str, str]
-    warnings: Sequence[str]
-    doubts: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 
 from msrim.image import Volume, resample
 from msrim.lesions.measure import LESION_COLUMNS, Lesion
-from msrim.manifest import StepRecord
+from msrim.manifest import Provenance
 from msrim.report.page import write_page
 from msrim.report.pictures import AXIAL, CORONAL, SAGITTAL, Frame, Picture, lesion_pictures, upright_frame, window
 from msrim.report.quality import TISSUE_COLOURS, Sampled, quality_checks, quality_warnings
@@ -21,16 +20,12 @@ MOSAICS = {AXIAL: (15, 30), CORONAL: (10, 15), SAGITTAL: (10, 15)}
 
 
 @dataclass(frozen=True)
-class Report:
-    """Exactly what a report shows.
+class Report(Provenance):
+    """Exactly what a report shows, with its provenance.
 
     Attributes
     ----------
-    subject : str
-        As the user knows it, for example ``sub-12``.
     session : str or None
-    date : datetime
-        When the run ended.
     model : str
         ``name@version``.
     threshold : float
@@ -54,26 +49,11 @@ class Report:
     lesions : sequence of Lesion
     summary : dict
         Of :func:`msrim.lesions.measure.summarise`.
-    inputs : dict of str to Path
-        The user's files by contrast.
-    steps : sequence of StepRecord
-    backend : str or None
-        Who prepared the images, with its version; never "auto".
-    versions : dict of str to str
-        ``msrim`` among them.
-    recipe : str
-        TOML.
-    warnings : sequence of str
-        Whatever the reader must know; the report adds what it finds by itself.
     grade : dict or None
         Of :func:`msrim.evaluation.grade.summarise_grade`, where lesions were painted.
-    doubts : sequence of str
-        Of the warnings, why the results cannot be trusted before somebody has looked.
     """
 
-    subject: str
     session: str | None
-    date: datetime
     model: str
     threshold: float
     model_limits: str
@@ -87,14 +67,7 @@ class Report:
     mni_from_flair: np.ndarray
     lesions: Sequence[Lesion]
     summary: dict
-    inputs: dict[str, Path]
-    steps: Sequence[StepRecord]
-    backend: str | None
-    versions: dict[str, str]
-    recipe: str
-    warnings: Sequence[str]
     grade: dict | None = None
-    doubts: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -611,9 +610,8 @@ def _report(
     mni_from_followup = read_transform(followup.anatomy.to_mni)
     folders = [run.folder.parent / f"ses-{visit.subject.session}" for visit in visits]
     return ChangeReport(
-        subject=f"sub-{baseline.subject.label}",
+        **run.manifest.provenance(f"sub-{baseline.subject.label}", recipe=recipe.as_toml(), doubts=doubts_of(*folders)),
         sessions=(f"ses-{baseline.subject.session}", f"ses-{followup.subject.session}"),
-        date=datetime.now().astimezone(),
         method=method,
         model_limits=card.limits,
         images=(read_own(changes.visits[0].midway), read_own(changes.visits[1].midway)),
@@ -626,13 +624,6 @@ def _report(
         mni_from_midway=mni_from_followup @ np.linalg.inv(read_transform(midway.transforms[1])),
         rows=changes.rows,
         summary=changes.summary,
-        inputs=run.manifest.inputs,
-        steps=run.manifest.steps,
-        backend=run.manifest.backend,
-        versions=run.manifest.versions,
-        recipe=recipe.as_toml(),
-        warnings=run.manifest.remarks,
-        doubts=[*doubts_of(*folders), *run.manifest.doubts],
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +206,9 @@ def classify_rims(
         )
         if not run.is_finished:
             console.started("write page")
-            page = write_rim_report(_report(subject, classified, rims, run, card=card), run.folder / "report.html")
+            page = write_rim_report(
+                _report(subject, classified, rims, recipe, run, card=card), run.folder / "report.html"
+            )
             write_dataset_description(out)
             run.write_manifest([*files_in(rims.files), page])
     text = f"{lesions_text(rims.summary)}, {rims.summary['rim_lesions']} with a rim"
@@ -519,11 +520,10 @@ def read_lesions(path: Path, grids: dict[Path, Volume]) -> Volume:
     return lesions
 
 
-def _report(subject: Subject, classified: Classified, rims: Rims, run: Run, *, card: Card) -> RimReport:
+def _report(subject: Subject, classified: Classified, rims: Rims, recipe: Recipe, run: Run, *, card: Card) -> RimReport:
     return RimReport(
-        subject=f"sub-{subject.label}",
+        **run.manifest.provenance(f"sub-{subject.label}", recipe=recipe.as_toml(), doubts=doubts_of(run.folder.parent)),
         session=None if subject.session is None else f"ses-{subject.session}",
-        date=datetime.now().astimezone(),
         model=card.label,
         model_limits=card.limits,
         lesions=rims.rows,
@@ -533,10 +533,4 @@ def _report(subject: Subject, classified: Classified, rims: Rims, run: Run, *, c
         spacing_mm=card.spacing_mm[0],
         remarks=classified.remarks,
         summary=rims.summary,
-        inputs=run.manifest.inputs,
-        steps=run.manifest.steps,
-        backend=run.manifest.backend,
-        versions=run.manifest.versions,
-        warnings=run.manifest.remarks,
-        doubts=[*doubts_of(run.folder.parent), *run.manifest.doubts],
     )

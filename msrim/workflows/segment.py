@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -355,9 +354,8 @@ def _report(subject: Subject, anatomy: Anatomy, lesions: Lesions, recipe: Recipe
         image = read_own(anatomy.corrected[contrast])
         contrasts[contrast] = Volume(image.data, read_transform(transform) @ image.affine)
     return Report(
-        subject=f"sub-{subject.label}",
+        **run.manifest.provenance(f"sub-{subject.label}", recipe=recipe.as_toml()),
         session=None if subject.session is None else f"ses-{subject.session}",
-        date=datetime.now().astimezone(),
         model=card.label,
         threshold=lesions.threshold,
         model_limits=card.limits,
@@ -371,12 +369,5 @@ def _report(subject: Subject, anatomy: Anatomy, lesions: Lesions, recipe: Recipe
         mni_from_flair=read_transform(anatomy.to_mni),
         lesions=lesions.rows,
         summary=summarise(lesions.rows),
-        inputs=subject.contrasts,
-        steps=run.manifest.steps,
-        backend=run.manifest.backend,
-        versions=run.manifest.versions,
-        recipe=recipe.as_toml(),
-        warnings=run.manifest.remarks,
         grade=None if lesions.grade is None else lesions.grade.summary,
-        doubts=run.manifest.doubts,
     )
