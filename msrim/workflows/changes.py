@@ -251,7 +251,7 @@ def compare_visits(
         )
         if not run.is_finished:
             console.started("write page")
-            report = _report(visits, midway, tissue, changes, recipe, run, card=card, method=method)
+            report = _report(visits, midway, tissue, changes, recipe, run, card=card)
             page = write_change_report(report, folder / "report.html")
             write_dataset_description(out)
             run.write_manifest([*files_in([changes.visits, changes.files]), page])
@@ -499,22 +499,19 @@ def write_changes(
     baseline, followup = (lesions_of_visit(parts, mask, min_mm3=min_lesion_mm3) for mask in masks)
     rows = track_lesions(baseline, followup)
     changed = changed_parts(rows, (baseline, followup), new=read_mask(tissue.new), gone=read_mask(tissue.gone))
-    written = [
-        _write_visit(
-            which,
-            subjects[which],
+    written = []
+    for which in (0, 1):
+        at_midway = _AtMidway(
             instances=(baseline, followup)[which],
             changed=changed[which],
             probability=read_own(tissue.probabilities[which]),
-            labels=read_own(anatomies[which].labels),
-            midway_from_flair=read_transform(midway.transforms[which]),
             image=read_own(matched.flairs[which]),
-            rows=rows,
-            method=method,
-            folder=folder,
+            from_flair=read_transform(midway.transforms[which]),
         )
-        for which in (0, 1)
-    ]
+        labels = read_own(anatomies[which].labels)
+        written.append(
+            _write_visit(which, subjects[which], at_midway, labels=labels, rows=rows, method=method, folder=folder)
+        )
     summary = {**summarise_changes(rows), **midway.quality, "method": method}
     files = _write_pair_files(
         subjects[0], rows, summary, matched=matched, brain=brain, instances=(baseline, followup), folder=folder
@@ -522,27 +519,45 @@ def write_changes(
     return Changes((written[0], written[1]), files, rows, summary)
 
 
+@dataclass(frozen=True, eq=False)
+class _AtMidway:
+    """What is known of one visit on the midway grid.
+
+    Attributes
+    ----------
+    instances, changed : Volume of int
+        Its lesions, and their new or gone parts, by number.
+    probability, image : Volume
+        Of lesion; the matched FLAIR.
+    from_flair : (4, 4) float
+        Midway from the visit's FLAIR, RAS mm.
+    """
+
+    instances: Volume
+    changed: Volume
+    probability: Volume
+    image: Volume
+    from_flair: np.ndarray
+
+
 def _write_visit(
     which: int,
     subject: Subject,
+    visit: _AtMidway,
     *,
-    instances: Volume,
-    changed: Volume,
-    probability: Volume,
     labels: Volume,
-    midway_from_flair: np.ndarray,
-    image: Volume,
     rows: list[TrackedLesion],
     method: str,
     folder: Path,
 ) -> VisitFiles:
-    """One visit's share; ``which`` is 0 for the baseline and 1 for the follow-up."""
+    """What the user gets of one visit; ``which`` is 0 for the baseline and 1 for the follow-up."""
     target = read_volume(subject.contrasts["FLAIR"])
-    moved = np.linalg.inv(midway_from_flair)
-    own = labels_on_grid(instances, target, target_from_source=moved)
+    moved = np.linalg.inv(visit.from_flair)
+    own = labels_on_grid(visit.instances, target, target_from_source=moved)
     # New and gone tissue keep their lesion's number until they lie on the visit's grid, so that none is lost.
-    part = labels_on_grid(changed, target, target_from_source=moved)
-    measured = measure_lesions(own, probability=resample(probability, target, target_from_source=moved), labels=labels)
+    part = labels_on_grid(visit.changed, target, target_from_source=moved)
+    probability = resample(visit.probability, target, target_from_source=moved)
+    measured = measure_lesions(own, probability=probability, labels=labels)
     suffixes = COMPARED_VISIT | (GONE_AT_BASELINE, NEW_AT_FOLLOWUP)[which]
     names = {key: subject.below(folder, suffix) for key, suffix in suffixes.items()}
     sidecar = {"Type": "Lesion", "Manual": False, "Description": f"{('Gone', 'New')[which]} tissue", "Method": method}
@@ -551,8 +566,8 @@ def _write_visit(
         table=write_lesions_tsv([with_change(lesion, rows, VISITS[which]) for lesion in measured], names["table"]),
         changed=write_volume(target.like(part.data > 0), names["changed"]),
         changed_sidecar=write_json(sidecar, names["changed_sidecar"]),
-        midway=write_volume(image, names["midway"]),
-        transform=write_transform(midway_from_flair, names["transform"]),
+        midway=write_volume(visit.image, names["midway"]),
+        transform=write_transform(visit.from_flair, names["transform"]),
     )
 
 
@@ -603,7 +618,6 @@ def _report(
     run: Run,
     *,
     card: Card,
-    method: str,
 ) -> ChangeReport:
     baseline, followup = visits
     differences = {"FLAIR": changes.files.difference, "T2w": changes.files.difference_t2w}
@@ -612,7 +626,7 @@ def _report(
     return ChangeReport(
         **run.manifest.provenance(f"sub-{baseline.subject.label}", recipe=recipe.as_toml(), doubts=doubts_of(*folders)),
         sessions=(f"ses-{baseline.subject.session}", f"ses-{followup.subject.session}"),
-        method=method,
+        method=changes.summary["method"],
         model_limits=card.limits,
         images=(read_own(changes.visits[0].midway), read_own(changes.visits[1].midway)),
         differences={name: read_own(path) for name, path in differences.items() if path is not None},
