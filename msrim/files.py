@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from zipfile import BadZipFile
 
 from msrim.errors import InputError, OutputError
@@ -116,7 +116,7 @@ def read_tsv(path: Path, kind: type[Row]) -> list[Row]:
     ...     read_tsv(path, Part)
     [Part(id=1, of=(2, 3), rim=None)]
     """
-    types = {field.name: str(field.type) for field in fields(kind)}
+    types = {field.name: str(field.type) for field in fields(cast(Any, kind))}
     try:
         with open(path, encoding="utf-8", newline="") as stream:
             rows = csv.DictReader(stream, delimiter="\t")

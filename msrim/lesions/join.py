@@ -92,15 +92,15 @@ def join_lesions(
     ('juxtacortical', 20.0, True)
     """
     members: dict[tuple[int, int], list[list[Lesion]]] = {}
-    for lesion in chain:
-        members[0, lesion.id] = [[] for _ in tables]
+    for through in chain:
+        members[0, through.id] = [[] for _ in tables]
     for visit, table in enumerate(tables):
         for lesion in table:
             owner = owners[visit].get(lesion.id) if owners else None
-            key = (visit + 1, lesion.id) if owner is None else (0, owner)
-            members.setdefault(key, [[] for _ in tables])[visit].append(lesion)
+            place = (visit + 1, lesion.id) if owner is None else (0, owner)
+            members.setdefault(place, [[] for _ in tables])[visit].append(lesion)
     by_row = [{row.id: row for row in pair} for pair in pairs]
-    chained = {lesion.id: lesion for lesion in chain}
+    chained = {through.id: through for through in chain}
     joined = []
     for number, ((alone, key), parts) in enumerate(members.items(), start=1):
         steps = tuple(Became() for _ in pairs)
