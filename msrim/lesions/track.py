@@ -107,15 +107,8 @@ def track_lesions(baseline: Volume, followup: Volume) -> list[TrackedLesion]:
     # A voxel belongs to one group, whichever visit it is asked of.
     group = np.where(before > 0, group_before[before], group_after[after])
     unit = baseline.voxel_volume_mm3
-    mm3 = {
-        name: np.bincount(group[where], minlength=count) * unit
-        for name, where in {
-            "before": before > 0,
-            "after": after > 0,
-            "new": before == 0,
-            "gone": after == 0,
-        }.items()
-    }
+    parts = {"before": before > 0, "after": after > 0, "new": before == 0, "gone": after == 0}
+    mm3 = {name: np.bincount(group[where], minlength=count) * unit for name, where in parts.items()}
     first_voxel = np.full(count, voxels.size)
     np.minimum.at(first_voxel, group, np.arange(voxels.size))
     order = np.lexsort((first_voxel, -(mm3["before"] + mm3["after"])))
