@@ -90,11 +90,11 @@ def sum_up(folder: Path) -> tuple[Sums, Manifest]:
         return Sums(doubled, total, run(publish, total, folder=folder)), run.manifest
 
 
-def doubts_of(function: Callable, folder: Path) -> tuple[list[str], list[str]]:
-    """Run one step, and return what was told and what of it are doubts."""
+def told_by(function: Callable, folder: Path) -> Manifest:
+    """Run one step, and return what the run tells of itself."""
     with _run(folder) as run:
         run(function, folder / "number.txt")
-    return run.manifest.fallbacks, run.manifest.doubts
+    return run.manifest
 
 
 def run_alone(function: Callable, folder: Path) -> object:

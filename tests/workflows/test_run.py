@@ -55,11 +55,11 @@ def test_second_run_repeats_nothing_and_remembers_fallbacks(folder):
     assert second.remarks == second.fallbacks == ["no abacus; counting on fingers"]
 
 
-def test_a_doubt_is_told_and_kept_as_one(folder):
+def test_fallbacks_and_doubts_are_told_and_kept_apart(folder):
     for _ in range(2):
-        told, doubts = run_steps.doubts_of(run_steps.suspect, folder)
-        assert told == ["no abacus; counting on fingers", "six fingers on one hand"]
-        assert doubts == ["six fingers on one hand"]
+        told = run_steps.told_by(run_steps.suspect, folder)
+        assert told.remarks == ["no abacus; counting on fingers", "six fingers on one hand"]
+        assert (told.fallbacks, told.doubts) == (told.remarks[:1], told.remarks[1:])
 
 
 def test_run_killed_in_the_middle_finishes_and_repeats_only_what_was_not_done(folder):
