@@ -40,6 +40,7 @@ def segment(
     flair: AnyPath | None = None,
     t1: AnyPath | None = None,
     t2: AnyPath | None = None,
+    lesions: AnyPath | None = None,
     model: str | None = None,
     backend: Backend | None = None,
     device: Device | None = None,
@@ -58,6 +59,9 @@ def segment(
         Folder for the results; derivatives/msrim of a BIDS dataset or msrim-results beside a plain folder if not given.
     flair, t1, t2 : path, optional
         Images, instead of ``subject``.
+    lesions : path, optional
+        Lesions that somebody has corrected, a mask or numbered, on the FLAIR's grid: they are measured beside those
+        that are found, and the result is of them.
     model : str, optional
         Names from ``msrim models`` or folders of your own; + lets several decide together.
     backend, device : str, optional
@@ -100,10 +104,14 @@ def segment(
         recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted, grade=grade
     )
     from msrim.console import Console
+    from msrim.workflows.corrected import measure_corrected
     from msrim.workflows.segment import segment_subject
 
-    folder = results_folder(out, visit)
-    return segmentation_of(visit, folder, mask=segment_subject(visit, settings, folder, console=Console(quiet=quiet)))
+    folder, console = results_folder(out, visit), Console(quiet=quiet)
+    if lesions is not None:
+        mask = measure_corrected(visit, settings, folder, Path(lesions), console=console)
+        return segmentation_of(visit, folder, mask=mask, corrected=True)
+    return segmentation_of(visit, folder, mask=segment_subject(visit, settings, folder, console=console))
 
 
 def rim_classify(
@@ -183,7 +191,8 @@ def rim_classify(
         lesions=None if lesions is None else Path(lesions).absolute(),
         magnitude=None if magnitude is None else Path(magnitude).absolute(),
     )
-    return rims_of(visit, folder, table=table)
+    found = rims_of(visit, folder)
+    return found if found.table == table.absolute() else rims_of(visit, folder, corrected=True)
 
 
 def longitudinal(
@@ -226,19 +235,23 @@ def longitudinal(
     """
     from msrim.bids import PATIENT, patient_file
     from msrim.console import Console
+    from msrim.workflows.corrected import find_correction, is_corrected
     from msrim.workflows.longitudinal import find_visits, follow_visits
 
     found = find_visits([Path(visit) for visit in visits])
     settings = _settings(recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted)
     folder = results_folder(out, found[0])
     new = follow_visits(found, settings, folder, console=Console(quiet=quiet))
-    visits_found = [segmentation_of(visit, folder) for visit in found]
-    pairs = tuple(comparison_of(one, other, folder) for one, other in pairwise(found))
+    visits_found = [segmentation_of(visit, folder, corrected=is_corrected(visit, folder)) for visit in found]
+    corrected = any(find_correction(visit, folder) for visit in found)
+    pairs = tuple(comparison_of(one, other, folder, corrected=corrected) for one, other in pairwise(found))
     return Longitudinal(
         visits=tuple(visit for visit in visits_found if visit.mask.is_file()),
         pairs=pairs,
         new=new,
-        table=pairs[0].table if len(pairs) == 1 else patient_file(found[0], folder.absolute(), PATIENT["changes"]),
+        table=pairs[0].table
+        if len(pairs) == 1
+        else patient_file(found[0], folder.absolute(), PATIENT["changes"], corrected=corrected),
     )
 
 
@@ -289,6 +302,7 @@ def run(
     """
     from msrim.console import Console
     from msrim.errors import InputError
+    from msrim.workflows.corrected import is_corrected
     from msrim.workflows.patient import find_patients, run_patients
 
     if not subjects:
@@ -299,7 +313,11 @@ def run(
     )
     folder = results_folder(out, patients[0][0].subject())
     run_patients(patients, settings, folder, console=Console(quiet=quiet), rim_model=rim_model)
-    return tuple(patient_of([visit.named() for visit in visits], folder) for visits in patients)
+    found = []
+    for visits in patients:
+        named = [visit.named() for visit in visits]
+        found.append(patient_of(named, folder, corrected=[is_corrected(visit, folder) for visit in named]))
+    return tuple(found)
 
 
 def find_visit(

@@ -79,6 +79,8 @@ EDITED = {
     "mask": "space-orig_label-L_desc-edited_mask.nii.gz",
     "sidecar": "space-orig_label-L_desc-edited_mask.json",
 }
+# What is measured on it, below the visit's (the patient's) folder, under the names of what was found.
+CORRECTED_FOLDER = "corrected"
 # Below the visit's folder, so that a later `msrim segment` finds its own results as it left them.
 RIM_FOLDER = "rims"
 RIMS = {
@@ -121,6 +123,7 @@ PATIENT = {
 }
 # What BIDS has no names for.
 NOT_BIDS = ["work", "**/work", "logs", "**/logs", "**/rims", "**/ses-*_to_ses-*", "**/xfm", "cohort*"]
+NOT_BIDS += ["**/corrected"]
 NOT_BIDS += ["**/report.html", "**/run.json", "**/*_desc-lesions.*", "**/*_desc-summary.json", "**/*_desc-changes.tsv"]
 NOT_BIDS += ["**/*_desc-grade.*"]
 NOT_BIDS += ["**/patient.html", "**/*_desc-patient.*"]
@@ -228,26 +231,39 @@ def transform_name(contrast: str) -> str:
     return f"from-{contrast}_to-{TEMPLATE if contrast == 'FLAIR' else 'FLAIR'}_mode-image_xfm.txt"
 
 
-def pair_folder(baseline: Subject, followup: Subject, out: Path) -> Path:
-    """Folder of what is found between two visits.
+def pair_folder(baseline: Subject, followup: Subject, out: Path, *, corrected: bool = False) -> Path:
+    """Folder of what is found between two visits, or of what is with the lesions that somebody has corrected.
 
     Examples
     --------
     >>> pair_folder(Subject("12", "01", {}), Subject("12", "02", {}), Path("out")).as_posix()
     'out/sub-12/ses-01_to_ses-02'
     """
-    return out / f"sub-{baseline.label}" / f"ses-{baseline.session}_to_ses-{followup.session}"
+    patient = out / f"sub-{baseline.label}"
+    return (patient / CORRECTED_FOLDER if corrected else patient) / f"ses-{baseline.session}_to_ses-{followup.session}"
 
 
-def patient_file(visit: Subject, out: Path, suffix: str) -> Path:
-    """Path of a result about all visits of a patient.
+def entity_of(path: Path, key: str) -> str | None:
+    """Label of an entity that a file's name carries, or else the folders above it, innermost first.
+
+    Examples
+    --------
+    >>> entity_of(Path("/data/sub-12/ses-01/anat/lesions.nii.gz"), "sub"), entity_of(Path("/data/mask.nii"), "sub")
+    ('12', None)
+    """
+    return _entity(key, [path.name, *(folder.name for folder in path.parents if folder.name)])
+
+
+def patient_file(visit: Subject, out: Path, suffix: str, *, corrected: bool = False) -> Path:
+    """Path of a result about all visits of a patient, or of what is with the lesions that somebody has corrected.
 
     Examples
     --------
     >>> patient_file(Subject("12", "01", {}), Path("out"), "desc-changes.tsv").as_posix()
     'out/sub-12/sub-12_desc-changes.tsv'
     """
-    return out / f"sub-{visit.label}" / f"sub-{visit.label}_{suffix}"
+    folder = out / f"sub-{visit.label}"
+    return (folder / CORRECTED_FOLDER if corrected else folder) / f"sub-{visit.label}_{suffix}"
 
 
 def patient_page(visit: Subject, out: Path) -> Path:
@@ -545,11 +561,11 @@ def _named(contrasts: dict[str, Path]) -> Subject:
     """Take label and session from the FLAIR's name, else from the folders above it, innermost first."""
     flair = contrasts["FLAIR"]
     folders = [folder.name for folder in flair.parents if folder.name]
-    label = _entity("sub", [flair.name, *folders])
+    label = entity_of(flair, "sub")
     if label is None:
         plain = next((name for name in folders if name != "anat" and not name.startswith("ses-")), "")
         label = re.sub(r"[^A-Za-z0-9]", "", plain) or "unnamed"
-    return Subject(label, _entity("ses", [flair.name, *folders]), contrasts)
+    return Subject(label, entity_of(flair, "ses"), contrasts)
 
 
 def _entity(key: str, names: list[str]) -> str | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from msrim.bids import (
     ANATOMY,
+    CORRECTED_FOLDER,
     GONE_AT_BASELINE,
     LESIONS,
     NEW_AT_FOLLOWUP,
@@ -263,15 +264,16 @@ def doubts_of(*folders: Path) -> list[str]:
     return list(dict.fromkeys(doubt for doubts in found for doubt in doubts))
 
 
-def segmentation_of(visit: Subject, out: Path, *, mask: Path | None = None) -> Segmentation:
-    """What ``msrim segment`` has left of a visit in the dataset ``out``."""
+def segmentation_of(visit: Subject, out: Path, *, mask: Path | None = None, corrected: bool = False) -> Segmentation:
+    """What ``msrim segment`` has left of a visit in the dataset ``out``; of lesions that somebody has corrected."""
     out = out.absolute()
-    names, anatomy = visit.outputs(out, LESIONS), visit.outputs(out, ANATOMY)
-    folder = visit.folder(out)
+    found, anatomy = visit.outputs(out, LESIONS), visit.outputs(out, ANATOMY)
+    folder = visit.folder(out) / CORRECTED_FOLDER if corrected else visit.folder(out)
+    names = {key: visit.below(folder, suffix) for key, suffix in LESIONS.items()}
     return Segmentation(
         folder=folder,
         mask=mask or names["mask"],
-        probability_map=names["probability"],
+        probability_map=found["probability"],
         instances=names["instances"],
         table=names["table"],
         summary_file=names["summary"],
@@ -281,13 +283,14 @@ def segmentation_of(visit: Subject, out: Path, *, mask: Path | None = None) -> S
     )
 
 
-def rims_of(visit: Subject, out: Path, *, table: Path | None = None) -> RimClassification:
-    """What ``msrim rim-classify`` has left of a visit in the dataset ``out``."""
-    folder = visit.folder(out.absolute()) / RIM_FOLDER
+def rims_of(visit: Subject, out: Path, *, corrected: bool = False) -> RimClassification:
+    """What ``msrim rim-classify`` has left of a visit in ``out``; of lesions that somebody has corrected."""
+    folder = visit.folder(out.absolute())
+    folder = (folder / CORRECTED_FOLDER if corrected else folder) / RIM_FOLDER
     names = {key: visit.below(folder, suffix) for key, suffix in RIMS.items()}
     return RimClassification(
         folder=folder,
-        table=table or names["table"],
+        table=names["table"],
         summary_file=names["summary"],
         rims=names["rims"],
         instances=names["instances"],
@@ -295,22 +298,31 @@ def rims_of(visit: Subject, out: Path, *, table: Path | None = None) -> RimClass
     )
 
 
-def patient_of(visits: Sequence[Subject], out: Path) -> Patient:
-    """What ``msrim run`` has left of a patient's visits in the dataset ``out``."""
+def patient_of(visits: Sequence[Subject], out: Path, *, corrected: Sequence[bool] = ()) -> Patient:
+    """What ``msrim run`` has left of a patient's visits in the dataset ``out``.
+
+    Parameters
+    ----------
+    visits : sequence of Subject
+    out : Path
+    corrected : sequence of bool, optional
+        Of each visit whether its lesions are those that somebody has corrected; none are if not given.
+    """
     out = out.absolute()
-    rims = [rims_of(visit, out) for visit in visits]
+    by_hand = list(corrected) or [False] * len(visits)
+    rims = [rims_of(visit, out, corrected=own) for visit, own in zip(visits, by_hand, strict=True)]
     return Patient(
         page=patient_page(visits[0], out),
         table=patient_file(visits[0], out, PATIENT["table"]),
-        visits=tuple(segmentation_of(visit, out) for visit in visits),
+        visits=tuple(segmentation_of(visit, out, corrected=own) for visit, own in zip(visits, by_hand, strict=True)),
         rims=tuple(each if each.table.is_file() else None for each in rims),
-        pairs=tuple(comparison_of(one, other, out) for one, other in pairwise(visits)),
+        pairs=tuple(comparison_of(one, other, out, corrected=any(by_hand)) for one, other in pairwise(visits)),
     )
 
 
-def comparison_of(baseline: Subject, followup: Subject, out: Path) -> Comparison:
-    """What ``msrim longitudinal`` has left of two visits in the dataset ``out``."""
-    folder = pair_folder(baseline, followup, out.absolute())
+def comparison_of(baseline: Subject, followup: Subject, out: Path, *, corrected: bool = False) -> Comparison:
+    """What ``msrim longitudinal`` has left of two visits in ``out``; with the lesions that somebody has corrected."""
+    folder = pair_folder(baseline, followup, out.absolute(), corrected=corrected)
     patient = Subject(baseline.label, None, {})
     return Comparison(
         folder=folder,

@@ -34,7 +34,7 @@ class Tab:
         self._number += 1
         self._connection.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
         while True:
-            message = json.loads(self._connection.recv(timeout=60))
+            message = json.loads(self._connection.recv(timeout=120))
             if message.get("id") == self._number:
                 assert "error" not in message, message
                 return message["result"]
@@ -133,6 +133,10 @@ def chromium(folder: Path, *, size: tuple[int, int] = (1000, 640)) -> Iterator[T
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-dev-shm-usage",
+            # A page that nobody looks at would get what time others leave.
+            "--disable-renderer-backgrounding",
+            "--disable-background-timer-throttling",
+            "--disable-backgrounding-occluded-windows",
             "--use-angle=swiftshader",
             "--enable-unsafe-swiftshader",
             "--remote-debugging-port=0",
@@ -152,7 +156,7 @@ def chromium(folder: Path, *, size: tuple[int, int] = (1000, 640)) -> Iterator[T
         number, path = port.read_text().split()
         with connect(f"ws://127.0.0.1:{number}{path}", max_size=None) as browser:
             browser.send(json.dumps({"id": 1, "method": "Target.getTargets"}))
-            while (reply := json.loads(browser.recv(timeout=60))).get("id") != 1:
+            while (reply := json.loads(browser.recv(timeout=120))).get("id") != 1:
                 pass
         page = next(target for target in reply["result"]["targetInfos"] if target["type"] == "page")
         with connect(f"ws://127.0.0.1:{number}/devtools/page/{page['targetId']}", max_size=None) as connection:

@@ -1,13 +1,16 @@
-"""A visit's results as `msrim segment` leaves them, made in a moment: an egg with lesions, by the run's own writers."""
+"""A visit's results as `msrim segment` leaves them, made in a moment by the run's own writers, and its page."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from msrim.bids import ANATOMY, Subject, transform_name
-from msrim.files import write_text
+from msrim.files import sha256_of, write_text
 from msrim.image import Volume, write_volume
 from msrim.labels import HeadLabel
 from msrim.manifest import Manifest
@@ -16,6 +19,8 @@ from msrim.transform import write_transform
 from msrim.workflows.anatomy import AnatomyFiles
 from msrim.workflows.run import files_in
 from msrim.workflows.segment import Probabilities, write_lesions
+from msrim.workflows.view.results import Results
+from msrim.workflows.view.server import ViewServer
 
 
 def segmented_visit(
@@ -61,3 +66,25 @@ def segmented_visit(
     manifest = Manifest(recipe=Recipe().model_dump(), inputs=subject.contrasts)
     manifest.write(subject.folder(out) / "run.json", outputs=[*files_in([anatomy, written.files]), page])
     return subject, out
+
+
+@contextmanager
+def serving(results: Results) -> Iterator[ViewServer]:
+    """Its interactive page, at the server's address."""
+    with ViewServer(results) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Digest of every file below a folder but locks, by its path there."""
+    return {
+        str(path.relative_to(folder)): sha256_of(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }

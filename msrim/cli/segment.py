@@ -44,6 +44,14 @@ RecipeFile = Annotated[
     Path | None,
     typer.Option("--recipe", help="Settings: a TOML file, or the name of a packaged recipe; options win over it."),
 ]
+Lesions = Annotated[
+    Path | None,
+    typer.Option(
+        "--lesions",
+        help="Lesions that somebody has corrected, a mask or numbered, on the FLAIR's grid: they are measured beside "
+        "those that are found.",
+    ),
+]
 Grade = Annotated[
     bool | None,
     typer.Option(
@@ -62,6 +70,7 @@ def segment(
     flair: Flair = None,
     t1: T1 = None,
     t2: T2 = None,
+    lesions: Lesions = None,
     model: Model = None,
     backend: Backend = None,
     device: Device = None,
@@ -77,6 +86,7 @@ def segment(
         flair=flair,
         t1=t1,
         t2=t2,
+        lesions=lesions,
         model=model,
         backend=backend,
         device=device,

@@ -12,7 +12,11 @@ import typer
 
 def view(
     results: Annotated[
-        Path, typer.Argument(help="Results of `segment`: a visit's folder, or the folder of all where there is one.")
+        Path,
+        typer.Argument(
+            metavar="RESULTS",
+            help="Results of `segment`: a visit's folder, or the folder of all where there is one.",
+        ),
     ],
     *,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the web browser.")] = False,

@@ -51,6 +51,10 @@ class Report(Provenance):
         Of :func:`msrim.lesions.measure.summarise`.
     grade : dict or None
         Of :func:`msrim.evaluation.grade.summarise_grade`, where lesions were painted.
+    corrected : str or None
+        The mask that somebody has corrected, where these are its lesions and not those that were found.
+    note : str
+        What was written beside it.
     """
 
     session: str | None
@@ -68,6 +72,8 @@ class Report(Provenance):
     lesions: Sequence[Lesion]
     summary: dict
     grade: dict | None = None
+    corrected: str | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from msrim.bids import (
 from msrim.console import Console
 from msrim.errors import Doubt, Fallback
 from msrim.files import write_json
-from msrim.image import Volume, labels_on_grid, read_volume, resample, write_volume
+from msrim.image import Volume, labels_on_grid, on_grid_of, read_volume, resample, write_volume
 from msrim.lesions.change import (
     CLEAR,
     RULE,
@@ -39,6 +39,7 @@ from msrim.lesions.change import (
     decide_change,
     difference_z,
 )
+from msrim.lesions.correct import with_corrections
 from msrim.lesions.measure import LESION_COLUMNS, measure_lesions, write_lesions_tsv
 from msrim.lesions.split import split_confluent
 from msrim.lesions.track import (
@@ -80,12 +81,31 @@ FULLY_SHOWN = 0.99
 
 
 @dataclass(frozen=True)
+class Edit:
+    """A visit's lesion mask as it was found, and as somebody has corrected it; on the FLAIR's grid."""
+
+    found: Path
+    corrected: Path
+
+
+@dataclass(frozen=True)
 class PreparedVisit:
-    """One visit as the comparison takes it; ``lesions`` is None where a network compares the images by itself."""
+    """One visit as the comparison takes it.
+
+    Attributes
+    ----------
+    subject : Subject
+    anatomy : Anatomy
+    lesions : Lesions or None
+        None where a network compares the images by itself.
+    edit : Edit or None
+        What somebody has corrected.
+    """
 
     subject: Subject
     anatomy: Anatomy
     lesions: Lesions | None
+    edit: Edit | None = None
 
 
 @dataclass(frozen=True)
@@ -203,7 +223,14 @@ class Changes:
 
 
 def compare_visits(
-    visits: Pair[PreparedVisit], recipe: Recipe, out: Path, *, card: Card, remarks: Sequence[str], console: Console
+    visits: Pair[PreparedVisit],
+    recipe: Recipe,
+    out: Path,
+    *,
+    card: Card,
+    remarks: Sequence[str],
+    console: Console,
+    corrected: bool = False,
 ) -> Changes:
     """Find what changed between two visits, and write tables, masks, report and run.json.
 
@@ -218,17 +245,35 @@ def compare_visits(
     remarks : sequence of str
         What the user has been told of the visits.
     console : Console
+    corrected : bool
+        With what somebody has corrected; the results go to a folder of their own.
     """
     baseline, followup = visits
-    folder = pair_folder(baseline.subject, followup.subject, out)
+    found_folder = pair_folder(baseline.subject, followup.subject, out)
+    folder = pair_folder(baseline.subject, followup.subject, out, corrected=corrected)
     inputs = {
         f"{name} {contrast}": path
         for name, visit in zip(VISITS, visits, strict=True)
         for contrast, path in visit.subject.contrasts.items()
     }
     method = change_method(card, visits, plain=recipe.plain)
+    if corrected:
+        inputs |= {
+            f"{name} lesions": visit.edit.corrected for name, visit in zip(VISITS, visits, strict=True) if visit.edit
+        }
+        names = " and ".join(f"ses-{visit.subject.session}" for visit in visits if visit.edit)
+        method += f"; then what was corrected by hand in the lesions of {names}"
     settings = recipe.model_dump() | {"change_method": method}
-    with Run(folder, console, recipe=settings, inputs=inputs, remarks=remarks, steps=change_steps()) as run:
+    run = Run(
+        folder,
+        console,
+        recipe=settings,
+        inputs=inputs,
+        remarks=remarks,
+        steps=change_steps(corrected=corrected),
+        work=found_folder / "work",
+    )
+    with run:
         # Of the visits: the way half between them is msrim's own.
         run.prepared_by(recipe.backend)
         midway = run(
@@ -238,7 +283,10 @@ def compare_visits(
             to_mni=(baseline.anatomy.to_mni, followup.anatomy.to_mni),
         )
         tissue, matched = decide(visits, midway, recipe, run, card=card)
-        changes = run(
+        if corrected:
+            tissue = run(correct_tissue, midway, tissue=tissue, edits=(baseline.edit, followup.edit))
+        changes = run.step(
+            "write_corrected_changes" if corrected else "write_changes",
             write_changes,
             midway,
             matched=matched,
@@ -479,6 +527,28 @@ def decide_by_network(
     if not plain:
         new, gone = clear_change(new, z), clear_change(gone, z.like(-z.data))
     return _write_tissue(changed_tissue(lesion, new=new, gone=gone), lesions)
+
+
+def correct_tissue(midway: Midway, *, tissue: Tissue, edits: Pair[Edit | None]) -> Tissue:
+    """What was decided, with what somebody has added to the lesions of a visit or taken from them."""
+    brain = read_mask(midway.brain)
+    given = []
+    for edit, transform in zip(edits, midway.transforms, strict=True):
+        if edit is None:
+            given.append(None)
+            continue
+        found = read_volume(edit.found, mask=True)
+        corrected = on_grid_of(
+            read_volume(edit.corrected, mask=True), found, name=edit.corrected, target_name=edit.found
+        )
+        given.append(tuple(
+            resample(found.like(mask.astype(np.float32)), brain, target_from_source=read_transform(transform))
+            for mask in (corrected.data, corrected.data & ~found.data, found.data & ~corrected.data)
+        ))  # fmt: skip
+    decided = ChangedTissue(*_each(read_mask, tissue.lesions), read_mask(tissue.new), read_mask(tissue.gone))
+    after = with_corrections(decided, baseline=given[0], followup=given[1])
+    probabilities = _each(read_own, tissue.probabilities)
+    return _write_tissue(after, probabilities, sphere=tissue.sphere)
 
 
 def write_changes(

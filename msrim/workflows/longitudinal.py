@@ -12,7 +12,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from msrim.bids import PATIENT, Subject, find_subject, pair_folder, patient_file, subject_from_files
+from msrim.bids import (
+    LESIONS,
+    PATIENT,
+    Subject,
+    find_subject,
+    pair_folder,
+    patient_file,
+    subject_from_files,
+)
 from msrim.console import Console
 from msrim.errors import InputError, Remark
 from msrim.files import sha256_of
@@ -21,7 +29,8 @@ from msrim.models.registry import SEGMENTING_TASKS, Card, read_card
 from msrim.recipe import Recipe
 from msrim.results import doubts_of
 from msrim.workflows.anatomy import preprocess_visit, read_own
-from msrim.workflows.changes import OUTLINE_MODEL, Changes, PreparedVisit, compare_visits
+from msrim.workflows.changes import OUTLINE_MODEL, Changes, Edit, PreparedVisit, compare_visits
+from msrim.workflows.corrected import Correction, check_correction, find_correction
 from msrim.workflows.inputs import check_output_folder, check_results_folder, read_subject, without_doubts
 from msrim.workflows.segment import check_finds_lesions, lesions_text, segment_visit
 
@@ -48,7 +57,8 @@ def follow_visits(visits: Sequence[Subject], recipe: Recipe, out: Path, *, conso
     Returns
     -------
     Path
-        The mask of new lesions and of the grown part of enlarging ones, on the grid of the last visit's FLAIR.
+        The mask of new lesions and of the grown part of enlarging ones, on the grid of the last visit's FLAIR; with the
+        lesions that somebody has corrected where there are such. What is found without them is written all the same.
 
     Raises
     ------
@@ -70,6 +80,10 @@ def follow_visits(visits: Sequence[Subject], recipe: Recipe, out: Path, *, conso
     notes = check_visits(visits)
     for note in notes:
         console.note(note)
+    corrections = [find_correction(visit, out) for visit in visits]
+    for visit, correction in zip(visits, corrections, strict=True):
+        if correction is not None:
+            check_correction(correction, visit, out)
     prepared = []
     for visit in visits:
         console.say(f"visit ses-{visit.session}")
@@ -80,11 +94,38 @@ def follow_visits(visits: Sequence[Subject], recipe: Recipe, out: Path, *, conso
         changes.append(compare_visits(pair, recipe, out, card=card, remarks=notes, console=console))
     if len(changes) > 1:
         write_chain(visits, changes, out)
-    folders = [visit.folder(out) for visit in visits] + [pair_folder(*pair, out) for pair in pairwise(visits)]
-    console.result(changes_text(visits[-2:], changes[-1]), doubts=doubts_of(*folders))
-    for folder in folders[len(visits) :]:
+    if corrected := any(corrections):
+        edited = [_with_edit(visit, found, out) for visit, found in zip(prepared, corrections, strict=True)]
+        for visit, correction in zip(visits, corrections, strict=True):
+            notes = [*notes, _told(visit, correction)]
+            console.note(notes[-1])
+        # Every pair, so that the chain of lesions is whole.
+        changes = [
+            compare_visits(pair, recipe, out, card=card, remarks=notes, console=console, corrected=True)
+            for pair in pairwise(edited)
+        ]
+        if len(changes) > 1:
+            write_chain(visits, changes, out, corrected=True)
+    pairs = [pair_folder(*pair, out, corrected=corrected) for pair in pairwise(visits)]
+    doubts = doubts_of(*(visit.folder(out) for visit in visits), *pairs)
+    console.result(changes_text(visits[-2:], changes[-1]), doubts=doubts)
+    for folder in pairs:
         console.say(f"page: {folder / 'report.html'}")
     return changes[-1].visits[1].changed
+
+
+def _with_edit(visit: PreparedVisit, correction: Correction | None, out: Path) -> PreparedVisit:
+    if correction is None:
+        return visit
+    found = visit.subject.output(out, LESIONS["mask"]).absolute()
+    return replace(visit, edit=Edit(found, correction.mask))
+
+
+def _told(visit: Subject, correction: Correction | None) -> str:
+    whose = f"the lesions of ses-{visit.session} were"
+    if correction is not None:
+        return f"{whose} corrected by hand: {correction.mask}"
+    return f"{whose} not corrected: what was added or removed at another visit alone looks new or vanished"
 
 
 def _prepare(visit: Subject, recipe: Recipe, out: Path, *, card: Card, console: Console) -> PreparedVisit:
@@ -214,11 +255,11 @@ def _digits(date: Any) -> str:
     return re.sub(r"\D", "", str(date))[:14] if known else ""
 
 
-def write_chain(visits: Sequence[Subject], changes: Sequence[Changes], out: Path) -> Path:
+def write_chain(visits: Sequence[Subject], changes: Sequence[Changes], out: Path, *, corrected: bool = False) -> Path:
     """One table of all visits, beside the folders of the pairs."""
     between = [
         (read_own(one.visits[1].instances), read_own(other.visits[0].instances)) for one, other in pairwise(changes)
     ]
     chain = chain_lesions([each.rows for each in changes], between)
-    path = patient_file(visits[0], out, PATIENT["changes"])
+    path = patient_file(visits[0], out, PATIENT["changes"], corrected=corrected)
     return write_chain_tsv(chain, path, visits=[f"ses-{visit.session}" for visit in visits])

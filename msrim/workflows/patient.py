@@ -15,6 +15,7 @@ from msrim.models.registry import LESION_TASKS, read_card
 from msrim.recipe import Recipe
 from msrim.workflows.anatomy import anatomy_cards
 from msrim.workflows.cohort.tasks import Task, Visit, in_order, record_failure, tasks_of, visits_below
+from msrim.workflows.corrected import find_correction, measure_corrected
 from msrim.workflows.inputs import check_visit
 from msrim.workflows.longitudinal import find_visits, follow_visits
 from msrim.workflows.patient_page import check_patient_page, summarise_patient
@@ -150,7 +151,10 @@ def do_task(
     record_failure(task, out, "did not end: killed, out of memory or disk, or still at work")
     try:
         if task.step == "segment":
-            segment_subject(visits[0].subject(), recipe, out, console=console)
+            subject = visits[0].subject()
+            segment_subject(subject, recipe, out, console=console)
+            if (correction := find_correction(subject, out)) is not None:
+                measure_corrected(subject, recipe, out, correction.mask, console=console)
         elif task.step == "rims":
             qsm = find_qsm(visits[0].folder)
             classify_rims(visits[0].subject(), qsm, recipe, out, console=console, model=rim_model)

@@ -12,6 +12,7 @@ import numpy as np
 
 from msrim.bids import (
     COMPARED_VISIT,
+    CORRECTED_FOLDER,
     PATIENT,
     RIM_FOLDER,
     Subject,
@@ -40,6 +41,7 @@ from msrim.results import (
 )
 from msrim.workflows.anatomy import read_own
 from msrim.workflows.cohort.tasks import Visit, in_order
+from msrim.workflows.corrected import is_corrected
 from msrim.workflows.segment import lesions_text
 
 
@@ -117,7 +119,9 @@ def summarise_patient(visits: Sequence[Visit], out: Path) -> PatientReport | Non
     table = write_joined_tsv(rows, patient_file(patient, out, PATIENT["table"]), **columns)
     write_json(joined_columns(**columns), patient_file(patient, out, PATIENT["table_columns"]))
     page = patient_page(patient, out)
-    folders = [folder for visit in every for folder in (visit.results(out), visit.results(out) / RIM_FOLDER)]
+    own = [visit.results(out) for visit in every]
+    own += [folder / CORRECTED_FOLDER for folder in own]
+    folders = [folder for each in own for folder in (each, each / RIM_FOLDER)]
     folders += [pair.files.folder for pair in pairs]
     report = PatientReport(
         subject=f"sub-{patient.label}",
@@ -148,12 +152,17 @@ def _visits_in(patient: Subject, out: Path) -> list[Visit]:
 
 
 def _is_segmented(visit: Visit, out: Path) -> bool:
-    files = segmentation_of(visit.named(), out)
+    files = _lesions_of(visit, out)
     return files.table.is_file() and (files.folder / "run.json").is_file()
 
 
+def _lesions_of(visit: Visit, out: Path) -> Segmentation:
+    """Those that somebody has corrected, where they were measured, or else those that were found."""
+    return segmentation_of(visit.named(), out, corrected=is_corrected(visit.named(), out))
+
+
 def _results_of(visit: Visit, out: Path) -> Results:
-    files, rims = segmentation_of(visit.named(), out), rims_of(visit.named(), out)
+    files, rims = _lesions_of(visit, out), rims_of(visit.named(), out, corrected=is_corrected(visit.named(), out))
     rows = read_tsv(files.table, Lesion)
     if not (rims.folder / "run.json").is_file():
         return Results(files, rows)
@@ -173,8 +182,9 @@ def _same_image(one: Path, other: Path) -> bool:
 def _compared(visits: Sequence[Visit], out: Path) -> list[Pair]:
     """Every visit with the next; none unless all of them were compared."""
     pairs = []
+    corrected = any(is_corrected(visit.named(), out) for visit in visits)
     for one, other in pairwise(visits):
-        files = comparison_of(one.named(), other.named(), out)
+        files = comparison_of(one.named(), other.named(), out, corrected=corrected)
         if not (files.folder / "run.json").is_file():
             return []
         pairs.append(Pair((one, other), files, read_tsv(files.table, TrackedLesion)))
@@ -207,6 +217,8 @@ def _headline(done: Mapping[str, Results], pairs: Sequence[Pair]) -> str:
     """The last visit's lesions, what became of them, and rims, in one line."""
     name, last = list(done.items())[-1]
     text = lesions_text(last.files.summary) + (f" at {name}" if name else "")
+    if by_hand := [name for name, found in done.items() if "corrected" in found.files.summary]:
+        text += f" (corrected by hand: {', '.join(by_hand)})" if name else " (corrected by hand)"
     if pairs:
         counts = pairs[-1].files.summary["lesions"]
         became = ", ".join(f"{count} {change}" for change, count in counts.items() if count)

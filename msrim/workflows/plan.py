@@ -39,6 +39,10 @@ SECONDS = {
     "compare": 40.0,
     "decide": 10.0,
     "write_changes": 12.0,
+    "correct_tissue": 3.0,
+    "write_corrected_changes": 12.0,
+    "number_corrected": 5.0,
+    "write_corrected": 8.0,
     "write_page": 8.0,
 }
 
@@ -76,9 +80,15 @@ def rim_steps(*, features: bool) -> list[str]:
     return ["read_qsm", "align_to_qsm", "bring_to_qsm", *measured, "classify", "write_rims", "write_page"]
 
 
-def change_steps() -> list[str]:
+def change_steps(*, corrected: bool = False) -> list[str]:
     """Names of the steps of :func:`msrim.workflows.changes.compare_visits`."""
-    return ["register_to_midway", "match", "compare", "decide", "write_changes", "write_page"]
+    written = ["correct_tissue", "write_corrected_changes"] if corrected else ["write_changes"]
+    return ["register_to_midway", "match", "compare", "decide", *written, "write_page"]
+
+
+def corrected_steps() -> list[str]:
+    """Names of the steps of :func:`msrim.workflows.corrected.segment_corrected` beside those of finding lesions."""
+    return ["number_corrected", "write_corrected", "write_page"]
 
 
 def costs(steps: Sequence[str]) -> dict[str, float]:

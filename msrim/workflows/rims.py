@@ -15,14 +15,13 @@ import cc3d
 import numpy as np
 from scipy.ndimage import find_objects
 
-from msrim.bids import RIM_FOLDER, RIMS, Subject, write_dataset_description
+from msrim.bids import CORRECTED_FOLDER, RIM_FOLDER, RIMS, Subject, write_dataset_description
 from msrim.console import Console
 from msrim.errors import Doubt, InputError, Remark
 from msrim.files import write_json
-from msrim.image import Volume, on_grid_of, read_labels, read_volume, resample, same_grid, write_volume
+from msrim.image import Volume, read_volume, resample, same_grid, write_volume
 from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summarise, write_lesions_tsv
 from msrim.lesions.patches import cut_patches, looks_inverted, susceptibility_ppm
-from msrim.lesions.split import largest_first, split_confluent
 from msrim.models.registry import Card, read_card
 from msrim.preprocess.backends import align
 from msrim.preprocess.masks import grown_mask
@@ -32,6 +31,7 @@ from msrim.report.rims import RimReport, write_rim_report
 from msrim.results import doubts_of
 from msrim.transform import read_transform, write_transform
 from msrim.workflows.anatomy import Anatomy, preprocess_visit, read_mask, read_own
+from msrim.workflows.corrected import check_correction, find_correction, read_lesions, segment_corrected
 from msrim.workflows.inputs import (
     check_output_folder,
     check_results_folder,
@@ -151,8 +151,8 @@ def classify_rims(
     threshold : str
         "f1" and "sensitive" are the card's; or a number between 0 and 1.
     lesions : Path, optional
-        Mask or instance map on the FLAIR's grid or on the QSM's. Without it, what `msrim segment` left in ``out`` is
-        used, or it is run.
+        Mask or instance map on the FLAIR's grid or on the QSM's. Without it, what somebody has corrected in ``out`` is
+        used, and the results go to ``corrected/rims/``; or else what `msrim segment` left there, or it is run.
     magnitude : Path, optional
         Of the gradient echo, aligned with the QSM: FLAIRs are easier to register to it.
 
@@ -169,6 +169,11 @@ def classify_rims(
     from msrim.models.rims import inputs_of
 
     card = check_rims(subject, qsm, out, model=model, lesions=lesions, magnitude=magnitude)
+    correction = find_correction(subject, out)
+    if lesions is not None and (correction is None or lesions.resolve() != correction.mask.resolve()):
+        correction = None
+    if correction is not None:
+        check_correction(correction, subject, out)
     limit = card.rim_threshold(threshold)
     console.say(f"QSM: {qsm}")
     console.say(f"{card.label}: {' '.join(card.limits.split())}")
@@ -177,17 +182,26 @@ def classify_rims(
     if (subject.contrasts, recipe) != (before[0].contrasts, before[1]):
         console.say(f"images and settings are those of `msrim segment` in {subject.folder(out)} ({recipe.model})")
     found, rows = None, None
-    if lesions is None:
+    folder, remarks = subject.folder(out), []
+    inputs = {**subject.contrasts, "Chimap": qsm}
+    if correction is not None:
+        anatomy, segmented = segment_corrected(subject, recipe, out, correction.mask, console=console)
+        found, rows = segmented.files.instances, segmented.rows
+        folder, remarks = folder / CORRECTED_FOLDER, [f"the lesions were corrected by hand: {correction.mask}"]
+        inputs["lesions"] = correction.mask
+        console.note(remarks[0])
+    elif lesions is None:
         anatomy, segmented = segment_visit(subject, recipe, out, console=console)
         found, rows = segmented.files.instances, segmented.rows
     else:
         anatomy = preprocess_visit(subject, recipe, out, console=console)
-    inputs = {**subject.contrasts, "Chimap": qsm}
     inputs |= {name: path for name, path in (("lesions", lesions), ("magnitude", magnitude)) if path is not None}
     settings = {**recipe.model_dump(), "rim_model": card.label, "rim_threshold": limit}
-    folder = subject.folder(out) / RIM_FOLDER
+    if correction is not None:
+        settings["lesions"] = "corrected by hand"
+    folder = folder / RIM_FOLDER
     steps = rim_steps(features=inputs_of(card).features)
-    with Run(folder, console, recipe=settings, inputs=inputs, steps=steps) as run:
+    with Run(folder, console, recipe=settings, inputs=inputs, remarks=remarks, steps=steps) as run:
         susceptibility = run(read_qsm, qsm)
         brought = _bring(
             subject, susceptibility, anatomy, recipe, run, found=found, lesions=lesions, magnitude=magnitude
@@ -468,56 +482,6 @@ def _touching(instances: np.ndarray, numbers: list[int]) -> list[list[int]]:
     parts = cc3d.connected_components(np.isin(instances, numbers), connectivity=26)
     groups = [np.unique(instances[box][parts[box] == part]) for part, box in enumerate(find_objects(parts), start=1)]
     return [group.tolist() for group in groups if len(group) > 1]
-
-
-def read_lesions(path: Path, grids: dict[Path, Volume]) -> Volume:
-    """A user's lesions, numbered, on the first of some grids on which they lie; all zeros is a valid answer.
-
-    Connected parts of a mask get numbers, confluent ones parted at their waists. Numbers of an instance map stay as
-    they are; where they are kinds of lesions and not lesions (few numbers, many separate parts), the parts get numbers.
-
-    Parameters
-    ----------
-    path : Path
-    grids : dict of Path to Volume
-        The FLAIR's and the QSM's, by their files.
-
-    Raises
-    ------
-    InputError
-        The file cannot be used, or lies on neither grid.
-    """
-    given = read_labels(path)
-    lesions, reasons = None, []
-    for name, grid in grids.items():
-        try:
-            lesions = on_grid_of(given, grid, name=path, target_name=name)
-            break
-        except InputError as error:
-            reasons.append(str(error))
-    if lesions is None:
-        raise InputError(f"{path}: lies neither on the FLAIR's grid nor on the QSM's; {reasons[0]}")
-    numbers = np.unique(lesions.data[lesions.data > 0])
-    if len(numbers) <= 1:
-        return split_confluent(lesions.like(lesions.data > 0), sphere_probability=None)
-    # cc3d keeps touching labels apart.
-    parts = cc3d.connected_components(lesions.data.astype(np.int32), connectivity=26)
-    scattered = parts.max() - len(numbers)
-    if parts.max() > 2 * len(numbers):
-        warnings.warn(
-            f"{path}: its {len(numbers)} labels have {parts.max()} separate parts, so they are taken for kinds of "
-            "lesions; every part was numbered as a lesion",
-            Remark,
-            stacklevel=2,
-        )
-        return lesions.like(largest_first(parts))
-    if scattered:
-        warnings.warn(
-            f"{path}: {scattered} parts lie apart from the lesion whose number they carry and count with it",
-            Remark,
-            stacklevel=2,
-        )
-    return lesions
 
 
 def _report(subject: Subject, classified: Classified, rims: Rims, recipe: Recipe, run: Run, *, card: Card) -> RimReport:

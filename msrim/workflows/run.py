@@ -72,6 +72,9 @@ class Run:
         What the user has been told before the run began, for run.json.
     steps : sequence of str
         Names of those to come, for the progress bar; see :mod:`msrim.workflows.plan`.
+    work : Path, optional
+        Where the steps' own folders go, that of another run whose steps this one shares; ``work/`` below the folder if
+        not given.
 
     Raises
     ------
@@ -89,8 +92,10 @@ class Run:
         inputs: dict[str, Path],
         remarks: Sequence[str] = (),
         steps: Sequence[str] = (),
+        work: Path | None = None,
     ) -> None:
         self.folder = folder
+        self.work = folder / "work" if work is None else work
         self.console = console
         self.manifest = Manifest(recipe=recipe, inputs=inputs, remarks=list(remarks))
         self._planned = costs(steps)
@@ -98,7 +103,7 @@ class Run:
 
     def __enter__(self) -> Run:
         with ExitStack() as opened:
-            opened.enter_context(locked(self.folder / "work"))
+            opened.enter_context(locked(self.work))
             opened.enter_context(logged(self.folder / "logs"))
             opened.enter_context(self.console.progress(self._planned))
             remove_partial_files(self.folder)
@@ -134,7 +139,7 @@ class Run:
             Whatever the function raises, as it is raised.
         """
         node = cached_call(name, function, *args, **kwargs)
-        node.base_dir = str((self.folder / "work").absolute())
+        node.base_dir = str(self.work.absolute())
         node.config = {"execution": EXECUTION}
         # Interfaces read this one from the package's own settings.
         nipype.config.set("execution", "check_version", "false")

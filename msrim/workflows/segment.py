@@ -140,7 +140,7 @@ def segment_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Conso
         lesions = find(subject, anatomy, recipe, run, out=out, card=card)
         if not run.is_finished:
             console.started("write page")
-            report = _report(subject, anatomy, lesions, recipe, run, card=card)
+            report = report_of(subject, anatomy, lesions, recipe, run, card=card)
             page = write_report(report, run.folder / "report.html")
             write_dataset_description(out)
             run.write_manifest([*files_in([anatomy.files, lesions.files, lesions.grade]), page])
@@ -348,7 +348,8 @@ def _check_contrasts(card: Card, subject: Subject) -> None:
         raise InputError(f"{subject.contrasts['FLAIR']}: no {', '.join(missing)} beside it, which {card.label} needs")
 
 
-def _report(subject: Subject, anatomy: Anatomy, lesions: Lesions, recipe: Recipe, run: Run, *, card: Card) -> Report:
+def report_of(subject: Subject, anatomy: Anatomy, lesions: Lesions, recipe: Recipe, run: Run, *, card: Card) -> Report:
+    """What the page of a visit shows."""
     contrasts = {}
     for contrast, transform in anatomy.to_flair.items():
         image = read_own(anatomy.corrected[contrast])

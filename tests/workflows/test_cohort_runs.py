@@ -68,7 +68,11 @@ def calls(tmp_path, monkeypatch) -> Path:
     def follow(visits, recipe, out, *, console):
         note("longitudinal", "".join(f"{visit.label}{visit.session}" for visit in visits))
 
+    def corrected(subject, recipe, out, mask, *, console):
+        note("corrected", f"{subject.label}{subject.session or ''} {mask.name}")
+
     monkeypatch.setattr(patient, "segment_subject", segment)
+    monkeypatch.setattr(patient, "measure_corrected", corrected)
     monkeypatch.setattr(patient, "classify_rims", rims)
     monkeypatch.setattr(patient, "follow_visits", follow)
     # Loads torch, which costs every process more than all else here.
@@ -139,6 +143,14 @@ def test_everything_runs_once_and_in_order(bids, calls, tmp_path, plugin):
     assert lines.index("rims 2") > lines.index("segment 2")
     assert lines.index("longitudinal 3a3b") > max(lines.index(f"{e} 3a") for e in ("segment", "rims"))
     assert not list((out / "logs").glob("*.json"))
+
+
+def test_lesions_that_somebody_has_corrected_are_measured_too(bids, calls, tmp_path):
+    edited = tmp_path / "out/sub-1/anat/sub-1_space-orig_label-L_desc-edited_mask.nii.gz"
+    edited.parent.mkdir(parents=True)
+    edited.touch()
+    run_cohort(find_cohort(bids, participants=["1"]), Recipe(), tmp_path / "out", console=QUIET)
+    assert calls.read_text().splitlines() == ["segment 1", f"corrected 1 {edited.name}"]
 
 
 def test_one_failure_stops_nobody_and_is_told(bids, calls, tmp_path, monkeypatch):
@@ -279,3 +291,24 @@ def test_the_group_counts_links_and_marks(tmp_path):
     assert len(costs) == 10 and costs[1]["peak_mib"] == "n/a" and costs[0]["step"] == "find_lesions"
     links = re.findall(r'href="([^"]+)"', page.read_text(encoding="utf-8"))
     assert len(links) == 5 and all((out / link).is_file() for link in links)
+
+
+def test_the_group_takes_what_somebody_has_corrected(tmp_path):
+    bids, out = tmp_path / "bids", tmp_path / "out"
+    for number in range(2):
+        add_visit(bids, str(number), "a")
+    visits = find_cohort(bids, validate=False)
+    for visit in visits:
+        finished(visit, out, brain_voxels=1200, lesion_mm3=1000.0)
+    folder, name = visits[1].results(out), "sub-1_ses-a"
+    (folder / f"anat/{name}_space-orig_label-L_desc-edited_mask.nii.gz").touch()
+    summarise_group(visits, out, console=QUIET)
+    assert rows_of(out / "cohort.tsv")[1]["reason"] == "segment: not run"
+    corrected = folder / "corrected"
+    (corrected / "anat").mkdir(parents=True)
+    (corrected / f"anat/{name}_desc-summary.json").write_text(json.dumps({"lesions": 3, "volume_mm3": 800.0}))
+    (corrected / "run.json").write_text("{}")
+    (corrected / "report.html").touch()
+    page = summarise_group(visits, out, console=QUIET).read_text(encoding="utf-8")
+    assert [(row["lesions"], row["lesion_ml"]) for row in rows_of(out / "cohort.tsv")] == [("4", "1.0"), ("3", "0.8")]
+    assert '<a href="sub-1/ses-a/corrected/report.html">corrected</a>' in page

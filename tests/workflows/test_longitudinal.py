@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from scipy import ndimage
+from visits import hashes
 from volumes import rotation
 
 from msrim.bids import Subject
@@ -22,10 +23,11 @@ from msrim.models import build
 from msrim.models.inference import find_changes
 from msrim.models.registry import read_card
 from msrim.recipe import Recipe
-from msrim.transform import write_transform
+from msrim.transform import read_transform, write_transform
 from msrim.workflows.anatomy import Anatomy, AnatomyFiles, Working
 from msrim.workflows.changes import (
     Changes,
+    Edit,
     Matched,
     Midway,
     Pair,
@@ -121,6 +123,62 @@ def written(visits, tmp_path_factory) -> Changes:
 @pytest.fixture(scope="module")
 def swapped(visits, tmp_path_factory) -> Changes:
     return changes_of(visits[::-1], tmp_path_factory.mktemp("back"))
+
+
+def mask_of(visit: PreparedVisit) -> Volume:
+    lesion = read_volume(visit.lesions.probabilities.lesion)
+    return lesion.like(lesion.data >= 0.5)
+
+
+def test_a_correction_changes_the_lesions_that_it_touches_and_no_other(visits, written, tmp_path):
+    """At follow-up the new lesion is removed, and one is drawn that nobody found."""
+    out = written.files.changes.parents[3]
+    pair = out / "sub-egg" / "ses-01_to_ses-02"
+    before = hashes(pair)
+    followup = visits[1]
+    found = mask_of(followup)
+    drawn = found.like(found.data.copy())
+    points = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), axis=-1) @ found.affine[:3, :3].T
+    points = points + found.affine[:3, 3]
+    moved = np.linalg.inv(read_transform(followup.anatomy.to_mni))
+
+    def ball(place, radius):
+        return np.linalg.norm(points - (moved @ [*place, 1])[:3], axis=-1) < radius
+
+    drawn.data[ball(NEW[0], 9)] = False
+    drawn.data[ball((0, 0, 20), 5)] = True
+    edit = Edit(write_volume(found, tmp_path / "found.nii"), write_volume(drawn, tmp_path / "drawn.nii"))
+    edited = (visits[0], replace(followup, edit=edit))
+    recipe, card = Recipe(threshold=0.5), read_card("allnet")
+    changes = compare_visits(
+        edited, recipe, out, card=card, remarks=["by hand"], console=Console(quiet=True), corrected=True
+    )
+    old = {row.change: row for row in written.rows}
+    new = {row.change: row for row in changes.rows}
+    assert set(old) == set(new) == {"new", "stable", "enlarging", "vanished"}
+    for change in ("stable", "enlarging", "vanished"):
+        assert (new[change].baseline_mm3, new[change].followup_mm3) == (
+            old[change].baseline_mm3,
+            old[change].followup_mm3,
+        )
+    own = read_volume(changes.visits[1].instances).data
+    assert not own[ball(NEW[0], 7)].any()
+    assert np.mean(own[ball((0, 0, 20), 4)] > 0) == 1
+    expected = np.count_nonzero(ball((0, 0, 20), 5)) * found.voxel_volume_mm3
+    assert new["new"].followup_mm3 == pytest.approx(expected, rel=0.2)
+    assert read_volume(changes.visits[1].changed, mask=True).data[ball((0, 0, 20), 4)].all()
+    corrected = out / "sub-egg" / "corrected" / "ses-01_to_ses-02"
+    assert changes.files.changes.is_relative_to(corrected)
+    run = json.loads((corrected / "run.json").read_text(encoding="utf-8"))
+    assert run["inputs"]["followup lesions"]["path"] == str(tmp_path / "drawn.nii")
+    assert "corrected by hand in the lesions of ses-02" in run["recipe"]["change_method"]
+    assert "by hand" in run["warnings"]
+    kept = {step["name"]: step["kept"] for step in run["steps"]}
+    assert kept["compare"] and kept["decide"] and not kept["write_corrected_changes"]
+    after = hashes(pair)
+    assert {name: after[name] for name in before if "/" not in name or name.startswith("anat")} == {
+        name: digest for name, digest in before.items() if "/" not in name or name.startswith("anat")
+    }
 
 
 def with_t2w(visit: PreparedVisit, folder: Path, *, slices: slice = slice(None)) -> PreparedVisit:

@@ -13,8 +13,9 @@ import pytest
 import torch
 from fsl_programs import answer, arguments_of, asked
 from typer.testing import CliRunner
+from visits import hashes
 
-from msrim.bids import find_qsm, find_subject
+from msrim.bids import EDITED, find_qsm, find_subject
 from msrim.cli.main import app
 from msrim.console import Console
 from msrim.errors import InputError
@@ -207,6 +208,39 @@ def test_what_segment_left_is_classified_and_keeps_its_rows(visit, model, monkey
     rows = rows_of(segmented(visit, [1, 2], monkeypatch, model))
     assert [(row["id"], float(row["volume_mm3"])) for row in rows] == [("1", 324.0), ("2", 126.563)]
     assert all(0 < float(row["rim_probability"]) < 1 for row in rows)
+
+
+def test_lesions_that_somebody_has_corrected_are_classified_beside_those_found(visit, model, monkeypatch):
+    segmented(visit, [1, 2, 3], monkeypatch, model)
+    found = hashes(visit / "out/sub-1/rims")
+    marked = np.asarray(nib.load(visit / "lesions.nii.gz").dataobj)
+    subject = find_subject(visit / "sub-1")
+    edited = subject.output(visit / "out", EDITED["mask"])
+    instances = Volume(np.where(marked == 2, 1, 0), AFFINE)
+    write_volume(instances, edited)
+    (visit / "out/sub-1/work").mkdir()
+    left = {field.name: Path() for field in fields(LesionFiles)} | {"instances": edited}
+    rows = measure_lesions(instances, probability=instances, labels=instances.like(np.full(SHAPE, 5, np.uint8)))
+    lesions = Lesions(Probabilities(Path(), Path(), Path()), 0.5, LesionFiles(**left), rows)
+    asked = []
+
+    def measured(subject, recipe, out, mask, *, console):
+        asked.append(mask)
+        return before(visit), lesions
+
+    monkeypatch.setattr("msrim.workflows.rims.segment_corrected", measured)
+    for given in (None, edited):
+        table = classified(visit, model, monkeypatch, lesions=given)
+        assert table == visit / "out/sub-1/corrected/rims/anat/sub-1_desc-lesions.tsv"
+        assert [float(row["volume_mm3"]) for row in rows_of(table)] == [126.563]
+    assert asked == [edited, edited]
+    run = json.loads((visit / "out/sub-1/corrected/rims/run.json").read_text(encoding="utf-8"))
+    assert run["recipe"]["lesions"] == "corrected by hand" and run["inputs"]["lesions"]["path"] == str(edited)
+    assert f"corrected by hand: {edited}" in (visit / "out/sub-1/corrected/rims/report.html").read_text("utf-8")
+    after = hashes(visit / "out/sub-1/rims")
+    assert {name: after[name] for name in found} == found
+    # Another mask of the user's own is classified as ever.
+    assert classified(visit, model, monkeypatch) == visit / "out/sub-1/rims/anat/sub-1_desc-lesions.tsv"
 
 
 def test_nothing_found_by_segment_is_a_valid_answer(visit, model, monkeypatch):

@@ -7,6 +7,7 @@ import doctest
 import html
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,17 +19,24 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from chromium import chromium
+from scipy import ndimage
+from typer.testing import CliRunner
+from visits import serving
 
 import msrim
 from msrim.bids import find_subject
+from msrim.cli.main import app
 from msrim.console import Console
 from msrim.evaluation.metrics import segmentation_metrics
+from msrim.files import sha256_of
 from msrim.image import read_volume
 from msrim.models.registry import read_card
 from msrim.recipe import Recipe
 from msrim.simulation.phantom import simulate_subject
 from msrim.workflows.anatomy import preprocess_subject, reorient
 from msrim.workflows.segment import segment_subject
+from msrim.workflows.view.results import find_results
 
 QUIET = Console(quiet=True)
 GOLDEN = [
@@ -106,8 +114,7 @@ def test_lesions_are_found_and_lie_in_the_brain(phantom, results):
 
 
 def test_table_instances_mask_and_summary_agree(results):
-    with anat(results, "desc-lesions.tsv").open(encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
+    rows = rows_of(anat(results, "desc-lesions.tsv"))
     instances = read_volume(anat(results, "space-orig_seg-lesions_dseg.nii.gz"))
     mask = read_volume(anat(results, "space-orig_label-L_mask.nii.gz"), mask=True)
     summary = json.loads(anat(results, "desc-summary.json").read_text(encoding="utf-8"))
@@ -191,6 +198,71 @@ def test_the_manifest_tells_what_it_cost(results):
     assert max(step["peak_mib"] for step in run["steps"]) < 6 * 1024
     assert (run["recipe"]["backend"], run["backend"]) == ("auto", "embedded")
     assert "<dt>Backend</dt><dd>embedded</dd>" in (results / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_patient_corrected_in_the_page_is_measured_again(results, tmp_path):
+    """Counts, volumes, regions and the page follow the correction; what was found stays byte for byte."""
+    before = {name: sha256_of(results / name) for name in GOLDEN}
+    shown, corrected = find_results(results), results / "corrected"
+    instances = read_volume(anat(results, "space-orig_seg-lesions_dseg.nii.gz")).data
+    number = next(n for n in range(1, int(instances.max())) if lies_alone(instances, n))
+    with serving(shown) as server, chromium(tmp_path) as tab:
+        tab.open(server.address)
+        tab.wait("document.body?.dataset.ready")
+        tab.click('[data-layout="axial"]')
+        found = int(tab.text("#count"))
+        tab.click(f'[data-lesion="{number}"] button')
+        tab.wait(f"document.querySelector('#count').textContent === '{found - 1}'")
+        tab.js("document.querySelector('#note').focus()")
+        tab.type("choroid plexus <b>")
+        tab.click("#submit")
+        tab.wait("document.querySelector('#state').textContent === 'Saved'")
+        command = shlex.split(tab.text("#command"))
+        assert command[:2] == ["msrim", "segment"]
+        ran = CliRunner().invoke(app, [*command[1:], "--quiet"])
+        assert ran.exit_code == 0, (ran.output, ran.exception)
+        tab.reload()
+        tab.wait("document.body?.dataset.ready")
+        assert tab.text("#count") == str(found - 1) and tab.js("!document.querySelector('#measured').hidden")
+        assert tab.js("document.querySelectorAll('#lesions tr').length") == found - 1
+        assert tab.errors == []
+    mask = read_volume(anat(corrected, "space-orig_label-L_mask.nii.gz"), mask=True).data
+    np.testing.assert_array_equal(mask, (instances > 0) & (instances != number))
+    old, new = (rows_of(anat(folder, "desc-lesions.tsv")) for folder in (results, corrected))
+    removed = old.pop(number - 1)
+    assert [row["volume_mm3"] for row in new] == [row["volume_mm3"] for row in old]
+    one, other = (
+        json.loads(anat(folder, "desc-summary.json").read_text(encoding="utf-8")) for folder in (results, corrected)
+    )
+    region = removed["region"]
+    assert other["lesions"] == one["lesions"] - 1
+    assert other["regions"][region]["lesions"] == one["regions"][region]["lesions"] - 1
+    assert other["volume_mm3"] == pytest.approx(one["volume_mm3"] - float(removed["volume_mm3"]), abs=0.01)
+    run = json.loads((corrected / "run.json").read_text(encoding="utf-8"))
+    edited = shown.edited["mask"]
+    assert run["recipe"]["lesions"] == "corrected by hand"
+    assert run["inputs"]["lesions"] == {"path": str(edited), "sha256": sha256_of(edited)}
+    sidecar = json.loads(anat(corrected, "space-orig_label-L_mask.json").read_text(encoding="utf-8"))
+    assert sidecar["Manual"] is True
+    assert sidecar["Note"] == other["corrected"]["Note"] == "choroid plexus <b>"
+    page = (corrected / "report.html").read_text(encoding="utf-8")
+    assert "Corrected by hand." in page and "choroid plexus &lt;b&gt;" in page
+    assert {name: sha256_of(results / name) for name in GOLDEN} == before
+    # The other tests find this visit as it was.
+    shutil.rmtree(corrected)
+    for path in shown.edited.values():
+        path.unlink()
+
+
+def lies_alone(instances: np.ndarray, number: int) -> bool:
+    """Whether a lesion touches no other, so that these are cut in the same way without it."""
+    around = ndimage.binary_dilation(instances == number, np.ones((3, 3, 3)))
+    return set(np.unique(instances[around])) <= {0, number}
+
+
+def rows_of(table: Path) -> list[dict[str, str]]:
+    with table.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -18,13 +16,13 @@ import numpy as np
 import pytest
 from chromium import Tab, chromium
 from typer.testing import CliRunner
-from visits import segmented_visit
+from visits import hashes, segmented_visit, serving
 from volumes import OBLIQUE, PIL, pose
 
 from msrim.bids import Subject
 from msrim.cli.main import app
 from msrim.errors import InputError, OutputError
-from msrim.files import locked, sha256_of
+from msrim.files import locked
 from msrim.image import Volume, read_labels, read_volume
 from msrim.workflows.view.correction import save_correction
 from msrim.workflows.view.results import Results, find_results, runs_of
@@ -60,26 +58,6 @@ def visit(tmp_path) -> tuple[Subject, Path]:
 def results(visit) -> Results:
     subject, out = visit
     return find_results(subject.folder(out))
-
-
-@contextmanager
-def serving(results: Results) -> Iterator[ViewServer]:
-    with ViewServer(results) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): sha256_of(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".lock"
-    }
 
 
 def edited(results: Results) -> np.ndarray:

@@ -5,6 +5,8 @@ import {Niivue} from "./niivue.js";
 const $ = (id) => document.getElementById(id);
 const LESION_COLOURS = {R: [0, 255], G: [0, 79], B: [0, 216], A: [0, 255], I: [0, 1], labels: ["", "lesion"], min: 0, max: 1};
 const VIEWS = {all: 3, axial: 0, coronal: 1, sagittal: 2, render: 4};
+// NiiVue's numbers for whether the 3-D view stands beside the planes.
+const PLANES_ALONE = 0, WITH_3D = 1;
 const PEN = {off: null, add: 1, erase: 0};
 
 const fetched = async (name) => {
@@ -17,7 +19,7 @@ const picture = fetched("FLAIR.nii").then((answer) => answer.arrayBuffer());
 
 const viewer = new Niivue({
   isRadiologicalConvention: true, backColor: [0, 0, 0, 1], crosshairColor: [0.51, 0.72, 1, 0.75], crosshairWidth: 1,
-  crosshairWidthUnit: "mm", crosshairGap: 6, show3Dcrosshair: true, multiplanarShowRender: 1, multiplanarLayout: 2, tileMargin: 4,
+  crosshairWidthUnit: "mm", crosshairGap: 6, show3Dcrosshair: true, multiplanarShowRender: PLANES_ALONE, multiplanarLayout: 2, tileMargin: 4,
   sliceType: VIEWS.all, penSize: 3, maxDrawUndoBitmaps: 24, dragMode: 1, fontColor: [0.75, 0.8, 0.86, 1], fontMinPx: 12,
   isForceMouseClickToVoxelCenters: true, logLevel: "error", isNearestInterpolation: false, dragAndDropEnabled: false,
 });
@@ -43,17 +45,20 @@ const own = new Uint32Array(nx * ny * nz);
 }
 // By lesion, the voxels of the drawing that were found.
 const voxels = new Map(visit.lesions.map((lesion) => [lesion.id, []]));
-const label = new Uint32Array(own.length), start = new Uint8Array(own.length);
+const label = new Uint32Array(own.length), start = new Uint8Array(own.length), found = new Uint8Array(own.length);
 {
-  const found = new Uint32Array(own.length), mask = new Uint8Array(own.length);
-  for (let i = 0; i < visit.found.length; i += 3) {
-    const [from, length, id] = visit.found.slice(i, i + 3);
-    found.fill(id, from, from + length);
+  const numbered = new Uint32Array(own.length), masks = {mask: new Uint8Array(own.length), found: new Uint8Array(own.length)};
+  for (let i = 0; i < visit.numbered.length; i += 3) {
+    const [from, length, id] = visit.numbered.slice(i, i + 3);
+    numbered.fill(id, from, from + length);
   }
-  for (let i = 0; i < visit.mask.length; i += 2) mask.fill(1, visit.mask[i], visit.mask[i] + visit.mask[i + 1]);
+  for (const [name, mask] of Object.entries(masks)) {
+    for (let i = 0; i < visit[name].length; i += 2) mask.fill(1, visit[name][i], visit[name][i] + visit[name][i + 1]);
+  }
   for (let at = 0; at < own.length; at++) {
-    label[at] = found[own[at]];
-    start[at] = mask[own[at]];
+    label[at] = numbered[own[at]];
+    start[at] = masks.mask[own[at]];
+    found[at] = masks.found[own[at]];
     if (label[at]) voxels.get(label[at])?.push(at);
   }
 }
@@ -77,7 +82,7 @@ function update() {
   differing = 0;
   for (let at = 0; at < drawing.length; at++) {
     differing += drawing[at] !== saved.drawing[at];
-    if (drawing[at]) { count++; if (!label[at]) added++; } else if (label[at]) erased++;
+    if (drawing[at]) { count++; if (!found[at]) added++; } else if (found[at]) erased++;
   }
   let left = 0;
   for (const lesion of visit.lesions) {
@@ -212,7 +217,7 @@ $("fill").addEventListener("input", opacity);
 const undo = () => { viewer.drawUndo(); update(); };
 $("undo").addEventListener("click", undo);
 $("original").addEventListener("click", () => {
-  for (let at = 0; at < label.length; at++) viewer.drawBitmap[at] = label[at] ? 1 : 0;
+  viewer.drawBitmap.set(found);
   viewer.drawAddUndoBitmap();
   viewer.refreshDrawing(true);
   update();
@@ -260,6 +265,7 @@ $("save").addEventListener("submit", async (event) => {
     const {measure} = await answer.json();
     saved = {drawing, note};
     corrected(measure);
+    $("measured").hidden = true;
     tell("Saved");
     update();
   } catch (error) {
@@ -277,9 +283,16 @@ window.addEventListener("beforeunload", (event) => { if (!isSaved()) event.preve
 $("name").textContent = visit.name;
 document.title = `${visit.name} · lesions · msrim`;
 if (visit.corrected) corrected(visit.measure);
+if (visit.measured) $("next").hidden = true;
+$("measured").hidden = !visit.measured;
 $("loading").hidden = true;
 update();
 if (visit.lesions.length) select(visit.lesions[0], {jump: true});
 // For whoever drives the page.
 window.msrim = {viewer, own};
 document.body.dataset.ready = Math.round(performance.now());
+// The planes can be used already; without a GPU the 3-D view takes its time.
+setTimeout(() => {
+  viewer.opts.multiplanarShowRender = WITH_3D;
+  viewer.drawScene();
+});

@@ -8,13 +8,24 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from msrim.bids import ANATOMY, LESIONS, PAIR, RIM_FOLDER, RIMS, Subject, pair_folder, patient_page
+from msrim.bids import (
+    ANATOMY,
+    CORRECTED_FOLDER,
+    LESIONS,
+    PAIR,
+    RIM_FOLDER,
+    RIMS,
+    Subject,
+    pair_folder,
+    patient_page,
+)
 from msrim.console import Console
 from msrim.files import write_tsv
 from msrim.image import read_volume
 from msrim.lesions.track import CHANGES
 from msrim.report.cohort import Change, Overview, Row, mark_outliers, write_overview
 from msrim.workflows.cohort.tasks import Task, Visit, failure_reason, tasks_of
+from msrim.workflows.corrected import find_correction
 from msrim.workflows.inputs import check_output_folder
 from msrim.workflows.patient_page import check_patient_page, write_pages
 
@@ -55,10 +66,13 @@ def summarise_group(visits: Sequence[Visit], out: Path, *, console: Console) -> 
         folder = visit.results(out)
         steps += _costs(visit.participant, visit.session, "segment", folder)
         steps += _costs(visit.participant, visit.session, "rims", folder / RIM_FOLDER)
+        steps += _costs(visit.participant, visit.session, "rims corrected", folder / CORRECTED_FOLDER / RIM_FOLDER)
     for participant, task in of_patient.items():
         if failure_reason(task, out) is None:
-            for one, other in pairwise([visit for visit in visits if visit.participant == participant]):
-                folder = pair_folder(one.named(), other.named(), out)
+            own = [visit for visit in visits if visit.participant == participant]
+            corrected = any(find_correction(visit.named(), out) for visit in own)
+            for one, other in pairwise(own):
+                folder = pair_folder(one.named(), other.named(), out, corrected=corrected)
                 if (folder / "run.json").is_file():
                     changes.append(_change(one, other, folder, out))
                     steps += _costs(participant, f"{one.session}_to_{other.session}", "longitudinal", folder)
@@ -80,14 +94,17 @@ def summarise_group(visits: Sequence[Visit], out: Path, *, console: Console) -> 
 def _row(visit: Visit, out: Path, *, longitudinal: Task | None) -> Row:
     states, reasons, figures = {}, [], {}
     folder = visit.results(out)
+    corrected = find_correction(visit.named(), out) is not None
+    # Where somebody has corrected the lesions, the figures are of those.
+    shown = folder / CORRECTED_FOLDER if corrected else folder
     wanted = {"segment": Task("segment", visit.participant, visit.session)}
     if visit.has_qsm():
         wanted["rims"] = Task("rims", visit.participant, visit.session)
     if longitudinal is not None:
         wanted["longitudinal"] = longitudinal
     done = {
-        "segment": (folder / "run.json").is_file(),
-        "rims": (folder / RIM_FOLDER / "run.json").is_file(),
+        "segment": (shown / "run.json").is_file(),
+        "rims": (shown / RIM_FOLDER / "run.json").is_file(),
         "longitudinal": any((out / f"sub-{visit.participant}").glob("ses-*_to_ses-*/run.json")),
     }
     for name, task in wanted.items():
@@ -97,15 +114,18 @@ def _row(visit: Visit, out: Path, *, longitudinal: Task | None) -> Row:
             reasons.append(f"{name}: {reason}")
     subject = visit.named()
     if states["segment"] == "done":
-        figures = _lesion_figures(subject, out)
+        figures = _lesion_figures(subject, out, summary=subject.below(shown, LESIONS["summary"]))
     if states.get("rims") == "done":
-        summary = _json(subject.below(folder / RIM_FOLDER, RIMS["summary"]))
+        summary = _json(subject.below(shown / RIM_FOLDER, RIMS["summary"]))
         figures["rim_lesions"] = summary["rim_lesions"]
     reports = {
         "patient": patient_page(subject, out),
         "lesions": folder / "report.html",
-        "rims": folder / RIM_FOLDER / "report.html",
+        "corrected": shown / "report.html",
+        "rims": shown / RIM_FOLDER / "report.html",
     }
+    if not corrected:
+        del reports["corrected"]
     return Row(
         participant_id=f"sub-{visit.participant}",
         session_id=f"ses-{visit.session}" if visit.session else None,
@@ -118,14 +138,14 @@ def _row(visit: Visit, out: Path, *, longitudinal: Task | None) -> Row:
     )
 
 
-def _lesion_figures(subject: Subject, out: Path) -> dict[str, Any]:
-    summary = _json(subject.output(out, LESIONS["summary"]))
+def _lesion_figures(subject: Subject, out: Path, *, summary: Path) -> dict[str, Any]:
+    totals = _json(summary)
     brain = read_volume(subject.output(out, ANATOMY["brain"]), mask=True)
     run = _json(subject.folder(out) / "run.json")
     return {
         "brain_ml": round(float(brain.data.sum() * brain.voxel_volume_mm3) / 1000, 1),
-        "lesions": summary["lesions"],
-        "lesion_ml": round(summary["volume_mm3"] / 1000, 3),
+        "lesions": totals["lesions"],
+        "lesion_ml": round(totals["volume_mm3"] / 1000, 3),
         "seconds": round(sum(step["seconds"] for step in run["steps"]), 1),
         "peak_mib": max((step["peak_mib"] for step in run["steps"] if step["peak_mib"]), default=None),
     }

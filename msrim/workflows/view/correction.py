@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from msrim.files import locked, remove_partial_files, sha256_of, written_atomically
-from msrim.image import read_volume, write_volume
+from msrim.image import read_labels, read_volume, write_volume
 from msrim.workflows.view.results import Results
 
 
@@ -34,8 +34,8 @@ def save_correction(results: Results, mask: np.ndarray, *, note: str) -> Path:
     OutputError
         The folder cannot be written to, the disk is full, or a run is at work there.
     """
-    original = read_volume(results.files["mask"], mask=True)
-    lesions = results.lesions().data
+    original = read_volume(results.found["mask"], mask=True)
+    lesions = read_labels(results.found["instances"]).data
     flair = results.subject.contrasts["FLAIR"]
     kept = np.unique(lesions[mask & (lesions > 0)])
     names = results.edited
@@ -43,7 +43,7 @@ def save_correction(results: Results, mask: np.ndarray, *, note: str) -> Path:
         "Type": "Lesion",
         "Manual": True,
         "Description": "Lesions found by a network and corrected by hand",
-        "Sources": [f"bids::{results.files['mask'].relative_to(results.out).as_posix()}"],
+        "Sources": [f"bids::{results.found['mask'].relative_to(results.out).as_posix()}"],
         "Note": note,
         "Saved": datetime.now().astimezone().isoformat(timespec="seconds"),
         "FLAIR": {"path": str(flair), "sha256": sha256_of(flair)},

@@ -12,10 +12,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from msrim.bids import EDITED, LESIONS, Subject, transform_name
+from msrim.bids import CORRECTED_FOLDER, EDITED, LESIONS, Subject, transform_name
 from msrim.errors import InputError
 from msrim.image import Volume, on_grid_of, read_labels, read_volume
 from msrim.transform import read_transform
+from msrim.workflows.corrected import find_correction, is_corrected
 from msrim.workflows.inputs import without_doubts
 
 # Grey values of a contrast that are drawn black and white, as percentiles of what is not background.
@@ -41,9 +42,27 @@ class Results:
     subject: Subject
 
     @property
-    def files(self) -> dict[str, Path]:
-        """Its lesion files by the names of :data:`msrim.bids.LESIONS`."""
+    def found(self) -> dict[str, Path]:
+        """The lesions that the network found, by the names of :data:`msrim.bids.LESIONS`."""
         return self.subject.outputs(self.out, LESIONS)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The lesions that are shown: those measured on the correction, where that was done, else those found."""
+        if not self.is_measured:
+            return self.found
+        folder = self.folder / CORRECTED_FOLDER
+        return {name: self.subject.below(folder, suffix) for name, suffix in LESIONS.items()}
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the table is of the correction as it is now."""
+        return is_corrected(self.subject, self.out)
+
+    @property
+    def report(self) -> Path:
+        """The page of what is shown, which need not be there."""
+        return (self.folder / CORRECTED_FOLDER if self.is_measured else self.folder) / "report.html"
 
     @property
     def edited(self) -> dict[str, Path]:
@@ -56,17 +75,18 @@ class Results:
 
     def correction(self) -> Volume | None:
         """The corrected mask on the FLAIR's grid, if there is one: bool."""
-        path = self.edited["mask"]
-        if not path.is_file():
+        correction = find_correction(self.subject, self.out)
+        if correction is None:
             return None
         with without_doubts():
-            mask = read_volume(path, mask=True)
-            return on_grid_of(mask, self.lesions(), name=path, target_name=self.files["instances"])
+            mask = read_volume(correction.mask, mask=True)
+            found = self.found["mask"]
+            return on_grid_of(mask, read_volume(found, mask=True), name=correction.mask, target_name=found)
 
     def note(self) -> str:
         """What somebody has written beside the correction."""
-        path = self.edited["sidecar"]
-        return str(json.loads(path.read_text(encoding="utf-8")).get("Note", "")) if path.is_file() else ""
+        correction = find_correction(self.subject, self.out)
+        return "" if correction is None else correction.note
 
     def rows(self) -> list[dict[str, str]]:
         """The table of lesions as it is written."""
@@ -163,7 +183,9 @@ def shown(results: Results) -> dict[str, Any]:
         "contrasts": list(results.subject.contrasts),
         "shape": list(lesions.shape),
         "voxel_mm3": lesions.voxel_volume_mm3,
-        "found": runs_of(lesions.data, numbered=True),
+        "numbered": runs_of(lesions.data, numbered=True),
+        "found": runs_of(read_volume(results.found["mask"], mask=True).data),
+        "measured": results.is_measured,
         "mask": runs_of(lesions.data > 0 if corrected is None else corrected.data),
         "lesions": [
             {

@@ -75,16 +75,14 @@ class ViewServer(ThreadingHTTPServer):
             "view.js": lambda: ("text/javascript", read_asset("view.js")),
             "niivue.js": lambda: ("text/javascript", self._niivue),
             "visit.json": lambda: ("application/json", json.dumps(shown(results)).encode()),
-            "report.html": lambda: ("text/html; charset=utf-8", (results.folder / "report.html").read_bytes()),
+            "report.html": lambda: ("text/html; charset=utf-8", results.report.read_bytes()),
             **{f"{name}.nii": partial(self._image, name) for name in results.subject.contrasts},
         }
 
     def _page(self) -> tuple[str, bytes]:
-        return "text/html; charset=utf-8", render_page("view.html.jinja", has_report=self._has_report).encode()
-
-    @property
-    def _has_report(self) -> bool:
-        return (self.results.folder / "report.html").is_file()
+        return "text/html; charset=utf-8", render_page(
+            "view.html.jinja", has_report=self.results.report.is_file()
+        ).encode()
 
     @cached_property
     def _niivue(self) -> bytes:

@@ -1,0 +1,47 @@
+"""How long a visit takes to open: from the command `msrim view` to a page that can be used, in headless Chromium.
+
+    python -m tests.benchmarks.view RESULTS
+
+Chromium draws without a GPU here, so that a person's machine is quicker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter
+
+from msrim.workflows.view.results import find_results
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from chromium import chromium
+
+
+def main() -> None:
+    """Open one visit and print the seconds."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path)
+    results = parser.parse_args().results
+    shape = find_results(results).lesions().shape
+    with tempfile.TemporaryDirectory() as folder, chromium(Path(folder)) as tab:
+        start = perf_counter()
+        command = [sys.executable, "-m", "msrim", "view", str(results)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+            address = server.stdout.readline().strip()
+            served = perf_counter()
+            tab.open(address)
+            tab.wait("document.body?.dataset.ready")
+            ready = perf_counter()
+            server.terminate()
+    print(
+        f"{' x '.join(map(str, shape))} voxels: address after {served - start:.1f} s, page after {ready - start:.1f} s "
+        f"({os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, no GPU)"
+    )
+
+
+if __name__ == "__main__":
+    main()
