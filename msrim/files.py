@@ -9,9 +9,11 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from zipfile import BadZipFile
@@ -21,6 +23,8 @@ from msrim.errors import InputError, OutputError
 Row = TypeVar("Row")
 # Marks the temporary names, which begin with a dot as well.
 PARTIAL = "-partial-"
+# A file that was written longer ago cannot be written again at the same time, by any file system's clock.
+SETTLED_S = 0.1
 
 
 @contextmanager
@@ -191,7 +195,24 @@ def read_arrays(path: Path, *names: str) -> list[Any]:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Hex digest of a file's bytes.
+
+    It is remembered in this process: most images are the input of several steps. A file that has another size, time of
+    change or place on the disk is read again.
+    """
+    state = path.stat()
+    # Written twice within a tick of the file system's clock it would look the same.
+    if time.time() - state.st_mtime < SETTLED_S:
+        return _digest(path)
+    return _remembered_digest(path, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _remembered_digest(path: Path, *state: int) -> str:
+    return _digest(path)
+
+
+def _digest(path: Path) -> str:
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

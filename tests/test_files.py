@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from msrim import files
 from msrim.errors import OutputError
 from msrim.files import remove_partial_files, sha256_of, write_text, written_atomically
 
@@ -78,3 +79,21 @@ def test_sha256(tmp_path):
     path = write_text("abc", tmp_path / "x")
     assert sha256_of(path) == hashlib.sha256(b"abc").hexdigest()
     assert sha256_of(path).startswith("ba7816bf")
+
+
+def test_sha256_is_remembered_and_a_changed_file_read_again(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    os.utime(path, (1e9, 1e9))
+    first = sha256_of(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "_digest", lambda _: "read again")
+        assert sha256_of(path) == first
+    # Same size, same time of modification: the time of the inode's change gives it away.
+    path.write_bytes(b"xyz")
+    os.utime(path, (1e9, 1e9))
+    assert sha256_of(path) == hashlib.sha256(b"xyz").hexdigest()
+    # Just written, it is never remembered.
+    for content in (b"uvw", b"rst"):
+        path.write_bytes(content)
+        assert sha256_of(path) == hashlib.sha256(content).hexdigest()

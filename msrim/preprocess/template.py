@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 
 from msrim.image import Volume
+
+FILE = "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 
 
 def load_template() -> Volume:
@@ -26,13 +31,19 @@ def load_template() -> Volume:
     >>> load_template().shape
     (197, 233, 189)
     """
-    with warnings.catch_warnings():
-        # nilearn greets its first import with notices that mean nothing to a reader of lesions.
-        warnings.simplefilter("ignore")
-        from nilearn.datasets import load_mni152_template
+    data, affine = _read()
+    return Volume(data.copy(), affine.copy())
 
-        image = load_mni152_template(resolution=1)
-    return Volume(np.asarray(image.dataobj, dtype=np.float32), image.affine.astype(np.float64))
+
+@cache
+def _read() -> tuple[np.ndarray, np.ndarray]:
+    """As :func:`nilearn.datasets.load_mni152_template` does it, whose import takes longer than all the rest."""
+    package = find_spec("nilearn")
+    if package is None or package.origin is None:
+        raise ImportError("nilearn, which has the MNI152 template, is not installed; install msrim again")
+    image = nib.load(Path(package.origin).parent / "datasets" / "data" / FILE)
+    data = np.asarray(image.dataobj).astype(np.float32)
+    return data / data.max(), image.affine.astype(np.float64)
 
 
 def load_template_brain_mask() -> Volume:

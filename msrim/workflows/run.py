@@ -236,6 +236,14 @@ EXECUTION = {"hash_method": "content", "remove_unnecessary_outputs": "false", "c
 class _Inputs(DynamicTraitedSpec, BaseInterfaceInputSpec):
     """What the cache hashes: the function's arguments, and the code."""
 
+    def _get_sorteddict(self, objekt: Any, dictwithhash: bool = False, **how: Any) -> Any:
+        # Nipype would read every file again for every step that takes it.
+        # Path.is_file fails on a text that is too long for a path.
+        if how.get("hash_files", True) and isinstance(objekt, str) and os.path.isfile(objekt):  # noqa: PTH113
+            digest = sha256_of(Path(objekt))
+            return (objekt, digest) if dictwithhash else digest
+        return super()._get_sorteddict(objekt, dictwithhash, **how)
+
 
 class _Call(BaseInterface):
     """The interface through which Nipype calls a function."""
