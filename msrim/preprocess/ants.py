@@ -26,6 +26,8 @@ from msrim.transform import LPS_FROM_RAS, apply_transform, ras_from_itk
 
 SEED = 1
 THREADS = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
+# Percentiles of a brain between which intensities tell its tissues apart.
+USUAL = (1.0, 99.0)
 # N4 is fitted on every fourth voxel, and on more of a stack of few slices.
 N4_SHRINKING, N4_LEAST_SIDE = 4, 16
 # Most iterations at 6, 4, 2 and 1 times the voxel size. The finest level takes most of the time and moves a brain in
@@ -173,8 +175,12 @@ def classify_tissue(t1w: Volume, brain: Volume) -> Volume:
     -----
     Avants et al., Neuroinformatics 9(4), 2011, doi:10.1007/s12021-011-9109-y.
     """
+    # Atropos starts from means that are spread between darkest and brightest: a few vessels as bright as five times
+    # white matter would be a class of their own, and grey and white matter another.
+    darkest, brightest = np.percentile(t1w.data[brain.data], USUAL) if brain.data.any() else (0.0, 0.0)
+    usual = t1w.like(np.clip(t1w.data, darkest, brightest))
     with _ants("Atropos") as ants:
-        image, inside = _to_ants(blanked(t1w, brain)), _to_ants(brain)
+        image, inside = _to_ants(blanked(usual, brain)), _to_ants(brain)
         found = ants.atropos(image, inside, i="Kmeans[3]", m="[0.2,1x1x1]", c="[5,0]", r=0)
     # Atropos numbers its classes from dark to bright: CSF, grey, white on T1w.
     labels = found["segmentation"].numpy().round().astype(np.uint8)

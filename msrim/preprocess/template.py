@@ -41,9 +41,9 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
     package = find_spec("nilearn")
     if package is None or package.origin is None:
         raise ImportError("nilearn, which has the MNI152 template, is not installed; install msrim again")
-    image = nib.load(Path(package.origin).parent / "datasets" / "data" / FILE)
+    image = nib.Nifti1Image.from_filename(Path(package.origin).parent / "datasets" / "data" / FILE)
     data = np.asarray(image.dataobj).astype(np.float32)
-    return data / data.max(), image.affine.astype(np.float64)
+    return data / data.max(), np.asarray(image.affine, np.float64)
 
 
 def load_template_brain_mask() -> Volume:

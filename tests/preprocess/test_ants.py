@@ -74,6 +74,16 @@ def test_atropos_numbers_tissue_from_csf_to_white(brain, mask):
     assert min(np.count_nonzero(labels == each) for each in (1, 2, 3)) > 0.05 * mask.data.sum()
 
 
+def test_bright_vessels_are_no_tissue_class_of_atropos(brain, mask):
+    """Half a percent of the brain's voxels, up to eight times as bright as white matter."""
+    bright = np.random.default_rng(3).random(brain.shape) < 0.005
+    image = brain.like(np.where(bright, brain.data * 8, brain.data).astype(np.float32))
+    labels = ants.classify_tissue(image, mask).data
+    assert min(np.count_nonzero(labels == each) for each in (1, 2, 3)) > 0.05 * mask.data.sum()
+    means = [brain.data[(labels == each) & ~bright].mean() for each in (1, 2, 3)]
+    assert means[0] < 0.75 * means[1] < 0.75 * means[2]
+
+
 @pytest.fixture(scope="module")
 def swollen(brain, mask) -> dict[str, Volume]:
     """A brain whose left half is wider, elsewhere: no affine brings it back."""
