@@ -6,7 +6,7 @@ split, lesion by lesion, and changes neither the rows' order nor their numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
@@ -268,6 +268,17 @@ def summarise_changes(lesions: Sequence[TrackedLesion]) -> dict:
     }
     counts = {change: sum(lesion.change == change for lesion in lesions) for change in CHANGES}
     return {"lesions": counts, **totals, "use": "research use only"}
+
+
+def counts_in_words(counts: Mapping[str, int]) -> str:
+    """How many lesions became what, in one line.
+
+    Examples
+    --------
+    >>> counts_in_words({"new": 2, "enlarging": 0, "stable": 1}), counts_in_words({"new": 0})
+    ('2 new, 1 stable', 'no lesion at either visit')
+    """
+    return ", ".join(f"{count} {change}" for change, count in counts.items() if count) or "no lesion at either visit"
 
 
 def write_changes_tsv(lesions: Sequence[TrackedLesion], path: Path) -> Path:

@@ -25,6 +25,7 @@ from msrim.console import Console
 from msrim.errors import InputError, Remark
 from msrim.files import sha256_of
 from msrim.lesions.chain import chain_lesions, write_chain_tsv
+from msrim.lesions.track import counts_in_words
 from msrim.models.registry import SEGMENTING_TASKS, Card, read_card
 from msrim.recipe import Recipe
 from msrim.results import doubts_of
@@ -140,11 +141,8 @@ def changes_text(visits: Sequence[Subject], changes: Changes) -> str:
     baseline, followup = visits
     lesions = sum(len(row.followup_ids) for row in changes.rows)
     found = {"lesions": lesions, "volume_mm3": changes.summary["followup_mm3"]}
-    became = [f"{count} {change}" for change, count in changes.summary["lesions"].items() if count]
-    return (
-        f"{lesions_text(found)} at ses-{followup.session}; since ses-{baseline.session} "
-        f"{', '.join(became) or 'nothing to compare'}"
-    )
+    became = counts_in_words(changes.summary["lesions"])
+    return f"{lesions_text(found)} at ses-{followup.session}; since ses-{baseline.session}: {became}"
 
 
 def find_visits(paths: Sequence[Path]) -> list[Subject]:

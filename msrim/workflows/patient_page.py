@@ -27,7 +27,7 @@ from msrim.image import same_grid
 from msrim.lesions.chain import ChainedLesion, chain_lesions
 from msrim.lesions.join import find_owners, join_lesions, joined_columns, write_joined_tsv
 from msrim.lesions.measure import Lesion
-from msrim.lesions.track import TrackedLesion
+from msrim.lesions.track import TrackedLesion, counts_in_words
 from msrim.report.patient import PairOnPage, PatientReport, VisitOnPage, is_own_page, write_patient_page
 from msrim.results import (
     Comparison,
@@ -220,9 +220,8 @@ def _headline(done: Mapping[str, Results], pairs: Sequence[Pair]) -> str:
     if by_hand := [name for name, found in done.items() if "corrected" in found.files.summary]:
         text += f" (corrected by hand: {', '.join(by_hand)})" if name else " (corrected by hand)"
     if pairs:
-        counts = pairs[-1].files.summary["lesions"]
-        became = ", ".join(f"{count} {change}" for change, count in counts.items() if count)
-        text += f"; since ses-{pairs[-1].visits[0].session} {became or 'no lesion'}"
+        pair = pairs[-1]
+        text += f"; since {pair.visits[0].name}: {counts_in_words(pair.files.summary['lesions'])}"
     for name, found in done.items():
         if found.rims is not None:
             text += f"; {found.rims.summary['rim_lesions']} with a rim" + (f" at {name}" if name else "")

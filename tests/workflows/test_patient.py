@@ -293,7 +293,7 @@ def test_a_lesion_of_three_visits_is_one_row(three_visits):
     assert '<a href="ses-m6/rims/report.html#lesion-1">0.90</a>' in page
     assert '<a href="ses-m0_to_ses-m6/report.html#lesion-1">enlarging</a>' in page
     assert '<a href="ses-m12/report.html#lesion-1">60</a>' in page
-    assert report.headline == "1 lesion, 0.06 ml at ses-m12; since ses-m6 1 stable, 1 vanished; 1 with a rim at ses-m6"
+    assert report.headline == "1 lesion, 0.06 ml at ses-m12; since ses-m6: 1 stable, 1 vanished; 1 with a rim at ses-m6"
     assert report.doubts == ["the QSM's sign looks inverted"]
 
 
