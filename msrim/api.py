@@ -342,9 +342,12 @@ def find_visit(
 
 
 def _settings(recipe: AnyPath | None, **overrides: Any) -> Recipe:
+    """Settings of a run, with a model of the user's own named so that run.json names it for any other folder too."""
+    from msrim.models.registry import located
     from msrim.recipe import read_recipe
 
-    return read_recipe(None if recipe is None else Path(recipe), **overrides)
+    settings = read_recipe(None if recipe is None else Path(recipe), **overrides)
+    return settings.model_copy(update={"model": located(settings.model)})
 
 
 def results_folder(out: AnyPath | None, visit: Subject) -> Path:

@@ -68,6 +68,15 @@ def test_files_options_and_recipe(calls, patient, tmp_path):
     assert recipe == Recipe(model="other", backend="fsl", device="cpu", brain_extracted=True, threshold=0.3)
 
 
+def test_a_model_of_ones_own_is_remembered_by_its_whole_path(calls, patient, tmp_path, monkeypatch):
+    """`msrim rim-classify` and `longitudinal` look it up in run.json, from wherever they are called."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    assert runner.invoke(app, ["segment", str(patient), "--model", "mine+scp"]).exit_code == 0
+    [(_, recipe, _)] = calls
+    assert recipe == Recipe(model=f"{tmp_path / 'mine'}+scp")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
