@@ -114,6 +114,13 @@ def evaluate_cohort(
         There is no truth, a method lacks a visit, a visit has two masks, or grids differ.
     """
     methods, comparisons = compare_cohort(truth, predictions, min_volume_mm3=min_volume_mm3, console=console)
+    return write_comparison(methods, comparisons, out, min_volume_mm3=min_volume_mm3)
+
+
+def write_comparison(
+    methods: Sequence[Method], comparisons: dict[str, list[dict]], out: Path, *, min_volume_mm3: float
+) -> Path:
+    """Tables and page of what :func:`compare_cohort` found; as :func:`evaluate_cohort`."""
     _write_rows(
         [
             {"method": method.name, "patient": scan.patient, "session": scan.session} | scan.figures

@@ -22,7 +22,7 @@ from msrim.models.inference import find_changes
 from msrim.models.registry import SEGMENTING_TASKS, Card, read_card
 from msrim.recipe import Recipe, Sweep, TrainingRecipe
 from msrim.workflows.anatomy import prepare
-from msrim.workflows.evaluate import compare_cohort, curve_areas, evaluate_cohort
+from msrim.workflows.evaluate import compare_cohort, curve_areas, write_comparison
 from msrim.workflows.run import Run
 from msrim.workflows.segment import find_lesions, write_lesions
 from msrim.workflows.train import train
@@ -192,9 +192,9 @@ def _judge_pair(folder: Path, *, card: Card, recipe: TrainingRecipe, row: Path, 
 
 
 def _figures(sweep: Sweep, recipes: dict[str, TrainingRecipe], out: Path, *, console: Console) -> dict:
-    """The table, and the page of :func:`msrim.workflows.evaluate.evaluate_cohort`."""
+    """The table, and the page of :func:`msrim.workflows.evaluate.write_comparison`."""
     folders = {row: out / folder_of(row) / "results" for row in recipes}
-    methods, differences = compare_cohort(out / "truth", folders, min_volume_mm3=0.0, console=Console(quiet=True))
+    methods, differences = compare_cohort(out / "truth", folders, min_volume_mm3=0.0, console=console)
     rows = {}
     for method in methods:
         summary = {found["figure"]: found for found in method.summary}
@@ -204,7 +204,7 @@ def _figures(sweep: Sweep, recipes: dict[str, TrainingRecipe], out: Path, *, con
             **curve_areas(method),
             **_pair_figures(sorted((out / folder_of(method.name) / "pairs").glob("*.json"))),
         }
-    page = evaluate_cohort(out / "truth", folders, out / "judged", min_volume_mm3=0.0, console=Console(quiet=True))
+    page = write_comparison(methods, differences, out / "judged", min_volume_mm3=0.0)
     return {
         "sweep": sweep.name,
         "steps": {row: recipe.steps for row, recipe in recipes.items()},
