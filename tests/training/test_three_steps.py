@@ -100,6 +100,10 @@ def data(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", sorted(set(packaged_recipes()) - {"segment"}))
 def test_three_steps(name, data, tmp_path):
     recipe = read_training_recipe(Path(name), **SMALL)
+    # On a processor bfloat16 gradients of so small crops are garbage at times (MAX_GRADIENT_NORM in the loop): then
+    # the step is left out.
+    precise = recipe.optimiser.model_copy(update={"precision": "float32"})
+    recipe = recipe.model_copy(update={"optimiser": precise})
     card = read_card(TRAIN[recipe.task](recipe, data, tmp_path / "model"))
     trained = load_model(card)
     assert (card.name, card.network, card.contrasts) == (recipe.name, recipe.network, recipe.contrasts)
