@@ -13,6 +13,8 @@ CHANGED_CONTRAST = {"FLAIR": (-1.0, 0.7), "T1w": (-0.5, 0.5), "T2w": (-0.8, 0.6)
 # The same for grey matter and for CSF beside white matter.
 CHANGED_GREY = {"FLAIR": (-0.7, 1.0), "T1w": (-0.7, 0.7), "T2w": (-0.7, 0.7), "PDw": (-0.7, 0.7)}
 CHANGED_CSF = {"FLAIR": (-1.0, 1.5), "T1w": (-1.0, 1.0), "T2w": (-1.5, 1.5), "PDw": (-1.5, 1.5)}
+# Caps and bands around the ventricles, which healthy people have too; as bright as lesions.
+CAP_CONTRAST = {"FLAIR": (0.5, 4.0), "T1w": (-1.2, 0.2), "T2w": (0.0, 2.5), "PDw": (0.0, 2.5)}
 # Chance that a contrast which the patient has is withheld. FLAIR is what a lesion is defined on and always stays.
 DROPOUT = {"FLAIR": 0.0, "T1w": 0.4, "T2w": 0.5, "PDw": 0.5}
 # Structures that share a signal; each gets its own random intensity. Left and right are the same tissue.

@@ -10,18 +10,30 @@ from pathlib import Path
 import cc3d
 import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from msrim.image import Volume
+from msrim.labels import CSF, GREY_MATTER, WHITE_MATTER, HeadLabel
 from msrim.lesions.bank import read_bank
 from msrim.lesions.spheres import lesion_spheres
 from msrim.training import synthesis
-from msrim.training.contrasts import CHANGED_CONTRAST, CHANGED_CSF, CHANGED_GREY, DROPOUT, PAINTED_CONTRAST
+from msrim.training.contrasts import (
+    CAP_CONTRAST,
+    CHANGED_CONTRAST,
+    CHANGED_CSF,
+    CHANGED_GREY,
+    DROPOUT,
+    PAINTED_CONTRAST,
+)
 from msrim.training.painting import knots, painted_share
 
-# White matter is that of cerebrum, cerebellum and brainstem: lesions lie in all three.
-CSF, GREY_MATTER, WHITE_MATTER = (1, 2), (3, 4, 6), (5, 7, 8)
+# Caps and bands around the ventricles are bright in healthy people too, as bright as lesions: chance of a sample to
+# have them, how deep they reach on average, and how deep at most. In three patients in whom experts marked such normal
+# hyperintensities (MS3SEG), half of these lay within 1.7 to 2.7 mm of the ventricles, and half of the lesions farther
+# away than 6 to 10 mm; their brightness was alike (medians 2.2 to 2.6, and 2.8 to 4.1).
+CAPPED, CAP_MM, DEEPEST_CAP_MM = 0.5, (0.5, 5.0), 14.0
 # Brightness and contrast that normalisation leaves unknown.
 GAIN, OFFSET = (0.55, 1.7), 0.8
 # How crops are stretched along each axis, and as a whole: the source voxels of a step.
@@ -32,6 +44,9 @@ STRENGTHS = (0.2, 1.0)
 # Chance that lesions are painted into a patient, and into a synthetic brain; that they are all of one patient's mask
 # where there are masks, else this many maps at most; how far those are scaled along each axis.
 PAINTED, PAINTED_SYNTHETIC, WHOLE, MAPS_AT_ONCE, MAP_SCALE = 0.5, 0.9, 0.6, 3, (0.85, 1.2)
+# Share of the crops of a real patient without a lesion in their middle that show what is as bright as one: deeper in
+# the brain than lesions begin, and this far from any, in millimetres.
+BRIGHT_SHARE, BRIGHT, BRIGHT_DEPTH_MM, FROM_LESION_MM = 0.5, 2.0, 5.5, 3.0
 # Share of the samples that come from synthetic brains, where there are any.
 SYNTHETIC = 0.35
 # Chance that a contrast other than the FLAIR lies beside it, as after a registration that failed a little, and by how
@@ -72,6 +87,20 @@ class Patient:
         """Lesions, brain, and white matter; grey matter and CSF outside the lesions: (5, X, Y, Z) bool."""
         white, grey, csf = (np.isin(self.labels, labels) for labels in (WHITE_MATTER, GREY_MATTER, CSF))
         return torch.from_numpy(np.stack([self.lesions, self.brain, white, grey & ~self.lesions, csf & ~self.lesions]))
+
+    @cached_property
+    def ventricle_mm(self) -> Tensor:
+        """Distance to the ventricles, (1, X, Y, Z) half precision, DEEPEST_CAP_MM at most."""
+        elsewhere = self.labels != HeadLabel.VENTRICLES
+        distance = distance_transform_edt(elsewhere) if not elsewhere.all() else np.full(elsewhere.shape, np.inf)
+        return torch.from_numpy(np.minimum(distance, DEEPEST_CAP_MM)[None]).half()
+
+    @cached_property
+    def bright(self) -> np.ndarray:
+        """Voxels as bright as lesions in the first contrast that are none, flat C-order indices."""
+        near = distance_transform_edt(~self.lesions) <= FROM_LESION_MM if self.lesions.any() else self.lesions
+        bright = (self.images[0] > BRIGHT).numpy() & (distance_transform_edt(self.brain) > BRIGHT_DEPTH_MM)
+        return np.flatnonzero(bright & ~near)
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,6 +249,9 @@ class LesionCrops(Dataset):
         marked = _soft(lesions)
         for change, share in ((CHANGED_GREY, grey), (CHANGED_CSF, csf), (CHANGED_CONTRAST, marked)):
             images += strength * self._drawn(rng, change) * share
+        if rng.random() < CAPPED:
+            tissue = brain & ~lesions & (csf < 0.5)
+            images += self._caps(synthesis.sample_at(patient.ventricle_mm, points)[0], rng) * tissue
         if maps:
             painted = white & ~synthesis.dilate(lesions, 2) & lesions_at(points, maps, patient.mni_from_voxel)
             images += self._excess(painted, rng)
@@ -240,6 +272,8 @@ class LesionCrops(Dataset):
             # A lesion first, then a voxel of it: small lesions are seen as often as large ones.
             voxels = components[rng.integers(len(components))]
             return voxels[rng.integers(len(voxels))] + rng.uniform(-0.35, 0.35, 3) * self.shape
+        if components and len(patient.bright) and rng.random() < BRIGHT_SHARE:
+            return np.array(np.unravel_index(rng.choice(patient.bright), patient.brain.shape), float)
         while True:
             voxel = rng.integers(patient.brain.shape)
             if patient.brain[tuple(voxel)]:
@@ -253,6 +287,13 @@ class LesionCrops(Dataset):
         """What painted lesions (X, Y, Z) add to each contrast: (C, X, Y, Z)."""
         share = painted_share(painted, rng)
         return self._drawn(rng, PAINTED_CONTRAST) * share
+
+    def _caps(self, distance: Tensor, rng: np.random.Generator) -> Tensor:
+        """What caps and bands around the ventricles add, by the distance (X, Y, Z) to these: (C, X, Y, Z)."""
+        varied = synthesis.smooth_field(rng, distance.shape, channels=1, points=knots(distance, 12), spread=0.8)[0]
+        depth = (rng.uniform(*CAP_MM) * varied.exp()).clamp(max=DEEPEST_CAP_MM - 2)
+        edge = rng.uniform(1.0, 3.0)
+        return self._drawn(rng, CAP_CONTRAST) * ((depth - distance) / edge + 0.5).clamp(0, 1)
 
     def _misaligned(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         """Shift some contrasts other than the FLAIR by a few voxels."""

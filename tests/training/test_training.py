@@ -25,7 +25,7 @@ from msrim.recipe import ONE_CYCLE, read_training_recipe
 from msrim.training import contrasts, synthesis
 from msrim.training.contrasts import TISSUES
 from msrim.training.heads import SyntheticHeads, head_label_of_tissue, load_head, paint
-from msrim.training.lesions import LesionBank, LesionCrops, Patient, lesions_at
+from msrim.training.lesions import DEEPEST_CAP_MM, LesionBank, LesionCrops, Patient, lesions_at
 from msrim.training.loop import fit
 from msrim.workflows.train import start_from
 from msrim.workflows.train import train as train_network
@@ -200,6 +200,36 @@ def test_whole_masks_are_painted_beside_the_maps(bank, tmp_path):
     assert torch.nonzero(found).float().mean(0).sub(8).abs().max() < 4
     place = unmirrored[0].any_place(rng)
     assert found[tuple(torch.from_numpy(place).round().long())]
+
+
+def test_caps_are_bright_beside_the_ventricles_and_never_lesions(patient):
+    labels = patient.labels.copy()
+    labels[20:28, 20:28, 20:28] = HeadLabel.VENTRICLES
+    healthy = replace(patient, labels=labels, lesions=np.zeros(SHAPE, bool))
+    samples = crops(healthy, None)
+    distance = healthy.ventricle_mm[0].float()
+    far = distance > DEEPEST_CAP_MM - 0.5
+    assert far.any()
+    for seed in range(5):
+        caps = samples._caps(distance, np.random.default_rng(seed))
+        assert caps[0].max() > 0.5 and caps[0, distance == 1].mean() > caps[0, distance > 6].mean()
+        assert not caps[:, far].any()
+    assert not any(samples[index][1].any() for index in range(8))
+
+
+def test_crops_beside_lesions_show_what_is_as_bright(patient):
+    images = torch.zeros(3, *SHAPE)
+    images[0, 8:16, 18:26, 18:26] = images[0, 30:34, 20:24, 20:24] = images[0, 2, 23, 23] = 3.0
+    shown = replace(patient, images=images)
+    bright = np.array(np.unravel_index(shown.bright, SHAPE)).T
+    # The block away from the lesion and what of the other is not near it; not the bright voxel at the surface.
+    assert len(bright) > 64 and ((bright[:, 0] >= 30).sum() == 64) and bright[:, 0].min() >= 8
+    assert ndimage.distance_transform_edt(~patient.lesions)[tuple(bright.T)].min() > 3
+    samples, rng = crops(shown, None), np.random.default_rng(0)
+    places = {tuple(voxel) for voxel in bright}
+    centres = [tuple(samples._centre(shown, [], rng)) for _ in range(400)]
+    # Half of those three in ten that show no lesion on purpose.
+    assert 0.1 < np.mean([centre in places for centre in centres]) < 0.2
 
 
 def test_every_lesion_lies_in_its_sphere(patient, bank):
