@@ -34,11 +34,12 @@ from scipy.spatial.distance import pdist
 from msrim.console import Console
 from msrim.evaluation.instances import panoptic_quality
 from msrim.image import Volume
+from msrim.labels import WHITE_MATTER
 from msrim.lesions.spheres import lesion_spheres
 from msrim.lesions.split import label_lesions, split_confluent
 from msrim.models import load_model, read_card
 from msrim.recipe import read_training_recipe
-from msrim.training.lesions import WHITE_MATTER, Patient
+from msrim.training.lesions import Patient
 from msrim.workflows.training_data import marked_visits, prepare_visit
 from tests.benchmarks.centres import split_at_centres
 
