@@ -29,6 +29,8 @@ CARDS = Path(__file__).parent / "cards"
 WEIGHTS = Path(__file__).parent / "weights"
 
 
+# From this slice thickness on, in millimetres, a FLAIR has thick slices; 3-D ones have 1, good 2-D ones 3.
+THICK_SLICES_MM = 5.0
 # Tasks of models that mark lesions in one visit.
 LESION_TASKS = ("lesions", "slices")
 # Tasks whose models find all lesions of a single visit; they decide alone or with their like.
@@ -61,6 +63,9 @@ class Card:
         How intensities and coordinates are scaled.
     threshold : float
         On the probability, above which a voxel is a lesion, or a lesion is rim+.
+    thick_slice_threshold : float or None
+        In place of ``threshold`` for a lesion model where the FLAIR's slices are THICK_SLICES_MM thick or more: lesions
+        and what is bright beside ventricles run into each other there, and networks are too sure of both.
     sensitive_threshold : float or None
         A lower one for a rim network, by which few rims are missed and many are seen that are none.
     sha256 : str
@@ -96,6 +101,7 @@ class Card:
     training: str
     limits: str
     metrics: dict[str, Any] = field(default_factory=dict)
+    thick_slice_threshold: float | None = None
     sensitive_threshold: float | None = None
     intensity_range: tuple[float, float] | None = None
     threshold_range: tuple[float, float] | None = None
@@ -111,6 +117,12 @@ class Card:
     def single(self) -> tuple[Card, ...]:
         """The models that decide: the card itself, or those that it joins."""
         return self.members or (self,)
+
+    def threshold_for(self, slice_mm: float) -> float:
+        """From which probability on a voxel is lesion, by the FLAIR's slice thickness in millimetres."""
+        if self.thick_slice_threshold is None or slice_mm < THICK_SLICES_MM:
+            return self.threshold
+        return self.thick_slice_threshold
 
     def rim_threshold(self, wanted: str) -> float:
         """The probability from which on a lesion is rim+.
@@ -206,6 +218,7 @@ def _joined(cards: list[Card]) -> Card:
         contrasts=tuple(dict.fromkeys(name for card in cards for name in card.contrasts)),
         required=tuple(dict.fromkeys(name for card in cards for name in card.required)),
         threshold=_mean_in_odds([card.threshold for card in cards]),
+        thick_slice_threshold=_mean_in_odds([card.threshold_for(THICK_SLICES_MM) for card in cards]),
         threshold_range=None if None in ranges else tuple(_mean_in_odds(ends) for ends in zip(*ranges, strict=True)),
         sha256="+".join(card.sha256 for card in cards),
         limits="\n\n".join(f"{card.label}: {card.limits.strip()}" for card in cards),

@@ -191,7 +191,7 @@ def as_segmented(subject: Subject, recipe: Recipe, out: Path) -> tuple[Subject, 
 def find(subject: Subject, anatomy: Anatomy, recipe: Recipe, run: Run, *, out: Path, card: Card) -> Lesions:
     """Every step from the working images to the files that the user gets."""
     found = run(find_lesions, anatomy.working, to_mni=anatomy.to_mni, card=card, device=recipe.device)
-    threshold = fixed_threshold(recipe, card=card)
+    threshold = fixed_threshold(recipe, card=card, subject=subject)
     if recipe.threshold is None and card.threshold_range is not None:
         threshold = run(
             choose_threshold, anatomy.working, lesion=found.lesion, default=threshold, highest=card.threshold_range[1]
@@ -243,9 +243,11 @@ def grade_scan(
     )
 
 
-def fixed_threshold(recipe: Recipe, *, card: Card) -> float:
+def fixed_threshold(recipe: Recipe, *, card: Card, subject: Subject) -> float:
     """From which probability on a voxel is lesion where a visit has no threshold of its own."""
-    return card.threshold if recipe.threshold is None else recipe.threshold
+    if recipe.threshold is not None:
+        return recipe.threshold
+    return card.threshold_for(float(read_volume(subject.contrasts["FLAIR"]).spacing.max()))
 
 
 def check_finds_lesions(card: Card, tasks: Collection[str]) -> None:

@@ -25,17 +25,17 @@ from typer.testing import CliRunner
 from visits import serving
 
 import msrim
-from msrim.bids import find_subject
+from msrim.bids import Subject, find_subject
 from msrim.cli.main import app
 from msrim.console import Console
 from msrim.evaluation.metrics import segmentation_metrics
 from msrim.files import sha256_of
-from msrim.image import read_volume
+from msrim.image import Volume, read_volume, write_volume
 from msrim.models.registry import read_card
 from msrim.recipe import Recipe
 from msrim.simulation.phantom import simulate_subject
 from msrim.workflows.anatomy import preprocess_subject, reorient
-from msrim.workflows.segment import segment_subject
+from msrim.workflows.segment import fixed_threshold, segment_subject
 from msrim.workflows.view.results import find_results
 
 QUIET = Console(quiet=True)
@@ -148,6 +148,15 @@ def test_the_examples_of_the_documentation(function, phantom, results):
     for test in examples:
         doctest.DocTestRunner().run(test, out=told.append)
     assert examples and not told, "".join(told)
+
+
+@pytest.mark.parametrize(("slice_mm", "expected"), [(3.0, "threshold"), (6.4, "thick_slice_threshold")])
+def test_thick_slices_have_a_threshold_of_their_own(slice_mm, expected, tmp_path):
+    image = np.random.default_rng(0).uniform(0, 100, (64, 64, 12)).astype(np.float32)
+    flair = write_volume(Volume(image, np.diag([2.0, 2.0, slice_mm, 1])), tmp_path / "FLAIR.nii")
+    card, subject = read_card("allnet"), Subject("01", None, {"FLAIR": flair})
+    assert fixed_threshold(Recipe(), card=card, subject=subject) == getattr(card, expected)
+    assert fixed_threshold(Recipe(threshold=0.3), card=card, subject=subject) == 0.3
 
 
 def test_the_threshold_is_the_patients_own_or_the_users(phantom, results):
