@@ -204,6 +204,8 @@ def longitudinal(
     device: Device | None = None,
     brain_extracted: bool | None = None,
     recipe: AnyPath | None = None,
+    expansion: bool | None = None,
+    years: Sequence[float] = (),
     quiet: bool = True,
 ) -> Longitudinal:
     """Find what changed between visits of one patient.
@@ -214,6 +216,10 @@ def longitudinal(
         Two or more in the order of time: folders as for :func:`segment`, or FLAIR files.
     out, model, backend, device, brain_extracted, recipe, quiet
         As for :func:`segment`.
+    expansion : bool, optional
+        Measure how much each lesion and the brain expand or shrink, and find slowly expanding lesions.
+    years : sequence of float
+        From each visit to the next; as the dates beside the images say if empty.
 
     Returns
     -------
@@ -239,9 +245,11 @@ def longitudinal(
     from msrim.workflows.longitudinal import find_visits, follow_visits
 
     found = find_visits([Path(visit) for visit in visits])
-    settings = _settings(recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted)
+    settings = _settings(
+        recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted, expansion=expansion
+    )
     folder = results_folder(out, found[0])
-    new = follow_visits(found, settings, folder, console=Console(quiet=quiet))
+    new = follow_visits(found, settings, folder, console=Console(quiet=quiet), years=years)
     visits_found = [segmentation_of(visit, folder, corrected=is_corrected(visit, folder)) for visit in found]
     corrected = any(find_correction(visit, folder) for visit in found)
     pairs = tuple(comparison_of(one, other, folder, corrected=corrected) for one, other in pairwise(found))

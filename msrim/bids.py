@@ -114,6 +114,7 @@ PAIR = {
     "tracked": "space-midway_seg-lesions_dseg.nii.gz",
     "difference": "space-midway_stat-z_desc-difference_statmap.nii.gz",
     "difference_t2w": "space-midway_stat-z_desc-differenceT2w_statmap.nii.gz",
+    "log_jacobian": "space-midway_stat-logjacobian_desc-expansion_statmap.nii.gz",
 }
 # ... and of a patient, beside the visits' folders: all that is known of each lesion in one row.
 PATIENT = {

@@ -40,6 +40,8 @@ class Recipe(BaseModel):
     plain : bool
         Changes are what CoactSeg says of the pair, as in its paper: no rule on what the images show clearly, none on
         the brain's surface, and the visits are not exchanged for a second answer.
+    expansion : bool
+        Measure between visits how much each lesion and the brain expand or shrink.
 
     Examples
     --------
@@ -58,6 +60,7 @@ class Recipe(BaseModel):
     grade: bool = False
     stride: int = Field(default=60, ge=1, le=80)
     plain: bool = False
+    expansion: bool = False
 
     def as_toml(self) -> str:
         """The recipe as a file that ``--recipe`` reads.

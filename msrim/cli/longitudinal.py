@@ -26,6 +26,21 @@ def longitudinal(
     device: Device = None,
     brain_extracted: BrainExtracted = None,
     recipe: RecipeFile = None,
+    expansion: Annotated[
+        bool | None,
+        typer.Option(
+            "--expansion",
+            help="Measure how much each lesion and the brain expand or shrink, and find slowly expanding lesions.",
+            show_default=False,
+        ),
+    ] = None,
+    years: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--years",
+            help="Years from each visit to the next, once for each; from dates beside the images if not given.",
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Find what changed between visits. Prints the path of the mask of new lesions on the last visit's FLAIR."""
@@ -37,6 +52,8 @@ def longitudinal(
         device=device,
         brain_extracted=brain_extracted,
         recipe=recipe,
+        expansion=expansion,
+        years=years or (),
         quiet=quiet,
     )
     typer.echo(found.new)

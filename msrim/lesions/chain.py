@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from msrim.files import write_tsv
 from msrim.image import Volume
+from msrim.lesions.expansion import constancy
 from msrim.lesions.track import TrackedLesion, change_of
 
 
@@ -29,12 +30,15 @@ class ChainedLesion:
         From each visit to the next, one of CHANGES, or "absent" where neither of the two has the lesion.
     rows : tuple of tuple of int
         From each visit to the next, its rows in the pair's table.
+    expansions : tuple of float or None
+        Percent per year from each visit to the next; of several parts the mean, by their volumes.
     """
 
     id: int
     volumes_mm3: tuple[float, ...]
     changes: tuple[str, ...]
     rows: tuple[tuple[int, ...], ...]
+    expansions: tuple[float | None, ...] = ()
 
 
 def chain_lesions(
@@ -85,16 +89,36 @@ def chain_lesions(
         middle = [(one + other) / 2 for one, other in zip(second_mm3[:-1], first_mm3[1:], strict=True)]
         volumes = tuple(round(volume, 3) for volume in (first_mm3[0], *middle, second_mm3[-1]))
         changes = tuple(_joint_change(pair) for pair in members)
-        chains.append((volumes, changes, tuple(tuple(lesion.id for lesion in pair) for pair in members)))
+        ids = tuple(tuple(lesion.id for lesion in pair) for pair in members)
+        chains.append((volumes, changes, ids, tuple(_joint_expansion(pair) for pair in members)))
     chains.sort(key=lambda row: -sum(row[0]))
     return [ChainedLesion(number, *row) for number, row in enumerate(chains, start=1)]
 
 
 def write_chain_tsv(lesions: Sequence[ChainedLesion], path: Path, *, visits: Sequence[str]) -> Path:
-    """Write one table for all visits: a volume for each, a change for each step."""
+    """Write one table for all visits: a volume for each; a change and an expansion for each step, and its constancy."""
     steps = [f"{one}_to_{other}" for one, other in pairwise(visits)]
-    rows = [(row.id, *(f"{v:.3f}" for v in row.volumes_mm3), *row.changes) for row in lesions]
-    return write_tsv(rows, path, columns=["id", *(f"{visit}_mm3" for visit in visits), *steps])
+    rows = [
+        (
+            row.id,
+            *(f"{v:.3f}" for v in row.volumes_mm3),
+            *row.changes,
+            *(None if rate is None else f"{rate:.2f}" for rate in row.expansions),
+            constancy(row.expansions),
+        )
+        for row in lesions
+    ]
+    expansions = [f"{step}_expansion_percent_per_year" for step in steps]
+    columns = ["id", *(f"{visit}_mm3" for visit in visits), *steps, *expansions, "expansion_constancy"]
+    return write_tsv(rows, path, columns=columns)
+
+
+def _joint_expansion(lesions: Sequence[TrackedLesion]) -> float | None:
+    rates = [(lesion.expansion_percent_per_year, lesion.baseline_mm3 + lesion.followup_mm3) for lesion in lesions]
+    known = [(rate, weight) for rate, weight in rates if rate is not None]
+    if not known:
+        return None
+    return round(sum(rate * weight for rate, weight in known) / sum(weight for _, weight in known), 2)
 
 
 def _joint_change(lesions: Sequence[TrackedLesion]) -> str:

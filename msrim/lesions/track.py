@@ -52,7 +52,26 @@ CHANGE_COLUMNS = {
     "change_mm3": {"Description": "Volume at follow-up minus volume at baseline", "Units": "mm3"},
     "new_mm3": {"Description": "Tissue that is lesion at follow-up alone", "Units": "mm3"},
     "gone_mm3": {"Description": "Tissue that was lesion at baseline alone", "Units": "mm3"},
+    "expansion_percent": {
+        "Description": "Growth of the lesion's place by the deformation between the visits; n/a where not measured",
+        "Units": "percent",
+    },
+    "expansion_percent_per_year": {
+        "Description": "The same in a year; n/a where the time between the visits is not known",
+        "Units": "percent per year",
+    },
+    "sel_candidate": {
+        "Description": "Whether a part of the lesion expands as slowly expanding lesions do (Elliott et al. 2019)"
+    },
+    "concentricity": {
+        "Description": "Rank correlation of expansion with depth in the lesion; n/a where it is no candidate"
+    },
+    "rim_probability": {
+        "Description": "Probability of a paramagnetic rim, the higher of both visits; n/a where rims were not assessed"
+    },
 }
+# Of them, what only `--expansion` measures.
+EXPANSION_COLUMNS = ("expansion_percent", "expansion_percent_per_year", "sel_candidate", "concentricity")
 
 
 @dataclass(frozen=True)
@@ -68,6 +87,11 @@ class TrackedLesion:
     change_mm3: float
     new_mm3: float
     gone_mm3: float
+    expansion_percent: float | None = None
+    expansion_percent_per_year: float | None = None
+    sel_candidate: bool | None = None
+    concentricity: float | None = None
+    rim_probability: float | None = None
 
 
 def track_lesions(baseline: Volume, followup: Volume) -> list[TrackedLesion]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from msrim.image import Volume, resample
-from msrim.lesions.track import CHANGE_COLUMNS, CHANGES, TrackedLesion
+from msrim.lesions.track import CHANGE_COLUMNS, CHANGES, EXPANSION_COLUMNS, TrackedLesion
 from msrim.manifest import Provenance
 from msrim.report.page import write_page
 from msrim.report.pictures import (
@@ -38,8 +38,30 @@ HEADINGS = {
     "change_mm3": "Difference",
     "new_mm3": "New tissue",
     "gone_mm3": "Gone tissue",
+    "expansion_percent": "Expansion",
+    "expansion_percent_per_year": "Expansion",
+    "sel_candidate": "Slowly expanding",
+    "concentricity": "Concentricity",
+    "rim_probability": "Rim probability",
     "baseline_ids": "Numbers at baseline",
     "followup_ids": "Numbers at follow-up",
+}
+
+
+# Shown where they were measured.
+MEASURED = (*EXPANSION_COLUMNS, "rim_probability")
+UNITS = {
+    **dict.fromkeys(("baseline_mm3", "followup_mm3", "change_mm3", "new_mm3", "gone_mm3"), "mm³"),
+    "expansion_percent": "%",
+    "expansion_percent_per_year": "% a year",
+}
+# Decimals, and whether a sign is shown.
+FORMATS = {
+    "change_mm3": "+.0f",
+    "expansion_percent": "+.1f",
+    "expansion_percent_per_year": "+.1f",
+    "concentricity": "+.2f",
+    "rim_probability": ".2f",
 }
 
 
@@ -101,7 +123,12 @@ def write_change_report(report: ChangeReport, path: Path) -> Path:
         report=report,
         rows_of_pictures=rows_of_pictures,
         columns=[*(f"{visit} {session}" for visit, session in zip(VISITS, report.sessions, strict=True)), *differences],
-        headings=HEADINGS,
+        headings={
+            column: heading
+            for column, heading in HEADINGS.items()
+            if column not in MEASURED or any(getattr(row, column) is not None for row in report.rows)
+        },
+        units=UNITS,
         described=CHANGE_COLUMNS,
         changes=CHANGES,
         rows=sorted(report.rows, key=lambda row: (row.change == "stable", row.id)),
@@ -178,6 +205,10 @@ def _cell(row: TrackedLesion, column: str) -> str:
     value = getattr(row, column)
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "–"
+    if value is None:
+        return "n/a"
+    if isinstance(value, bool):
+        return "candidate" if value else "no"
     if isinstance(value, float):
-        return f"{value:{'+' if column == 'change_mm3' else ''}.0f}".replace("-", "\N{MINUS SIGN}")
+        return f"{value:{FORMATS.get(column, '.0f')}}".replace("-", "\N{MINUS SIGN}")
     return str(value)

@@ -7,9 +7,10 @@ results.
 
 from __future__ import annotations
 
+import csv
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,8 @@ from msrim.bids import (
     GONE_AT_BASELINE,
     NEW_AT_FOLLOWUP,
     PAIR,
+    RIM_FOLDER,
+    RIMS,
     Subject,
     pair_folder,
     write_dataset_description,
@@ -29,6 +32,8 @@ from msrim.console import Console
 from msrim.errors import Doubt, Fallback
 from msrim.files import write_json
 from msrim.image import Volume, labels_on_grid, on_grid_of, read_volume, resample, write_volume
+from msrim.labels import WHITE_MATTER
+from msrim.labels import Tissue as TissueClass
 from msrim.lesions.change import (
     CLEAR,
     RULE,
@@ -40,6 +45,7 @@ from msrim.lesions.change import (
     difference_z,
 )
 from msrim.lesions.correct import with_corrections
+from msrim.lesions.expansion import brain_volume_change, lesion_expansions
 from msrim.lesions.measure import LESION_COLUMNS, measure_lesions, write_lesions_tsv
 from msrim.lesions.split import split_confluent
 from msrim.lesions.track import (
@@ -54,6 +60,7 @@ from msrim.lesions.track import (
     write_changes_tsv,
 )
 from msrim.models.registry import Card, read_card
+from msrim.preprocess.deform import halfway_deformation, log_jacobian
 from msrim.preprocess.masks import remove_superficial
 from msrim.preprocess.match import match_intensities
 from msrim.preprocess.midway import brain_overlap, find_midway, to_midway
@@ -75,8 +82,8 @@ VISITS = ("baseline", "followup")
 OUTLINE_MODEL = "coactseg"
 # Two visits of one patient overlap at 0.97 and more, the brains of two patients at 0.92 and less.
 MIN_OVERLAP = 0.95
-# A T2w that covers less of the brain tells too little of its own noise.
-MIN_T2W_SHARE = 0.5
+# Another contrast that covers less of the brain tells too little of its own noise.
+MIN_SHARE = 0.5
 FULLY_SHOWN = 0.99
 
 
@@ -131,8 +138,8 @@ class Midway:
 
 
 @dataclass(frozen=True)
-class T2w:
-    """The T2w of a visit, and its transform to the FLAIR."""
+class Aligned:
+    """Another contrast of a visit, and its transform to the FLAIR."""
 
     image: Path
     to_flair: Path
@@ -153,6 +160,33 @@ class Compared:
     lesions: Pair[Path]
     new: Path
     gone: Path
+
+
+@dataclass(frozen=True)
+class Deformation:
+    """How the brain has deformed between the visits.
+
+    Attributes
+    ----------
+    log_jacobian : Path
+        On the midway grid, see :func:`msrim.preprocess.deform.log_jacobian`.
+    years : float or None
+        Between the visits.
+    brain : dict of str to float or None
+        Changes of the brain's volume, percent.
+    """
+
+    log_jacobian: Path
+    years: float | None
+    brain: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class RimFiles:
+    """What `msrim rim-classify` left of a visit: its table, and the numbered lesions on the grid of the FLAIR."""
+
+    table: Path
+    instances: Path
 
 
 @dataclass(frozen=True)
@@ -210,6 +244,7 @@ class PairFiles:
     tracked: Path
     difference: Path
     difference_t2w: Path | None
+    log_jacobian: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -231,6 +266,7 @@ def compare_visits(
     remarks: Sequence[str],
     console: Console,
     corrected: bool = False,
+    years: float | None = None,
 ) -> Changes:
     """Find what changed between two visits, and write tables, masks, report and run.json.
 
@@ -247,6 +283,8 @@ def compare_visits(
     console : Console
     corrected : bool
         With what somebody has corrected; the results go to a folder of their own.
+    years : float or None
+        Between the visits, for the expansion per year.
     """
     baseline, followup = visits
     found_folder = pair_folder(baseline.subject, followup.subject, out)
@@ -270,7 +308,7 @@ def compare_visits(
         recipe=settings,
         inputs=inputs,
         remarks=remarks,
-        steps=change_steps(corrected=corrected),
+        steps=change_steps(recipe, corrected=corrected),
         work=found_folder / "work",
     )
     with run:
@@ -283,6 +321,17 @@ def compare_visits(
             to_mni=(baseline.anatomy.to_mni, followup.anatomy.to_mni),
         )
         tissue, matched = decide(visits, midway, recipe, run, card=card)
+        deformation = None
+        if recipe.expansion:
+            deformation = run(
+                deform,
+                midway,
+                matched=matched,
+                lesions=tissue.lesions,
+                t1w=_contrast_of(visits, "T1w"),
+                classes=(baseline.anatomy.files.tissue, followup.anatomy.files.tissue),
+                years=years,
+            )
         if corrected:
             tissue = run(correct_tissue, midway, tissue=tissue, edits=(baseline.edit, followup.edit))
         changes = run.step(
@@ -291,6 +340,8 @@ def compare_visits(
             midway,
             matched=matched,
             tissue=tissue,
+            deformation=deformation,
+            rims=(_rims_of(baseline.subject, out), _rims_of(followup.subject, out)),
             subjects=(baseline.subject, followup.subject),
             anatomies=(baseline.anatomy.files, followup.anatomy.files),
             min_lesion_mm3=recipe.min_lesion_mm3,
@@ -330,7 +381,7 @@ def decide(
         )
         return tissue, matched
     lesions = (baseline.probabilities.lesion, followup.probabilities.lesion)
-    matched = run(match, midway, lesions=lesions, t2w=_t2w_of(visits))
+    matched = run(match, midway, lesions=lesions, t2w=_contrast_of(visits, "T2w"))
     outlining = read_card(OUTLINE_MODEL)
     compared = run(
         compare,
@@ -371,20 +422,27 @@ def change_method(card: Card, visits: Pair[PreparedVisit], *, plain: bool = Fals
         return f"{card.label}; {CLEAR}"
     images = (
         f"FLAIR, and of the T2w with a weight of {T2W_WEIGHT:g} where both visits show it,"
-        if _t2w_of(visits)
+        if _contrast_of(visits, "T2w")
         else "FLAIR"
     )
     outlines = read_card(OUTLINE_MODEL).label
     return f"rule on the difference of the {images} with {card.label}: {RULE}; outlines completed by {outlines}"
 
 
-def _t2w_of(visits: Pair[PreparedVisit]) -> Pair[T2w] | None:
-    """The T2w of both visits, where both have one."""
+def _contrast_of(visits: Pair[PreparedVisit], contrast: str) -> Pair[Aligned] | None:
+    """A contrast of both visits, where both have it."""
     anatomies = [visit.anatomy for visit in visits]
-    if not all("T2w" in anatomy.corrected for anatomy in anatomies):
+    if not all(contrast in anatomy.corrected for anatomy in anatomies):
         return None
-    baseline, followup = (T2w(anatomy.corrected["T2w"], anatomy.to_flair["T2w"]) for anatomy in anatomies)
+    baseline, followup = (Aligned(anatomy.corrected[contrast], anatomy.to_flair[contrast]) for anatomy in anatomies)
     return baseline, followup
+
+
+def _rims_of(subject: Subject, out: Path) -> RimFiles | None:
+    """What `msrim rim-classify` left of a visit, where it did."""
+    folder = subject.folder(out) / RIM_FOLDER
+    files = RimFiles(subject.below(folder, RIMS["table"]), subject.below(folder, RIMS["instances"]))
+    return files if files.table.is_file() and files.instances.is_file() else None
 
 
 def register_to_midway(flairs: Pair[Path], *, brains: Pair[Path], to_mni: Pair[Path]) -> Midway:
@@ -422,7 +480,7 @@ def register_to_midway(flairs: Pair[Path], *, brains: Pair[Path], to_mni: Pair[P
     )
 
 
-def match(midway: Midway, *, lesions: Pair[Path] | None = None, t2w: Pair[T2w] | None = None) -> Matched:
+def match(midway: Midway, *, lesions: Pair[Path] | None = None, t2w: Pair[Aligned] | None = None) -> Matched:
     """Both FLAIRs with matched intensities, and both T2w where they are given.
 
     The lesions of the visits, where they are known, have no say in it. A T2w is 0 where either visit does not show it;
@@ -437,25 +495,84 @@ def match(midway: Midway, *, lesions: Pair[Path] | None = None, t2w: Pair[T2w] |
     files = _write_pair(flairs, "{}.nii")
     if t2w is None:
         return Matched(files)
-    images = read_own(t2w[0].image), read_own(t2w[1].image)
-    baseline, followup = (
-        read_transform(path) @ read_transform(visit.to_flair)
-        for path, visit in zip(midway.transforms, t2w, strict=True)
-    )
-    sampled = to_midway(images, brain, transforms=(baseline, followup))
-    # Where its field of view or its brain ends, an image fades, and would look changed.
-    shown = [image.like((image.data > 0).astype(np.float32)) for image in images]
-    shares = [share.data for share in to_midway((shown[0], shown[1]), brain, transforms=(baseline, followup))]
-    seen = brain.data & (np.minimum(*shares) > FULLY_SHOWN)
-    if np.count_nonzero(seen) < MIN_T2W_SHARE * np.count_nonzero(brain.data):
+    seen = _seen_by_both(t2w, midway)
+    if seen is None:
         warnings.warn(
             "the T2w of both visits show less than half of the brain together; changes were decided without them",
             Fallback,
             stacklevel=2,
         )
         return Matched(files)
-    matched = match_intensities(*sampled, brain=brain.like(seen), lesions=brain.like(marked))
+    images, brain = seen
+    matched = match_intensities(*images, brain=brain, lesions=brain.like(marked))
     return Matched(files, _write_pair(matched, "{}_t2w.nii"))
+
+
+def _seen_by_both(contrast: Pair[Aligned], midway: Midway) -> tuple[Pair[Volume], Volume] | None:
+    """A contrast of both visits on the midway grid, and the brain where both show it; None if that is little of it."""
+    brain = read_mask(midway.brain)
+    images = read_own(contrast[0].image), read_own(contrast[1].image)
+    baseline, followup = (
+        read_transform(path) @ read_transform(visit.to_flair)
+        for path, visit in zip(midway.transforms, contrast, strict=True)
+    )
+    sampled = to_midway(images, brain, transforms=(baseline, followup))
+    # Where its field of view or its brain ends, an image fades, and would look changed.
+    shown = [image.like((image.data > 0).astype(np.float32)) for image in images]
+    shares = [share.data for share in to_midway((shown[0], shown[1]), brain, transforms=(baseline, followup))]
+    seen = brain.data & (np.minimum(*shares) > FULLY_SHOWN)
+    if np.count_nonzero(seen) < MIN_SHARE * np.count_nonzero(brain.data):
+        return None
+    return sampled, brain.like(seen)
+
+
+def deform(
+    midway: Midway,
+    *,
+    matched: Matched,
+    lesions: Pair[Path],
+    t1w: Pair[Aligned] | None,
+    classes: Pair[Path],
+    years: float | None,
+) -> Deformation:
+    """Deform both visits until they meet half way, by the FLAIR, and the T1w where both show the brain on it.
+
+    Parameters
+    ----------
+    midway : Midway
+    matched : Matched
+    lesions : pair of Path
+        Masks on the midway grid.
+    t1w : pair of Aligned or None
+    classes : pair of Path
+        Tissue classes of each visit on the grid of its FLAIR.
+    years : float or None
+    """
+    brain = read_mask(midway.brain)
+    contrasts = [_each(read_own, matched.flairs)]
+    if t1w is not None and (seen := _seen_by_both(t1w, midway)) is not None:
+        marked = np.logical_or(*(read_mask(path).data for path in lesions))
+        images, shown = seen
+        one, other = match_intensities(*images, brain=shown, lesions=brain.like(marked))
+        # Where only one shows it there is nothing to compare.
+        contrasts.append((one.like(one.data * shown.data), other.like(other.data * shown.data)))
+    log_jacobians = brain.like(log_jacobian(halfway_deformation(contrasts, brain=brain)) * brain.data)
+    solid = [image.like(image.data > TissueClass.CSF) for image in _each(read_own, classes)]
+    shares = [
+        resample(mask.like(mask.data.astype(np.float32)), brain, target_from_source=read_transform(path))
+        for mask, path in zip(solid, midway.transforms, strict=True)
+    ]
+    inside = [share.like(share.data * brain.data) for share in shares]
+    scalings = [abs(float(np.linalg.det(read_transform(path)[:3, :3]))) for path in midway.transforms]
+    change = brain_volume_change(log_jacobians, inside, scalings=(scalings[0], scalings[1]))
+    volumes = [np.count_nonzero(mask.data) * mask.voxel_volume_mm3 for mask in solid]
+    by_masks = 100 * (volumes[1] / volumes[0] - 1) if volumes[0] else None
+    figures = {"brain_volume_change_percent": change, "tissue_mask_change_percent": by_masks}
+    return Deformation(
+        write_volume(log_jacobians, Path("log_jacobian.nii")),
+        years,
+        {name: None if value is None else round(value, 3) for name, value in figures.items()},
+    )
 
 
 def compare(
@@ -563,6 +680,8 @@ def write_changes(
     min_lesion_mm3: float,
     method: str,
     folder: Path,
+    deformation: Deformation | None = None,
+    rims: Pair[RimFiles | None] = (None, None),
 ) -> Changes:
     """Track every lesion and write what the user gets."""
     brain, masks = read_mask(midway.brain), _each(read_mask, tissue.lesions)
@@ -570,11 +689,24 @@ def write_changes(
     parts = split_confluent(brain.like(masks[0].data | masks[1].data), sphere_probability=sphere)
     baseline, followup = (lesions_of_visit(parts, mask, min_mm3=min_lesion_mm3) for mask in masks)
     rows = track_lesions(baseline, followup)
+    trusted = False
+    if deformation is not None:
+        rows, trusted = _with_expansion(
+            rows, deformation, brain=brain, instances=(baseline, followup), midway=midway, anatomies=anatomies
+        )
+    own = [
+        labels_on_grid(
+            instances,
+            read_volume(subject.contrasts["FLAIR"]),
+            target_from_source=np.linalg.inv(read_transform(transform)),
+        )
+        for instances, subject, transform in zip((baseline, followup), subjects, midway.transforms, strict=True)
+    ]
+    rows = _with_rims(rows, (own[0], own[1]), rims)
     changed = changed_parts(rows, (baseline, followup), new=read_mask(tissue.new), gone=read_mask(tissue.gone))
     written = []
     for which in (0, 1):
         at_midway = _AtMidway(
-            instances=(baseline, followup)[which],
             changed=changed[which],
             probability=read_own(tissue.probabilities[which]),
             image=read_own(matched.flairs[which]),
@@ -582,11 +714,32 @@ def write_changes(
         )
         labels = read_own(anatomies[which].labels)
         written.append(
-            _write_visit(which, subjects[which], at_midway, labels=labels, rows=rows, method=method, folder=folder)
+            _write_visit(
+                which,
+                subjects[which],
+                at_midway,
+                own=own[which],
+                labels=labels,
+                rows=rows,
+                method=method,
+                folder=folder,
+            )
         )
     summary = {**summarise_changes(rows), **midway.quality, "method": method}
+    if deformation is not None:
+        candidates = [row.sel_candidate for row in rows if row.sel_candidate is not None]
+        known = trusted and deformation.years is not None
+        summary |= {"years": deformation.years, "sel_candidates": sum(candidates) if known else None}
+        summary |= {name: value if trusted else None for name, value in deformation.brain.items()}
     files = _write_pair_files(
-        subjects[0], rows, summary, matched=matched, brain=brain, instances=(baseline, followup), folder=folder
+        subjects[0],
+        rows,
+        summary,
+        matched=matched,
+        brain=brain,
+        instances=(baseline, followup),
+        deformation=deformation,
+        folder=folder,
     )
     return Changes((written[0], written[1]), files, rows, summary)
 
@@ -597,15 +750,14 @@ class _AtMidway:
 
     Attributes
     ----------
-    instances, changed : Volume of int
-        Its lesions, and their new or gone parts, by number.
+    changed : Volume of int
+        The new or gone parts of its lesions, by number.
     probability, image : Volume
         Of lesion; the matched FLAIR.
     from_flair : (4, 4) float
         Midway from the visit's FLAIR, RAS mm.
     """
 
-    instances: Volume
     changed: Volume
     probability: Volume
     image: Volume
@@ -617,15 +769,15 @@ def _write_visit(
     subject: Subject,
     visit: _AtMidway,
     *,
+    own: Volume,
     labels: Volume,
     rows: list[TrackedLesion],
     method: str,
     folder: Path,
 ) -> VisitFiles:
-    """What the user gets of one visit; ``which`` is 0 for the baseline and 1 for the follow-up."""
+    """What the user gets of one visit: 0 is the baseline, 1 the follow-up, ``own`` its lesions on its own grid."""
     target = read_volume(subject.contrasts["FLAIR"])
     moved = np.linalg.inv(visit.from_flair)
-    own = labels_on_grid(visit.instances, target, target_from_source=moved)
     # New and gone tissue keep their lesion's number until they lie on the visit's grid, so that none is lost.
     part = labels_on_grid(visit.changed, target, target_from_source=moved)
     probability = resample(visit.probability, target, target_from_source=moved)
@@ -651,6 +803,7 @@ def _write_pair_files(
     matched: Matched,
     brain: Volume,
     instances: Pair[Volume],
+    deformation: Deformation | None,
     folder: Path,
 ) -> PairFiles:
     patient = Subject(subject.label, None, {})
@@ -668,7 +821,75 @@ def _write_pair_files(
         tracked=write_volume(numbered_as_rows(rows, instances), names["tracked"]),
         difference=write_volume(difference_z(*_each(read_own, matched.flairs), brain=brain), names["difference"]),
         difference_t2w=difference_t2w,
+        log_jacobian=None
+        if deformation is None
+        else write_volume(read_own(deformation.log_jacobian), names["log_jacobian"]),
     )
+
+
+def _with_expansion(
+    rows: list[TrackedLesion],
+    deformation: Deformation,
+    *,
+    brain: Volume,
+    instances: Pair[Volume],
+    midway: Midway,
+    anatomies: Pair[AnatomyFiles],
+) -> tuple[list[TrackedLesion], bool]:
+    """The rows with what the deformation says of lesions that both visits have, and whether it is more than chance."""
+    white = brain.data.copy()
+    for anatomy, transform in zip(anatomies, midway.transforms, strict=True):
+        parsed = resample(read_own(anatomy.labels), brain, target_from_source=read_transform(transform), nearest=True)
+        white &= np.isin(parsed.data, WHITE_MATTER)
+    found = lesion_expansions(
+        numbered_as_rows(rows, instances),
+        read_own(deformation.log_jacobian),
+        brain=brain,
+        white=brain.like(white),
+        years=deformation.years,
+    )
+    if not found and rows:
+        warnings.warn(
+            "the deformation between the visits is mostly chance, as where their contrasts differ: expansion and brain "
+            "volume change are not told",
+            Fallback,
+            stacklevel=2,
+        )
+        return rows, False
+    measured = [
+        replace(
+            row,
+            expansion_percent=found[row.id].percent,
+            expansion_percent_per_year=found[row.id].percent_per_year,
+            sel_candidate=found[row.id].candidate,
+            concentricity=found[row.id].concentricity,
+        )
+        if row.baseline_ids and row.followup_ids
+        else row
+        for row in rows
+    ]
+    return measured, True
+
+
+def _with_rims(rows: list[TrackedLesion], own: Pair[Volume], rims: Pair[RimFiles | None]) -> list[TrackedLesion]:
+    """The rows with the highest rim probability of what lies in each lesion, at the visits whose rims were assessed."""
+    highest: dict[int, float] = {}
+    for lesions, files, ids in zip(own, rims, ("baseline_ids", "followup_ids"), strict=True):
+        if files is None:
+            continue
+        with files.table.open(encoding="utf-8") as stream:
+            told = {
+                int(row["id"]): float(row["rim_probability"])
+                for row in csv.DictReader(stream, delimiter="\t")
+                if row["rim_probability"] != "n/a"
+            }
+        shared = np.stack([lesions.data.ravel(), read_own(files.instances).data.ravel()]).astype(int)
+        pairs = np.unique(shared[:, (shared > 0).all(axis=0)], axis=1).T.tolist()
+        for row in rows:
+            values = [told[rim] for number, rim in pairs if number in getattr(row, ids) and rim in told]
+            if values:
+                highest[row.id] = max([*values, highest.get(row.id, 0.0)])
+    return [replace(row, rim_probability=highest.get(row.id)) for row in rows]
 
 
 def _write_tissue(tissue: ChangedTissue, probabilities: Pair[Volume], *, sphere: Path | None = None) -> Tissue:

@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,14 @@ from msrim.workflows.segment import check_finds_lesions, lesions_text, segment_v
 
 # What reading a text file may end in, whatever is in it.
 UNREADABLE = (OSError, ValueError, AttributeError, RecursionError)
+DAYS_A_YEAR = 365.25
 # Fields of a FLAIR's JSON sidecar that tell when it was taken, as scanners' converters write them.
 DATE_FIELDS = ("AcquisitionDateTime", "AcquisitionDate", "SeriesDate", "StudyDate", "ContentDate")
 
 
-def follow_visits(visits: Sequence[Subject], recipe: Recipe, out: Path, *, console: Console) -> Path:
+def follow_visits(
+    visits: Sequence[Subject], recipe: Recipe, out: Path, *, console: Console, years: Sequence[float] = ()
+) -> Path:
     """Segment every visit, and track every lesion from each visit to the next.
 
     Parameters
@@ -54,6 +58,8 @@ def follow_visits(visits: Sequence[Subject], recipe: Recipe, out: Path, *, conso
     out : Path
         Folder of the derivative dataset.
     console : Console
+    years : sequence of float
+        From each visit to the next; as the dates beside the images say if empty.
 
     Returns
     -------
@@ -68,6 +74,7 @@ def follow_visits(visits: Sequence[Subject], recipe: Recipe, out: Path, *, conso
     """
     from msrim.models import load_model
 
+    between = years_between(visits, years)
     card = read_card(recipe.model)
     check_finds_lesions(card, SEGMENTING_TASKS)
     if recipe.plain and card.task != "longitudinal":
@@ -79,6 +86,8 @@ def follow_visits(visits: Sequence[Subject], recipe: Recipe, out: Path, *, conso
     for visit in visits:
         check_results_folder(visit, out)
     notes = check_visits(visits)
+    if recipe.expansion and None in between:
+        notes.append("the time between visits is not known, so there is no expansion per year; give --years")
     for note in notes:
         console.note(note)
     corrections = [find_correction(visit, out) for visit in visits]
@@ -90,9 +99,9 @@ def follow_visits(visits: Sequence[Subject], recipe: Recipe, out: Path, *, conso
         console.say(f"visit ses-{visit.session}")
         prepared.append(_prepare(visit, recipe, out, card=card, console=console))
     changes = []
-    for pair in pairwise(prepared):
+    for pair, passed in zip(pairwise(prepared), between, strict=True):
         console.say(f"from ses-{pair[0].subject.session} to ses-{pair[1].subject.session}")
-        changes.append(compare_visits(pair, recipe, out, card=card, remarks=notes, console=console))
+        changes.append(compare_visits(pair, recipe, out, card=card, remarks=notes, console=console, years=passed))
     if len(changes) > 1:
         write_chain(visits, changes, out)
     if corrected := any(corrections):
@@ -102,8 +111,8 @@ def follow_visits(visits: Sequence[Subject], recipe: Recipe, out: Path, *, conso
             console.note(notes[-1])
         # Every pair, so that the chain of lesions is whole.
         changes = [
-            compare_visits(pair, recipe, out, card=card, remarks=notes, console=console, corrected=True)
-            for pair in pairwise(edited)
+            compare_visits(pair, recipe, out, card=card, remarks=notes, console=console, corrected=True, years=passed)
+            for pair, passed in zip(pairwise(edited), between, strict=True)
         ]
         if len(changes) > 1:
             write_chain(visits, changes, out, corrected=True)
@@ -179,6 +188,39 @@ def find_visits(paths: Sequence[Path]) -> list[Subject]:
     if None in sessions or len(set(sessions)) < len(sessions):
         sessions = [f"{number:02d}" for number in range(1, len(found) + 1)]
     return [replace(visit, label=found[0].label, session=name) for visit, name in zip(found, sessions, strict=True)]
+
+
+def years_between(visits: Sequence[Subject], given: Sequence[float] = ()) -> list[float | None]:
+    """Years from each visit to the next: those given, or those between the dates beside the images.
+
+    Returns
+    -------
+    list of float or None
+        None where a date is not known to the day, or both are the same.
+
+    Raises
+    ------
+    InputError
+        Not one number of years for each step, or one that is not above zero.
+    """
+    if given and (len(given) != len(visits) - 1 or not all(0 < years < 100 for years in given)):
+        raise InputError(
+            f"--years {', '.join(f'{years:g}' for years in given)}: give one number above 0 for each step from visit "
+            f"to visit, {len(visits) - 1} here"
+        )
+    if given:
+        return list(given)
+    with without_doubts():
+        dates = [_day(visit_date(visit.contrasts["FLAIR"])) for visit in visits]
+    passed = [None if None in pair else (pair[1] - pair[0]).days / DAYS_A_YEAR for pair in pairwise(dates)]
+    return [years or None for years in passed]
+
+
+def _day(digits: str) -> date | None:
+    try:
+        return datetime.strptime(digits[:8], "%Y%m%d").date()
+    except ValueError:
+        return None
 
 
 def check_visits(visits: Sequence[Subject]) -> list[str]:

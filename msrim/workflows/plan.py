@@ -38,6 +38,7 @@ SECONDS = {
     "match": 6.0,
     "compare": 40.0,
     "decide": 10.0,
+    "deform": 90.0,
     "write_changes": 12.0,
     "correct_tissue": 3.0,
     "write_corrected_changes": 12.0,
@@ -80,10 +81,12 @@ def rim_steps(*, features: bool) -> list[str]:
     return ["read_qsm", "align_to_qsm", "bring_to_qsm", *measured, "classify", "write_rims", "write_page"]
 
 
-def change_steps(*, corrected: bool = False) -> list[str]:
+def change_steps(recipe: Recipe, *, corrected: bool = False) -> list[str]:
     """Names of the steps of :func:`msrim.workflows.changes.compare_visits`."""
-    written = ["correct_tissue", "write_corrected_changes"] if corrected else ["write_changes"]
-    return ["register_to_midway", "match", "compare", "decide", *written, "write_page"]
+    expansion = ["deform"] if recipe.expansion else []
+    corrections = ["correct_tissue"] if corrected else []
+    written = "write_corrected_changes" if corrected else "write_changes"
+    return ["register_to_midway", "match", "compare", "decide", *expansion, *corrections, written, "write_page"]
 
 
 def corrected_steps() -> list[str]:

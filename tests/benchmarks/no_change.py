@@ -1,12 +1,13 @@
 """A scan against itself, moved, re-noised and re-sampled: how much is called new, which must be nothing.
 
     python -m tests.benchmarks.no_change --flair FILE [--t2w FILE] --out DIR [--repeats 20] [--model NAME]
-        [--brain-extracted]
+        [--brain-extracted] [--expansion]
 
 The follow-up of each repeat is the same scan in another pose (up to 8 degrees and 10 mm), on other slices (1 to 4 mm
 thick, averaged over their thickness), with noise, a bias field and a contrast of its own; a T2w likewise, and in a pose
 of its own. Both visits go through the whole of `msrim longitudinal`. New lesions over 10 mm3 are counted, on either
-side: what vanished is as wrong as what is new.
+side: what vanished is as wrong as what is new. With --expansion, as if a year had passed: candidates for slowly
+expanding lesions, of how many that both visits have, and the change of the brain's volume.
 """
 
 from __future__ import annotations
@@ -41,12 +42,23 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--model", default=Recipe().model)
     parser.add_argument("--brain-extracted", action="store_true")
+    parser.add_argument("--expansion", action="store_true")
     given = parser.parse_args()
     scans = {"FLAIR": given.flair} if given.t2w is None else {"FLAIR": given.flair, "T2w": given.t2w}
     images = {contrast: to_ras(read_volume(path)) for contrast, path in scans.items()}
-    recipe = Recipe(model=given.model, brain_extracted=given.brain_extracted)
+    recipe = Recipe(model=given.model, brain_extracted=given.brain_extracted, expansion=given.expansion)
     table = Table(title=f"{' + '.join(path.name for path in scans.values())} against itself, {given.model}")
-    for column in ("repeat", "slices mm", "new > 10 mm3", "vanished > 10 mm3", "new mm3", "gone mm3", "seconds"):
+    for column in (
+        "repeat",
+        "slices mm",
+        "new > 10 mm3",
+        "vanished > 10 mm3",
+        "new mm3",
+        "gone mm3",
+        "expanding",
+        "brain %",
+        "seconds",
+    ):
         table.add_column(column, justify="right")
     large = 0
     for repeat in track(range(given.repeats), description="repeats", console=Page(stderr=True)):
@@ -63,6 +75,7 @@ def main() -> None:
             recipe,
             given.out / f"results-{given.flair.stem}",
             console=Console(quiet=True),
+            years=[1.0],
         )
         folder = mask.parent
         summary = json.loads(next(folder.glob("*_desc-summary.json")).read_text(encoding="utf-8"))
@@ -70,7 +83,13 @@ def main() -> None:
         new = sum(row[1] == "new" and float(row[5]) > LARGE_MM3 for row in rows)
         vanished = sum(row[1] == "vanished" and float(row[4]) > LARGE_MM3 for row in rows)
         large += new
-        volumes = (f"{summary[name]:.0f}" for name in ("new_mm3", "gone_mm3"))
+        volumes = [f"{summary[name]:.0f}" for name in ("new_mm3", "gone_mm3")]
+        both = sum(row[1] not in ("new", "vanished") for row in rows)
+        volumes += (
+            [f"{summary['sel_candidates']} of {both}", f"{summary['brain_volume_change_percent']:+.2f}"]
+            if given.expansion
+            else ["", ""]
+        )
         seconds = f"{time.perf_counter() - start:.0f}"
         table.add_row(str(repeat), f"{slice_mm:.1f}", str(new), str(vanished), *volumes, seconds)
     Page(width=110).print(table)

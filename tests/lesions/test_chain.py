@@ -34,9 +34,26 @@ def test_three_visits_chain_into_one_table(tmp_path):
         ((60.0, 72.0, 72.0), ("merged", "stable")),
         ((0.0, 54.0, 0.0), ("new", "vanished")),
     ]
+    assert [row.expansions for row in chains] == [(None, None)] * 3
     table = write_chain_tsv(chains, tmp_path / "t.tsv", visits=["ses-1", "ses-2", "ses-3"]).read_text().splitlines()
-    assert table[0] == "id\tses-1_mm3\tses-2_mm3\tses-3_mm3\tses-1_to_ses-2\tses-2_to_ses-3"
-    assert table[3] == "3\t0.000\t54.000\t0.000\tnew\tvanished"
+    assert table[0].split("\t") == [
+        *("id", "ses-1_mm3", "ses-2_mm3", "ses-3_mm3", "ses-1_to_ses-2", "ses-2_to_ses-3"),
+        *("ses-1_to_ses-2_expansion_percent_per_year", "ses-2_to_ses-3_expansion_percent_per_year"),
+        "expansion_constancy",
+    ]
+    assert table[3] == "3\t0.000\t54.000\t0.000\tnew\tvanished\tn/a\tn/a\tn/a"
+
+
+def test_expansion_is_chained_with_its_constancy(tmp_path):
+    alone = Volume(np.ones((1, 1, 1), int), AFFINE)
+    first, second = (
+        TrackedLesion(1, "stable", (1,), (1,), 40.0, 40.0, 0.0, 0.0, 0.0, expansion_percent_per_year=rate)
+        for rate in (20.0, 10.0)
+    )
+    [chain] = chain_lesions([[first], [second]], [(alone, alone)])
+    assert chain.expansions == (20.0, 10.0)
+    row = write_chain_tsv([chain], tmp_path / "t.tsv", visits=["a", "b", "c"]).read_text().splitlines()[1]
+    assert row.split("\t")[-3:] == ["20.00", "10.00", "0.5"]
 
 
 def test_what_only_the_last_pair_sees_was_absent_before():

@@ -65,6 +65,36 @@ def two_visits(*, changed: bool = True) -> ChangeReport:
     )
 
 
+def expanding(*, years: float | None = 1.5) -> ChangeReport:
+    """The same with what `--expansion` measures; by chance alone, or without dates, as the caller says."""
+    report = two_visits()
+    [stays] = [row for row in report.rows if row.change == "stable"]
+    told = dataclasses.replace(stays, expansion_percent=21.0, rim_probability=0.71)
+    if years is not None:
+        told = dataclasses.replace(told, expansion_percent_per_year=13.6, sel_candidate=True, concentricity=0.42)
+    summary = {"brain_volume_change_percent": -0.31, "tissue_mask_change_percent": 0.12, "years": years}
+    return dataclasses.replace(
+        report,
+        rows=[told if row is stays else row for row in report.rows],
+        summary={**report.summary, **summary, "sel_candidates": None if years is None else 1},
+    )
+
+
+def test_expansion_stands_in_summary_and_table_where_it_was_measured(page, tmp_path):
+    text = text_of(write_change_report(expanding(), tmp_path / "dated.html").read_text("utf-8"))
+    for expected in (
+        "1 candidate for slowly expanding lesions",
+        "matter −0.31 %",
+        "+0.12 % by the volumes",
+        "in 1.50 years",
+    ):
+        assert expected in text, expected
+    assert re.search(r"\+21\.0 \+13\.6 candidate \+0\.42 0\.71", text)
+    undated = text_of(write_change_report(expanding(years=None), tmp_path / "undated.html").read_text("utf-8"))
+    assert "time between the visits is not known" in undated and "a year" not in undated.split("Every lesion")[1]
+    assert "Expansion" not in text_of(page) and "Rim probability" not in text_of(page)
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> str:
     return write_change_report(two_visits(), tmp_path_factory.mktemp("page") / "report.html").read_text("utf-8")

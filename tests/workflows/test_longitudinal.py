@@ -15,10 +15,12 @@ from scipy import ndimage
 from visits import hashes
 from volumes import rotation
 
-from msrim.bids import Subject
+from msrim.bids import RIM_FOLDER, RIMS, Subject
 from msrim.console import Console
-from msrim.files import sha256_of
+from msrim.errors import InputError
+from msrim.files import sha256_of, write_tsv
 from msrim.image import Volume, read_volume, write_volume
+from msrim.lesions.track import EXPANSION_COLUMNS
 from msrim.models import build
 from msrim.models.inference import find_changes
 from msrim.models.registry import read_card
@@ -26,13 +28,13 @@ from msrim.recipe import Recipe
 from msrim.transform import read_transform, write_transform
 from msrim.workflows.anatomy import Anatomy, AnatomyFiles, Working
 from msrim.workflows.changes import (
+    Aligned,
     Changes,
     Edit,
     Matched,
     Midway,
     Pair,
     PreparedVisit,
-    T2w,
     common_threshold,
     compare,
     compare_visits,
@@ -40,7 +42,7 @@ from msrim.workflows.changes import (
     match,
     register_to_midway,
 )
-from msrim.workflows.longitudinal import write_chain
+from msrim.workflows.longitudinal import write_chain, years_between
 from msrim.workflows.segment import LesionFiles, Lesions, Probabilities
 
 SPACING_MM = (2.0, 2.0, 3.0)
@@ -92,9 +94,22 @@ def visit(folder: Path, session: str, *lesions, moved: np.ndarray, seed: int) ->
     return PreparedVisit(subject, anatomy, Lesions(probabilities, 0.5, unread, []))
 
 
-def changes_of(visits: Pair[PreparedVisit], out: Path) -> Changes:
-    recipe, card = Recipe(threshold=0.5), read_card("allnet")
-    return compare_visits(visits, recipe, out, card=card, remarks=[], console=Console(quiet=True))
+def changes_of(visits: Pair[PreparedVisit], out: Path, *, years: float | None = None) -> Changes:
+    """With years, the expansion is measured too."""
+    recipe, card = Recipe(threshold=0.5, expansion=years is not None), read_card("allnet")
+    return compare_visits(visits, recipe, out, card=card, remarks=[], console=Console(quiet=True), years=years)
+
+
+def assess_rims(visit: PreparedVisit, out: Path) -> None:
+    """What `msrim rim-classify` leaves: OLD with a rim; something smaller inside it too."""
+    flair = read_volume(visit.anatomy.corrected["FLAIR"])
+    at = flair.affine[:3, :3] @ np.indices(SHAPE).reshape(3, -1) + flair.affine[:3, 3:]
+    distance = np.linalg.norm(at - np.array(OLD[0])[:, None], axis=0).reshape(SHAPE)
+    folder = visit.subject.folder(out) / RIM_FOLDER
+    instances = flair.like(np.select([distance < 3, distance < 6], [2, 7], 0))
+    write_volume(instances, visit.subject.below(folder, RIMS["instances"]))
+    rows = [(2, 0.3), (7, 0.8)]
+    write_tsv(rows, visit.subject.below(folder, RIMS["table"]), columns=("id", "rim_probability"))
 
 
 def told(out: Path) -> dict:
@@ -117,12 +132,14 @@ def visits(tmp_path_factory) -> Pair[PreparedVisit]:
 
 @pytest.fixture(scope="module")
 def written(visits, tmp_path_factory) -> Changes:
-    return changes_of(visits, tmp_path_factory.mktemp("forth"))
+    out = tmp_path_factory.mktemp("forth")
+    assess_rims(visits[0], out)
+    return changes_of(visits, out, years=1.5)
 
 
 @pytest.fixture(scope="module")
 def swapped(visits, tmp_path_factory) -> Changes:
-    return changes_of(visits[::-1], tmp_path_factory.mktemp("back"))
+    return changes_of(visits[::-1], tmp_path_factory.mktemp("back"), years=1.5)
 
 
 def mask_of(visit: PreparedVisit) -> Volume:
@@ -224,7 +241,7 @@ def test_a_t2w_is_matched_where_both_visits_show_it(visits, tmp_path, monkeypatc
         brains=tuple(each.brain for each in pair),
         to_mni=tuple(each.to_mni for each in pair),
     )
-    matched = match(midway, t2w=tuple(T2w(each.corrected["T2w"], each.to_flair["T2w"]) for each in pair))
+    matched = match(midway, t2w=tuple(Aligned(each.corrected["T2w"], each.to_flair["T2w"]) for each in pair))
     images, brain = [data_of(path) for path in matched.t2w], read_volume(midway.brain, mask=True).data
     seen = images[0] != 0
     np.testing.assert_array_equal(seen, images[1] != 0)
@@ -295,7 +312,13 @@ def test_summary_adds_up_and_tells_the_method(written):
 def test_swapped_visits_swap_lesion_by_lesion_and_voxel_by_voxel(written, swapped):
     assert len(written.rows) == len(swapped.rows) == 4
     for one, other in zip(written.rows, swapped.rows, strict=True):
-        assert asdict(other) == {
+        mirrored = asdict(other)
+        # What grows one way shrinks the other; whether it does so slowly, or has a rim, is asked of one way.
+        growths = [mirrored.pop(name) for name in (*EXPANSION_COLUMNS, "rim_probability")][:2]
+        for forth, back in zip((one.expansion_percent, one.expansion_percent_per_year), growths, strict=True):
+            assert (forth is None) == (back is None)
+            assert forth is None or (1 + forth / 100) * (1 + back / 100) == pytest.approx(1, abs=2e-4)
+        assert mirrored == {
             "id": one.id,
             "change": SWAPPED[one.change],
             "baseline_ids": one.followup_ids,
@@ -309,6 +332,40 @@ def test_swapped_visits_swap_lesion_by_lesion_and_voxel_by_voxel(written, swappe
     for one, other in zip(written.visits, swapped.visits[::-1], strict=True):
         np.testing.assert_array_equal(data_of(one.changed), data_of(other.changed))
         np.testing.assert_array_equal(data_of(one.instances), data_of(other.instances))
+
+
+def test_expansion_and_rims_stand_side_by_side(written):
+    """What both visits have is measured: OLD, which has not grown, and GROWING; new and vanished lesions are not."""
+    rows = {row.change: row for row in written.rows}
+    assert rows["new"].expansion_percent is None and rows["vanished"].sel_candidate is None
+    assert abs(rows["stable"].expansion_percent) < 4 and rows["stable"].sel_candidate is False
+    assert rows["enlarging"].expansion_percent > 20 and rows["enlarging"].sel_candidate is True
+    assert rows["enlarging"].expansion_percent_per_year < rows["enlarging"].expansion_percent
+    assert {row.change: row.rim_probability for row in written.rows if row.rim_probability} == {"stable": 0.8}
+    told = {row["change"]: row for row in rows_of(written.files.changes)}
+    assert told["new"]["expansion_percent"] == "n/a" and told["enlarging"]["sel_candidate"] == "true"
+    summary = json.loads(written.files.summary.read_text(encoding="utf-8"))
+    assert summary["sel_candidates"] == 1 and summary["years"] == 1.5
+    # A new lesion and a gone one push and pull a little.
+    assert abs(summary["brain_volume_change_percent"]) < 1
+    page = next(written.files.summary.parents[1].glob("report.html")).read_text(encoding="utf-8")
+    assert "1 candidate for slowly expanding lesions</strong>" in page and "% a year" in page
+
+
+def test_years_come_from_dates_or_from_the_user(tmp_path):
+    visits = []
+    for session, day in (("01", "2020-01-01"), ("02", "2021-07-02"), ("03", None)):
+        flair = tmp_path / f"{session}.nii.gz"
+        flair.touch()
+        if day:
+            flair.with_name(f"{session}.json").write_text(json.dumps({"AcquisitionDate": day}), encoding="utf-8")
+        visits.append(Subject("egg", session, {"FLAIR": flair}))
+    between = years_between(visits)
+    assert between == [pytest.approx(1.5, abs=0.005), None]
+    assert years_between(visits, [1.0, 0.5]) == [1.0, 0.5]
+    for wrong in ([1.0], [1.0, 0.0], [1.0, -2.0]):
+        with pytest.raises(InputError, match="give one number above 0 for each step from visit to visit, 2 here"):
+            years_between(visits, wrong)
 
 
 def data_of(path: Path) -> np.ndarray:
@@ -329,6 +386,11 @@ def test_visits_chain_into_one_table(written, swapped, tmp_path):
         ("absent", "new"),
     }
     stable = next(row for row in rows if row["ses-01_to_ses-02"] == "stable")
+    growing = next(row for row in rows if row["ses-01_to_ses-02"] == "enlarging")
+    there, back = (
+        float(growing[f"{step}_expansion_percent_per_year"]) for step in ("ses-01_to_ses-02", "ses-02_to_ses-03")
+    )
+    assert there > 10 and back < 0 and float(growing["expansion_constancy"]) == 0
     assert stable["ses-01_mm3"] == stable["ses-02_mm3"] == stable["ses-03_mm3"]
 
 

@@ -182,7 +182,7 @@ def test_the_steps_are_those_that_the_bar_counts(done):
     card = read_card(json.loads((done.results / "ses-1" / "run.json").read_text())["recipe"]["model"])
     assert sorted(steps("ses-1")) == sorted(lesion_steps(["FLAIR"], Recipe(), card=card))
     assert steps("ses-2/rims") == rim_steps(features=False)
-    assert steps("ses-1_to_ses-2") == change_steps()
+    assert steps("ses-1_to_ses-2") == change_steps(Recipe())
 
 
 def test_results_from_python(raw, models, done):

@@ -178,7 +178,7 @@ def check_grade(results: Path) -> None:
     assert sum(size["found"] for size in large) >= 0.8 * sum(size["painted"] for size in large)
     assert summary["false_positives"]["lesions"] <= 3
     page = (results / "report.html").read_text(encoding="utf-8")
-    assert summary["statement"][1:] in html.unescape(page)
+    assert summary["statement"][1:].replace("mm3", "mm³") in html.unescape(page)
     rows = anat(results, "desc-grade.tsv").read_text(encoding="utf-8").splitlines()
     assert len(rows) == 1 + summary["sensitivity"]["painted"]
     steps = json.loads((results / "run.json").read_text(encoding="utf-8"))["steps"]

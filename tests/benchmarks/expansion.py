@@ -1,0 +1,91 @@
+"""Growth of known size in small simulated heads, recovered by msrim, by SyN and, where it is installed, by Greedy.
+
+    python -m tests.benchmarks.expansion [--heads 4]
+
+Prints for each: slope of recovered by injected growth (logarithms of volumes' ratios; 15, 25 and 40 %, three lesions a
+head), the mean size of what is found where nothing grew, the brain's volume change there, and seconds for both ways.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import numpy as np
+import SimpleITK as sitk
+
+from msrim.image import Volume, to_sitk
+from msrim.preprocess import ants
+from msrim.preprocess.deform import halfway_deformation, log_jacobian
+from tests.preprocess.test_deform import BRAIN, LESIONS, POINTS, followed
+
+RATIOS = ((1.15, 1.25, 1.4), (1.4, 1.15, 1.25), (1.25, 1.4, 1.15))
+
+
+def of_msrim(one: Volume, other: Volume) -> np.ndarray:
+    return halfway_deformation([(one, other)], brain=BRAIN)
+
+
+def of_both_ways(register: Callable[[Volume, Volume], np.ndarray]) -> Callable[[Volume, Volume], np.ndarray]:
+    """Half of the mean of a displacement from the first to the second and of the opposite of that back."""
+    return lambda one, other: (register(one, other) - register(other, one)) / 2
+
+
+def syn(fixed: Volume, moving: Volume) -> np.ndarray:
+    warp = ants.register_deformable(moving, fixed, iterations=(40, 20, 20))
+    return np.moveaxis(warp.displacement, -1, 0)
+
+
+def greedy(fixed: Volume, moving: Volume) -> np.ndarray:
+    from picsl_greedy import Greedy3D
+
+    program = Greedy3D()
+    command = "-i fixed moving -m SSD -n 60x40x40 -s 1.5vox 0.5vox -threads 1 -o warp -V 0"
+    program.execute(command, fixed=to_sitk(fixed), moving=to_sitk(moving), warp=None)
+    # ITK's millimetres run to the left and to the back.
+    shift = np.moveaxis(sitk.GetArrayFromImage(program["warp"]), (0, 1, 2), (2, 1, 0)) * (-1, -1, 1)
+    return np.moveaxis(shift, -1, 0)
+
+
+def growth(moved: np.ndarray) -> tuple[list[float], float]:
+    """Logarithms of each lesion's ratio of volumes, and the brain's volume change in percent."""
+    found = log_jacobian(moved)
+    at_baseline = POINTS - np.moveaxis(moved, 0, -1) / 2
+    inside = [np.linalg.norm(at_baseline - centre, axis=-1) <= radius for centre, radius in LESIONS]
+    return [float(found[mask].mean()) for mask in inside], 100 * float(np.exp(found[BRAIN.data]).mean() - 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--heads", type=int, default=4)
+    heads = parser.parse_args().heads
+    methods = {"msrim": of_msrim, "SyN (antspyx)": of_both_ways(syn)}
+    try:
+        import picsl_greedy  # noqa: F401
+    except ImportError:
+        print("picsl-greedy is not installed and is left out")
+    else:
+        methods["Greedy"] = of_both_ways(greedy)
+    print("| | slope | growth found where there is none | brain volume change there | s |\n|---|---|---|---|---|")
+    for name, method in methods.items():
+        injected, recovered, still, brains, seconds = [], [], [], [], []
+        for seed in range(heads):
+            ratios = RATIOS[seed % len(RATIOS)]
+            start = time.process_time()
+            recovered += growth(method(*followed(ratios, seed=seed)))[0]
+            injected += list(np.log(ratios))
+            nothing, brain = growth(method(*followed((1.0, 1.0, 1.0), seed=100 + seed)))
+            seconds.append((time.process_time() - start) / 2)
+            still += nothing
+            brains.append(brain)
+        slope = np.dot(injected, recovered) / np.dot(injected, injected)
+        print(
+            f"| {name} | {slope:.2f} | {100 * np.mean(np.abs(still)):.1f} % (n = {len(still)}) | "
+            f"{np.mean(np.abs(brains)):.2f} % (n = {heads}) | {np.mean(seconds):.1f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
