@@ -17,6 +17,10 @@ import pytest
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
+class ProtocolError(Exception):
+    """Chromium refuses or cannot answer."""
+
+
 class Tab:
     """One page, as a person has it: keys, clicks and the wheel go where they would go from a real hand."""
 
@@ -36,7 +40,8 @@ class Tab:
         while True:
             message = json.loads(self._connection.recv(timeout=120))
             if message.get("id") == self._number:
-                assert "error" not in message, message
+                if "error" in message:
+                    raise ProtocolError(message)
                 return message["result"]
             self._note(message)
 
@@ -70,10 +75,16 @@ class Tab:
     def wait(self, expression: str, *, seconds: float = 120) -> Any:
         """Wait until an expression is true and return its value."""
         end = time.monotonic() + seconds
-        while not (value := self.js(expression)):
+        while True:
+            try:
+                if value := self.js(expression):
+                    return value
+            except ProtocolError as error:
+                # A page that is loaded anew takes what was asked of the old one with it.
+                if "navigated" not in str(error):
+                    raise
             assert time.monotonic() < end, f"{expression}: never true; errors {self.errors}"
             time.sleep(0.05)
-        return value
 
     def text(self, selector: str) -> str:
         return self.js(f"document.querySelector({json.dumps(selector)}).textContent.trim()")

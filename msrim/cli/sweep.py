@@ -31,7 +31,10 @@ def sweep(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
-    """Repeat a paper's table: train its rows and judge them on patients left out. Resumable."""
+    """Train and judge the rows of a paper's table.
+
+    Each is judged on patients left out of training. What was broken off goes on.
+    """
     import json
 
     from msrim.console import Console

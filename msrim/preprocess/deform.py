@@ -76,7 +76,7 @@ def log_jacobian(displacement: np.ndarray) -> np.ndarray:
     Examples
     --------
     >>> growth = log_jacobian(0.1 * np.indices((20, 20, 20)))
-    >>> abs(float(growth[10, 10, 10]) - 3 * np.log(1.05 / 0.95)) < 1e-4
+    >>> bool(abs(growth[10, 10, 10] - 3 * np.log(1.05 / 0.95)) < 1e-4)
     True
     """
     # Of the cubic spline through the voxels: differences of neighbours two voxels apart blur the edge of a lesion, and

@@ -70,7 +70,7 @@ def bank(tmp_path):
 
 def test_every_contrast_is_in_every_table():
     tables = [table for name, table in vars(contrasts).items() if name.isupper() and isinstance(table, dict)]
-    assert len(tables) == 6 and all(table.keys() == CONTRASTS_OF_FILES.keys() for table in tables)
+    assert len(tables) == 7 and all(table.keys() == CONTRASTS_OF_FILES.keys() for table in tables)
     assert {len(values) for values in contrasts.SIGNAL.values()} == {len(TISSUES)}
 
 

@@ -20,6 +20,7 @@ from msrim.console import Console
 from msrim.errors import MsrimError, OutputError
 from msrim.recipe import Recipe
 from msrim.simulation.phantom import simulate_subject
+from msrim.workflows import patient
 from msrim.workflows.cohort import participants as cohort
 from msrim.workflows.cohort.group import summarise_group
 from msrim.workflows.cohort.tasks import Task, Visit, failure_reason, find_cohort
@@ -35,10 +36,11 @@ import sys, time
 from pathlib import Path
 from msrim.console import Console
 from msrim.recipe import Recipe
+from msrim.workflows import patient
 from msrim.workflows.cohort import participants as cohort
 from msrim.workflows.cohort.tasks import find_cohort
 cohort._limit_threads = lambda threads: None
-cohort.segment_subject = lambda subject, *_, **__: time.sleep(60 if subject.label == sys.argv[3] else 0)
+patient.segment_subject = lambda subject, *_, **__: time.sleep(60 if subject.label == sys.argv[3] else 0)
 cohort.run_cohort(
     find_cohort(sys.argv[1], validate=False), Recipe(), Path(sys.argv[2]), console=Console(quiet=True),
     plugin="MultiProc", plugin_args={"n_procs": 2},
@@ -143,7 +145,8 @@ def test_results_pass_the_bids_validator(undisturbed, bids_errors):
 def test_a_phantom_beside_a_broken_patient(bids, undisturbed):
     """A row for both, and what is done already is not done again."""
     out, broken = undisturbed.out, bids / "sub-broken" / "anat"
-    results = [path for path in (out / "sub-phantom").rglob("*") if path.suffix in (".gz", ".html")]
+    # The patient's page is put together anew with the cohort's.
+    results = [*(out / "sub-phantom").rglob("*.gz"), *(out / "sub-phantom").rglob("report.html")]
     before = {path: path.stat().st_mtime_ns for path in results}
     broken.mkdir(parents=True)
     try:
@@ -205,7 +208,7 @@ def test_a_killed_task_stops_nobody(three, tmp_path, monkeypatch):
         if subject.label == "2":
             signal.raise_signal(signal.SIGKILL)
 
-    monkeypatch.setattr(cohort, "segment_subject", segment)
+    monkeypatch.setattr(patient, "segment_subject", segment)
     monkeypatch.setattr(cohort, "_limit_threads", lambda threads: None)
     visits = [Visit(label, None, three / f"sub-{label}") for label in "123"]
     with pytest.raises(

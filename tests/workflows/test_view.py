@@ -304,7 +304,14 @@ def test_a_killed_server_leaves_nothing_half_written(results):
 
 def test_ctrl_c_ends_the_server_quietly(results):
     command = [sys.executable, "-m", "msrim", "view", str(results.folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell's background jobs ignore Ctrl-C, and so would their children.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout.readline().startswith("http://127.0.0.1:")
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0
