@@ -268,7 +268,7 @@ def test_only_the_page_itself_saves(results):
 
 
 def test_a_killed_server_leaves_nothing_half_written(results):
-    """Saved over and over until it is killed: what lies there is one of the two masks, with its own note."""
+    """Saved over and over until it is killed: what lies there is one of the two masks, whole, and a note."""
     command = [sys.executable, "-m", "msrim", "view", str(results.folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     address = process.stdout.readline().strip()

@@ -53,8 +53,8 @@ def save_correction(results: Results, mask: np.ndarray, *, note: str) -> Path:
     }
     with locked(results.folder / "work"):
         remove_partial_files(results.folder / "anat")
-        # Renamed one after the other when both are whole on the disk.
-        with written_atomically(names["sidecar"]) as told, written_atomically(names["mask"]) as saved:
+        # Renamed when both are whole on the disk, the sidecar first: no mask lies there without one.
+        with written_atomically(names["mask"]) as saved, written_atomically(names["sidecar"]) as told:
             write_volume(original.like(mask), saved)
             told.write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
     return names["mask"]
