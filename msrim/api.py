@@ -241,7 +241,7 @@ def longitudinal(
     """
     from msrim.bids import PATIENT, patient_file
     from msrim.console import Console
-    from msrim.workflows.corrected import find_correction, is_corrected
+    from msrim.workflows.correction import find_correction, is_corrected
     from msrim.workflows.longitudinal import find_visits, follow_visits
 
     found = find_visits([Path(visit) for visit in visits])
@@ -310,7 +310,7 @@ def run(
     """
     from msrim.console import Console
     from msrim.errors import InputError
-    from msrim.workflows.corrected import is_corrected
+    from msrim.workflows.correction import is_corrected
     from msrim.workflows.patient import find_patients, run_patients
 
     if not subjects:

@@ -1,4 +1,4 @@
-"""Lesions as somebody has corrected them: which mask counts, whether it can be this visit's, and what it measures.
+"""Lesions as somebody has corrected them: whether a mask can be this visit's, and what it measures.
 
 What was found stays where it is. What is measured on the corrected mask goes to ``corrected/`` below the visit's
 folder, under the same names.
@@ -6,15 +6,14 @@ folder, under the same names.
 
 from __future__ import annotations
 
-import json
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import cc3d
 import numpy as np
 
-from msrim.bids import ANATOMY, CORRECTED_FOLDER, EDITED, LESIONS, Subject, entity_of, write_dataset_description
+from msrim.bids import ANATOMY, CORRECTED_FOLDER, LESIONS, Subject, entity_of, write_dataset_description
 from msrim.console import Console
 from msrim.errors import InputError, Remark
 from msrim.files import sha256_of, write_json, write_tsv
@@ -26,6 +25,7 @@ from msrim.recipe import Recipe
 from msrim.report.segmentation import write_report
 from msrim.results import doubts_of
 from msrim.workflows.anatomy import Anatomy, AnatomyFiles, read_mask, read_own
+from msrim.workflows.correction import Correction, find_correction, read_correction, sidecar_of
 from msrim.workflows.inputs import check_output_folder, check_results_folder, read_subject, without_doubts
 from msrim.workflows.plan import corrected_steps
 from msrim.workflows.run import Run, files_in
@@ -42,57 +42,6 @@ from msrim.workflows.segment import (
 # Of lesions at least this share lies in the brain, and is brighter on the FLAIR than half of the brain. The masks of
 # three patients in one space: 0.98 to 1.00 on their own FLAIR, 0.41 to 0.74 on another's.
 MIN_IN_BRAIN, MIN_BRIGHT = 0.5, 0.75
-
-
-@dataclass(frozen=True)
-class Correction:
-    """A corrected mask or map of numbered lesions, and what somebody wrote beside it."""
-
-    mask: Path
-    note: str = ""
-
-
-def read_correction(path: Path) -> Correction:
-    """A corrected mask with the note of its sidecar, where it has one."""
-    return Correction(path, str(_sidecar(path).get("Note", "")))
-
-
-def find_correction(subject: Subject, out: Path) -> Correction | None:
-    """What counts as a visit's lesions because somebody has corrected them.
-
-    That is what `msrim view` has saved; or else the mask that `msrim segment --lesions` was given, if it is still there
-    as it was.
-    """
-    edited = subject.output(Path(out).absolute(), EDITED["mask"])
-    if edited.is_file():
-        return read_correction(edited)
-    given = measured_mask(subject, out)
-    return read_correction(given) if given is not None else None
-
-
-def is_corrected(subject: Subject, out: Path) -> bool:
-    """Whether what counts as a visit's lesions is a correction, and was measured."""
-    correction = find_correction(subject, out)
-    return correction is not None and measured_mask(subject, out) == correction.mask
-
-
-def measured_mask(subject: Subject, out: Path) -> Path | None:
-    """The corrected mask that `msrim segment --lesions` has measured, if it is still there as it was.
-
-    Raises
-    ------
-    InputError
-        What tells of it is damaged.
-    """
-    told = subject.folder(out) / CORRECTED_FOLDER / "run.json"
-    if not told.is_file():
-        return None
-    try:
-        given = json.loads(told.read_text(encoding="utf-8"))["inputs"]["lesions"]
-        path, digest = Path(given["path"]), given["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{told}: not as msrim has written it; remove {told.parent}") from error
-    return path if path.is_file() and sha256_of(path) == digest else None
 
 
 def check_correction(correction: Correction, subject: Subject, out: Path) -> None:
@@ -341,15 +290,5 @@ def read_lesions(path: Path, grids: dict[Path, Volume]) -> Volume:
 
 def _flair_of(mask: Path) -> str | None:
     """Digest of the FLAIR that a mask was drawn on, as its sidecar has it."""
-    drawn_on = _sidecar(mask).get("FLAIR")
+    drawn_on = sidecar_of(mask).get("FLAIR")
     return drawn_on.get("sha256") if isinstance(drawn_on, dict) else None
-
-
-def _sidecar(mask: Path) -> dict:
-    """What the JSON beside a mask says; nothing if there is none of msrim's form."""
-    path = mask.with_name(mask.name.split(".nii")[0] + ".json")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}

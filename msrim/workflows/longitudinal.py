@@ -32,7 +32,8 @@ from msrim.recipe import Recipe
 from msrim.results import doubts_of
 from msrim.workflows.anatomy import preprocess_visit, read_own
 from msrim.workflows.changes import OUTLINE_MODEL, Changes, Edit, PreparedVisit, compare_visits
-from msrim.workflows.corrected import Correction, check_correction, find_correction
+from msrim.workflows.corrected import check_correction
+from msrim.workflows.correction import Correction, find_correction
 from msrim.workflows.inputs import check_output_folder, check_results_folder, read_subject, without_doubts
 from msrim.workflows.segment import check_finds_lesions, lesions_text, segment_visit
 

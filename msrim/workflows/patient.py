@@ -15,7 +15,8 @@ from msrim.models.registry import LESION_TASKS, read_card
 from msrim.recipe import Recipe
 from msrim.workflows.anatomy import anatomy_cards
 from msrim.workflows.cohort.tasks import Task, Visit, in_order, record_failure, tasks_of, visits_below
-from msrim.workflows.corrected import find_correction, measure_corrected
+from msrim.workflows.corrected import measure_corrected
+from msrim.workflows.correction import find_correction
 from msrim.workflows.inputs import check_visit
 from msrim.workflows.longitudinal import find_visits, follow_visits
 from msrim.workflows.patient_page import check_patient_page, summarise_patient

@@ -41,7 +41,7 @@ from msrim.results import (
 )
 from msrim.workflows.anatomy import read_own
 from msrim.workflows.cohort.tasks import Visit, in_order
-from msrim.workflows.corrected import is_corrected
+from msrim.workflows.correction import is_corrected
 from msrim.workflows.segment import lesions_text
 
 

@@ -31,7 +31,8 @@ from msrim.report.rims import RimReport, write_rim_report
 from msrim.results import doubts_of
 from msrim.transform import read_transform, write_transform
 from msrim.workflows.anatomy import Anatomy, preprocess_visit, read_mask, read_own
-from msrim.workflows.corrected import check_correction, find_correction, read_lesions, segment_corrected
+from msrim.workflows.corrected import check_correction, read_lesions, segment_corrected
+from msrim.workflows.correction import find_correction
 from msrim.workflows.inputs import (
     check_output_folder,
     check_results_folder,

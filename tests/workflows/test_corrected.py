@@ -20,14 +20,8 @@ from msrim.files import sha256_of, write_json
 from msrim.image import Volume, read_labels, read_volume, write_volume
 from msrim.lesions.measure import summarise
 from msrim.workflows.anatomy import AnatomyFiles
-from msrim.workflows.corrected import (
-    Correction,
-    check_correction,
-    find_correction,
-    number_corrected,
-    read_correction,
-    write_corrected,
-)
+from msrim.workflows.corrected import check_correction, number_corrected, write_corrected
+from msrim.workflows.correction import Correction, find_correction, read_correction
 from msrim.workflows.segment import LesionFiles
 from msrim.workflows.view.correction import save_correction
 from msrim.workflows.view.results import find_results

@@ -25,7 +25,7 @@ from msrim.image import read_volume
 from msrim.lesions.track import CHANGES
 from msrim.report.cohort import Change, Overview, Row, mark_outliers, write_overview
 from msrim.workflows.cohort.tasks import Task, Visit, failure_reason, tasks_of
-from msrim.workflows.corrected import find_correction
+from msrim.workflows.correction import find_correction
 from msrim.workflows.inputs import check_output_folder
 from msrim.workflows.patient_page import check_patient_page, write_pages
 

@@ -16,7 +16,7 @@ from msrim.bids import CORRECTED_FOLDER, EDITED, LESIONS, Subject, transform_nam
 from msrim.errors import InputError
 from msrim.image import Volume, on_grid_of, read_labels, read_volume
 from msrim.transform import read_transform
-from msrim.workflows.corrected import find_correction, is_corrected
+from msrim.workflows.correction import find_correction, is_corrected
 from msrim.workflows.inputs import without_doubts
 
 # Grey values of a contrast that are drawn black and white, as percentiles of what is not background.
