@@ -60,5 +60,15 @@ def test_listing_models_does_not_load_torch():
     assert shown.stderr.strip() == "False"
 
 
+def test_the_viewer_loads_nothing_that_computes():
+    """A page is waited for: `msrim view` has to start at once."""
+    code = (
+        "import sys\nimport msrim.workflows.view.server\n"
+        "print(sorted({'torch', 'ants', 'nipype', 'sklearn', 'numba'} & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert shown.stdout.strip() == "[]"
+
+
 def _path_of_this_python() -> dict[str, str]:
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}

@@ -21,6 +21,8 @@ from msrim.workflows.inputs import without_doubts
 
 # Grey values of a contrast that are drawn black and white, as percentiles of what is not background.
 DARKEST, BRIGHTEST = 2.0, 99.7
+# Voxels that tell them well enough; all of a 1 mm head would cost a fifth of a second.
+ENOUGH_VOXELS = 2**19
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ class Results:
         image.set_sform(affine, code=1)
         # Of two poses the viewer takes the sform.
         image.header["qform_code"] = 0
-        low, high = np.percentile(volume.data[volume.data > volume.data.min()], (DARKEST, BRIGHTEST))
+        grey = volume.data[volume.data > volume.data.min()]
+        low, high = np.percentile(grey[:: max(len(grey) // ENOUGH_VOXELS, 1)], (DARKEST, BRIGHTEST))
         image.header["cal_min"], image.header["cal_max"] = low, high
         image.header.set_xyzt_units("mm", "sec")
         return image.to_bytes()
