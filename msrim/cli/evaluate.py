@@ -165,3 +165,5 @@ def rims(
     typer.echo(
         f"counts       r {'n/a' if counts['r'] is None else format(counts['r'], '.2f')}, MSE {counts['mse']:.2f}"
     )
+    for kind, found in figures.get("kinds", {}).items():
+        typer.echo(f"{kind:<12} {100 * found['called_rim']:.1f} % of {found['n']} called rim+")

@@ -59,6 +59,10 @@ def rim_cohort(
     label_noise: Annotated[
         bool, typer.Option("--label-noise", help="Rims as two raters and a third between them see them.")
     ] = False,
+    lesions: Annotated[
+        tuple[int, int] | None,
+        typer.Option("--lesions", min=0, help="With and without a rim, of each; as patients have them if not given."),
+    ] = None,
     in_plane_mm: Annotated[float, typer.Option("--in-plane-mm", min=0.4, max=1.5, help="Voxels of the QSM.")] = 0.75,
     slice_mm: Annotated[float, typer.Option("--slice-mm", min=0.5, max=5, help="Their thickness.")] = 3.0,
     field_t: Annotated[float, typer.Option("--field-t", min=0.5, max=10, help="Main field in tesla.")] = 3.0,
@@ -86,5 +90,6 @@ def rim_cohort(
             head_labels=head_labels,
             part=part.value,
             label_noise=label_noise,
+            lesions=lesions,
         )
     )

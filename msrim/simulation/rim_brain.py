@@ -201,10 +201,11 @@ def scatter_lesions(
     for kind in sorted(kinds, key=is_large, reverse=True):
         for _ in range(TRIES):
             shape = _place_shape(brain, kind, left, rng)
+            free = shape.fits(PATCH_MM) and all(_apart(shape, other.shape) for other in placed)
             lesion = None
-            if shape.fits(PATCH_MM) and _in_white_matter(shape, brain):
+            if free and _in_white_matter(shape, brain):
                 lesion = draw_lesion(shape, kind, dials=dials, rng=rng)
-            if lesion is not None and all(_apart(shape, other.shape) for other in placed):
+            if lesion is not None:
                 placed.append(lesion)
                 break
     return [placed[i] for i in rng.permutation(len(placed))]
@@ -233,7 +234,7 @@ def _place_shape(brain: Brain, kind: str, bank: list[TracedShape] | None, rng: n
 def _in_white_matter(shape: TracedShape, brain: Brain) -> bool:
     """Whether most of a lesion is where white matter is."""
     white = brain.maps["white"]
-    points = apply_transform(shape.affine, np.argwhere(shape.depth > 0))
+    points = apply_transform(shape.affine, np.argwhere(shape.inside))
     voxels = apply_transform(np.linalg.inv(white.affine), points).round().astype(int)
     inside = ((voxels >= 0) & (voxels < white.shape)).all(axis=1)
     return bool(white.data[tuple(voxels[inside].T)].sum() > 0.6 * len(voxels))

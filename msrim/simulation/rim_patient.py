@@ -214,16 +214,16 @@ def _points(window: tuple[slice, ...], affine: np.ndarray, per_voxel: tuple[int,
 
 def _window(lesion: RimLesion, grid: Volume, pose: np.ndarray, room_mm: float) -> tuple[slice, ...]:
     middle = apply_transform(np.linalg.inv(grid.affine) @ pose, lesion.shape.centre_mm)
-    reach = (1.5 * lesion.shape.radii_mm.max() + room_mm) / grid.spacing
+    reach = (1.25 * lesion.shape.radii_mm.max() + room_mm) / grid.spacing
     low = np.clip(np.floor(middle - reach), 0, grid.shape).astype(int)
     high = np.clip(np.ceil(middle + reach) + 1, 0, grid.shape).astype(int)
     return tuple(slice(a, b) for a, b in zip(low, high, strict=True))
 
 
 def _paint(lesion: RimLesion, fine: Volume, pose: np.ndarray, *, chi: np.ndarray, solid: np.ndarray) -> None:
-    """Put one lesion into the susceptibility, in place, each voxel the mean of eight places."""
+    """Put one lesion into the susceptibility, in place, each voxel the mean of three places across the slice."""
     window = _window(lesion, fine, pose, 3.0)
-    points = _points(window, np.linalg.inv(pose) @ fine.affine, (2, 2, 2))
+    points = _points(window, np.linalg.inv(pose) @ fine.affine, (1, 1, 3))
     added = lesion.susceptibility(points).mean(axis=-1)
     # In CSF there is no lesion.
     there = [np.arange(s.start, s.stop) // n for s, n in zip(window, (FINER, FINER, 1), strict=True)]

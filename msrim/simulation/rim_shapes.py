@@ -29,27 +29,36 @@ SAME_MM, SAME_SIZE = 2.0, 0.15
 
 @dataclass(frozen=True)
 class TracedShape:
-    """The shape of a lesion, as distances to its surface.
+    """The shape of a lesion, as a mask and as distances to its surface.
 
     Attributes
     ----------
     centre_mm, radii_mm : (3,) float
         Middle and half-widths of the box around it.
-    depth : (X, Y, Z) float32, mm
-        Signed distance to its surface, positive inside.
+    inside : (X, Y, Z) bool
+        With some room around it.
     affine : (4, 4) float
-        Of ``depth``.
+        Of ``inside``: equal edges along the axes.
     """
 
     centre_mm: np.ndarray
     radii_mm: np.ndarray
-    depth: np.ndarray
+    inside: np.ndarray
     affine: np.ndarray
+
+    @cached_property
+    def depth(self) -> np.ndarray:
+        """Signed distance to its surface, positive inside: (X, Y, Z) float32, mm."""
+        # Most shapes that are drawn find no place, and this is what takes time.
+        spacing = float(np.linalg.norm(self.affine[:3, 0]))
+        depth = edt(self.inside, parallel=1) - edt(~self.inside, parallel=1)
+        # Half a voxel from the last centre inside to the surface.
+        return (spacing * (depth - 0.5 * np.sign(depth))).astype(np.float32)
 
     @cached_property
     def mean_radius_mm(self) -> float:
         """Radius of a sphere of the same volume."""
-        volume = np.count_nonzero(self.depth > 0) * abs(np.linalg.det(self.affine[:3, :3]))
+        volume = np.count_nonzero(self.inside) * abs(np.linalg.det(self.affine[:3, :3]))
         return float((3 * volume / (4 * np.pi)) ** (1 / 3))
 
     @property
@@ -67,33 +76,27 @@ class TracedShape:
         """The same shape elsewhere."""
         affine = self.affine.copy()
         affine[:3, 3] += centre_mm - self.centre_mm
-        return TracedShape(np.asarray(centre_mm, float), self.radii_mm, self.depth, affine)
+        return TracedShape(np.asarray(centre_mm, float), self.radii_mm, self.inside, affine)
 
     def fits(self, box_mm: Sequence[float]) -> bool:
         """Whether it fits into a box with edges along the axes, which may be turned by 90 degrees in the plane."""
-        widths, box = 2 * self.radii_mm, np.array(box_mm)
-        return bool((np.sort(widths[:2]) <= np.sort(box[:2])).all() and widths[2] <= box[2])
+        return _fits(2 * self.radii_mm, box_mm)
 
 
-def traced_shape(inside: np.ndarray, affine: np.ndarray) -> TracedShape:
-    """The shape of a mask (X, Y, Z) on a grid of equal edges along the axes; the mask needs some room around it."""
-    spacing = float(np.linalg.norm(affine[:3, 0]))
-    depth = edt(inside, parallel=1) - edt(~inside, parallel=1)
-    # Half a voxel from the last centre inside to the surface.
-    depth = (spacing * (depth - 0.5 * np.sign(depth))).astype(np.float32)
-    voxels = np.argwhere(inside)
-    corners = np.stack([voxels.min(axis=0), voxels.max(axis=0)]) @ affine[:3, :3].T + affine[:3, 3]
-    return TracedShape(corners.mean(axis=0), np.abs(np.ptp(corners, axis=0)) / 2 + spacing / 2, depth, affine)
+def _fits(widths_mm: np.ndarray, box_mm: Sequence[float]) -> bool:
+    return bool((np.sort(widths_mm[:2]) <= np.sort(box_mm[:2])).all() and widths_mm[2] <= box_mm[2])
 
 
 def traced_voxels(voxels: np.ndarray, affine: np.ndarray, *, margin: int = 6) -> TracedShape:
-    """The shape of a set of voxels (N, 3)."""
+    """The shape of a set of voxels (N, 3) of a grid of equal edges along the axes."""
     low = voxels.min(axis=0) - margin
     mask = np.zeros(np.ptp(voxels, axis=0) + 1 + 2 * margin, bool)
     mask[tuple((voxels - low).T)] = True
     to_world = affine.copy()
     to_world[:3, 3] = affine[:3, :3] @ low + affine[:3, 3]
-    return traced_shape(mask, to_world)
+    spacing = float(np.linalg.norm(affine[:3, 0]))
+    corners = np.stack([voxels.min(axis=0), voxels.max(axis=0)]) @ affine[:3, :3].T + affine[:3, 3]
+    return TracedShape(corners.mean(axis=0), np.abs(np.ptp(corners, axis=0)) / 2 + spacing / 2, mask, to_world)
 
 
 def made_shape(*, large: bool, direction: np.ndarray | None = None, rng: np.random.Generator) -> TracedShape:
@@ -115,16 +118,15 @@ def made_shape(*, large: bool, direction: np.ndarray | None = None, rng: np.rand
             np.zeros(3), draw_radius_mm(large=large, rng=rng) * stretch / stretch.prod() ** (1 / 3), rng=rng,
             direction=direction, roughness=rng.uniform(0.06, 0.16),
         )  # fmt: skip
-        half = int(np.ceil((1.4 * blob.radii_mm.max() + 4) / GRID_MM))
-        affine = np.diag([GRID_MM, GRID_MM, GRID_MM, 1.0])
-        affine[:3, 3] = -half * GRID_MM
-        index = np.stack(np.meshgrid(*[np.arange(2 * half + 1)] * 3, indexing="ij"), axis=-1)
-        parts = cc3d.connected_components(blob.depth_mm(GRID_MM * (index - half)) > 0, connectivity=6)
+        half = int(np.ceil((1.4 * blob.radii_mm.max() + 1) / GRID_MM))
+        line = GRID_MM * np.arange(-half, half + 1)
+        parts = cc3d.connected_components(blob.depth_on_grid(line, line, line) > 0, connectivity=6)
         if not parts.any():
             continue
-        shape = traced_shape(parts == np.bincount(parts[parts > 0]).argmax(), affine)
-        if shape.fits(LARGEST_RIM_MM):
-            return shape.moved(np.zeros(3))
+        voxels = np.argwhere(parts == np.bincount(parts[parts > 0]).argmax())
+        widths = GRID_MM * (np.ptp(voxels, axis=0) + 1)
+        if _fits(widths, LARGEST_RIM_MM):
+            return traced_voxels(voxels, np.diag([GRID_MM, GRID_MM, GRID_MM, 1.0])).moved(np.zeros(3))
 
 
 def draw_radius_mm(*, large: bool, rng: np.random.Generator) -> float:

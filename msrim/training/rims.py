@@ -50,6 +50,8 @@ class RimLesions:
     subjects : (N,) int
         Whose lesion it is: index into ``names``.
     names : tuple of str
+    kinds : (N,) str or None
+        What each lesion was made as; empty where the table does not say.
     """
 
     patches: np.ndarray
@@ -58,13 +60,13 @@ class RimLesions:
     truth: np.ndarray
     subjects: np.ndarray
     names: tuple[str, ...]
+    kinds: np.ndarray | None = None
 
     def of(self, chosen: np.ndarray) -> RimLesions:
         """Some of the lesions, by (N,) bool."""
-        features = None if self.features is None else self.features[chosen]
-        return RimLesions(
-            self.patches[chosen], features, self.labels[chosen], self.truth[chosen], self.subjects[chosen], self.names
-        )
+        features, kinds = (None if part is None else part[chosen] for part in (self.features, self.kinds))
+        rest = (part[chosen] for part in (self.labels, self.truth, self.subjects))
+        return RimLesions(self.patches[chosen], features, *rest, self.names, kinds)
 
     def seen(self) -> np.ndarray:
         """The patches without their margin: (N, 3, X, Y, Z) float32."""
@@ -79,7 +81,8 @@ def read_cohort(data: Path, *, kind: Inputs, console: Console, cache: Path | Non
     ----------
     data : Path
         ``sub-*/anat`` with ``_Chimap`` and ``_FLAIR`` on one grid; under ``derivatives/truth`` the lesions
-        (``_seg-lesions_dseg``) and ``_desc-lesions.tsv`` with columns ``id``, ``rim`` and, if it differs, ``truth``.
+        (``_seg-lesions_dseg``) and ``_desc-lesions.tsv`` with columns ``id``, ``rim`` and, where known, ``truth`` and
+        ``kind``.
     kind : Inputs
         What the network looks at.
     console : Console
@@ -104,7 +107,7 @@ def read_cohort(data: Path, *, kind: Inputs, console: Console, cache: Path | Non
             console.finished(folder.name, f"{len(parts[-1].labels)} lesions read")
     together = {
         name: np.concatenate([getattr(part, name) for part in parts])
-        for name in ("patches", "labels", "truth", "subjects", *(["features"] if kind.features else []))
+        for name in ("patches", "labels", "truth", "subjects", "kinds", *(["features"] if kind.features else []))
     }
     return RimLesions(**{"features": None, **together}, names=tuple(folder.name for folder in folders))
 
@@ -130,6 +133,7 @@ def _read_subject(
         np.array([row.get("truth", row["rim"]) == "true" for row in rows], bool),
         np.full(len(rows), index),
         (name,),
+        np.array([row.get("kind", "") for row in rows], str),
     )
 
 
@@ -144,6 +148,7 @@ def fit_rims(
     learning_rate: float = 1e-4,
     optimiser: Optimiser = MILESTONES,
     rim_share: float = 0.0,
+    max_angle_deg: float = MAX_ANGLE_DEG,
     seed: int = 0,
     report_every: int = 25,
     report: Callable[[str], None] = lambda line: None,
@@ -162,6 +167,8 @@ def fit_rims(
     optimiser : Optimiser
     rim_share : float
         See :func:`draw_batch`.
+    max_angle_deg : float
+        See :func:`augment`.
 
     Returns
     -------
@@ -187,7 +194,8 @@ def fit_rims(
         torch.manual_seed(hash((seed, step)))
         rng = np.random.default_rng((seed, step))
         index, labels = draw_batch(lesions.labels, batch_size, rng=rng, rim_share=rim_share)
-        images = augment(patches[index].float(), kind.patch, rng=np.random.default_rng((seed, step, 1)))
+        moved = np.random.default_rng((seed, step, 1))
+        images = augment(patches[index].float(), kind.patch, max_angle_deg=max_angle_deg, rng=moved)
         given = network_inputs(kind, images, None if features is None else features[index])
         if getattr(network, "smote", False):
             given.append(labels)
@@ -234,7 +242,9 @@ def draw_batch(
     return torch.from_numpy(chosen), torch.from_numpy(labels[chosen]).float()
 
 
-def augment(patches: Tensor, size: Sequence[int] | None, *, rng: np.random.Generator) -> Tensor:
+def augment(
+    patches: Tensor, size: Sequence[int] | None, *, max_angle_deg: float = MAX_ANGLE_DEG, rng: np.random.Generator
+) -> Tensor:
     """Mirror, turn, scale and blur, each lesion in its own way; cut to ``size``.
 
     Parameters
@@ -243,11 +253,13 @@ def augment(patches: Tensor, size: Sequence[int] | None, *, rng: np.random.Gener
         With MARGIN.
     size : (3,) int or None
         None gives the patches back: there is no image.
+    max_angle_deg : float
+        Turned by as much at most, to either side. Corners that then lie beyond the margin repeat its border.
     """
     if size is None:
         return patches
     n, _, *whole = patches.shape
-    angle = np.radians(rng.uniform(-MAX_ANGLE_DEG, MAX_ANGLE_DEG, n))
+    angle = np.radians(rng.uniform(-max_angle_deg, max_angle_deg, n))
     scale = rng.uniform(*SCALE, n)
     mirror = np.ones((n, 3))
     mirror[np.arange(n), rng.integers(3, size=n)] = rng.choice((-1.0, 1.0), n)
@@ -263,7 +275,7 @@ def augment(patches: Tensor, size: Sequence[int] | None, *, rng: np.random.Gener
     points = np.stack(np.meshgrid(*wanted, indexing="ij"), axis=-1).reshape(-1, 3)
     places = points @ matrix.transpose(0, 2, 1) / half
     grid = torch.from_numpy(places[..., ::-1].copy()).float().reshape(n, *size, 3)
-    sampled = F.grid_sample(patches, grid, align_corners=True)
+    sampled = F.grid_sample(patches, grid, padding_mode="border", align_corners=True)
     plane, across = rng.uniform(*BLUR_PLANE, n), rng.uniform(*BLUR_ACROSS, n)
     images = sampled[:, :2]
     for axis, sigma in (("x", plane), ("y", plane), ("z", across)):

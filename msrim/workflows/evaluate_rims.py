@@ -42,7 +42,8 @@ def evaluate_rims(
     -------
     dict
         Ready for JSON: ``model``, ``threshold``, the figures of :func:`msrim.evaluation.rims.rim_metrics`, and under
-        ``intervals`` their 95 % intervals by bootstrap over subjects.
+        ``intervals`` their 95 % intervals by bootstrap over subjects; under ``kinds``, how many lesions were made as
+        each kind and the share of them that is called rim+.
 
     Raises
     ------
@@ -58,7 +59,12 @@ def evaluate_rims(
     rim = probability >= card.threshold
     figures = rim_metrics(lesions.truth, probability, subjects=lesions.subjects, rim=rim)
     intervals = bootstrap_intervals(lesions.truth, probability, subjects=lesions.subjects, rim=rim)
-    return {"model": card.label, "threshold": card.threshold, **figures, "intervals": intervals}
+    kinds = {
+        str(kind): {"n": int((lesions.kinds == kind).sum()), "called_rim": float(rim[lesions.kinds == kind].mean())}
+        for kind in np.unique(lesions.kinds)
+        if kind
+    }
+    return {"model": card.label, "threshold": card.threshold, **figures, "intervals": intervals, "kinds": kinds}
 
 
 def evaluate_recipe(

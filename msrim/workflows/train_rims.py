@@ -89,6 +89,7 @@ def fit_network(
         learning_rate=recipe.learning_rate,
         optimiser=recipe.optimiser,
         rim_share=recipe.rim_share,
+        max_angle_deg=recipe.max_angle_deg,
         seed=seed,
         report=console.say,
     )

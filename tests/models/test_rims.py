@@ -56,15 +56,17 @@ def test_resnet_has_the_strides_of_the_paper():
     assert full.stem[0].weight.shape == (64, 2, 7, 7, 7)
 
 
-def test_votes_of_datrnet_are_the_plain_transforms():
-    network = DATRNet(features=4, radii=(5, 9), widths=NARROW)
-    x = patches(2)[:, :2]
-    v_u, v_s = reference.rim_transform(x, (5, 9), eps=1e-3)
-    found = network.votes(x)
-    for votes, plain in zip(found, (v_u, v_s), strict=True):
-        assert votes.shape == (2, 4, 32, 32, 8)
-        scaled = plain / torch.tensor([5.0, 9.0])[:, None, None, None]
-        assert torch.allclose(votes, scaled.flatten(1, 2), atol=1e-5)
+@pytest.mark.parametrize("made", [{}, {"values": False}, {"gradients": False}])
+def test_votes_of_datrnet_are_the_plain_transforms_divided_by_their_radii(made):
+    """Joined and fused by the layer as it stands, they give what the network computes."""
+    network = DATRNet(features=4, radii=(5, 9), widths=NARROW, **made)
+    x = torch.randn(2, 4, 32, 32, 8, generator=torch.manual_seed(0))
+    plain = reference.rim_transform(x, (5, 9), eps=1e-3)
+    kept = [v for v, name in zip(plain, ("values", "gradients"), strict=True) if made.get(name, True)]
+    for votes, v in zip(network.votes(x), kept, strict=True):
+        assert torch.allclose(votes, v, atol=1e-4)
+    scaled = [(v / torch.tensor([5.0, 9.0])[:, None, None, None]).flatten(1, 2) for v in kept]
+    assert torch.allclose(network.fused(x), network.fuse(torch.cat(scaled, dim=1)), atol=1e-4)
 
 
 @pytest.mark.parametrize(

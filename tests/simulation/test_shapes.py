@@ -51,3 +51,11 @@ def test_overlap_keeps_the_larger_value_and_borders_are_no_trouble():
         paint(random_blob(np.zeros(3), np.full(3, 3.0), rng=rng), canvas, np.eye(4), value=value)
     assert canvas[0, 0, 0] == pytest.approx(0.9)
     assert canvas[9, 9, 9] == 0
+
+
+def test_depth_on_a_grid_is_the_depth_at_its_points():
+    rng = np.random.default_rng(1)
+    blob = random_blob(np.array([1.0, 2.0, 3.0]), np.array([5.0, 4.0, 3.0]), rng=rng, roughness=0.2)
+    lines = [0.5 * np.arange(-12, stop) for stop in (13, 14, 15)]
+    points = np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1)
+    assert blob.depth_on_grid(*lines) == pytest.approx(blob.depth_mm(points), abs=1e-4)

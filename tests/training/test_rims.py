@@ -98,7 +98,6 @@ def test_augmented_lesions_stay_in_the_middle_and_are_as_large_as_their_scale_sa
 def test_batches_without_augmentation_would_be_the_seen_patches(lesions, monkeypatch):
     """The margin is exactly what augmentation needs: with nothing turned or moved the patch is the inner one."""
     for name, value in (
-        ("MAX_ANGLE_DEG", 0),
         ("SCALE", (1, 1)),
         ("BLUR_PLANE", (0.1, 0.1)),
         ("BLUR_ACROSS", (0.1, 0.1)),
@@ -115,23 +114,36 @@ def test_batches_without_augmentation_would_be_the_seen_patches(lesions, monkeyp
         def choice(self, _, size):
             return np.ones(size)
 
-    plain = augment(torch.from_numpy(lesions.patches).float(), (32, 32, 8), rng=Upright())
+    plain = augment(torch.from_numpy(lesions.patches).float(), (32, 32, 8), max_angle_deg=0, rng=Upright())
     # The middle of an even patch lies between voxels on both sides of the margin alike.
     assert np.abs(plain.numpy() - lesions.seen()).max() < 1e-3
 
 
 def test_every_lesion_is_blurred_by_its_own_amount_and_keeps_its_mean(monkeypatch):
     """A point in the middle, by hand: a Gaussian of 0.95 voxels in the plane leaves 0.176 of it, one of 0.1 all."""
-    for name, value in (("MAX_ANGLE_DEG", 0), ("SCALE", (1, 1)), ("BLUR_ACROSS", (0.03, 0.03))):
+    for name, value in (("SCALE", (1, 1)), ("BLUR_ACROSS", (0.03, 0.03))):
         monkeypatch.setattr(f"msrim.training.rims.{name}", value)
     patches = torch.zeros(400, 3, 41, 41, 11)
     patches[:, :, 20, 20, 5] = 1
-    moved = augment(patches, (33, 33, 9), rng=np.random.default_rng(0))
+    moved = augment(patches, (33, 33, 9), max_angle_deg=0, rng=np.random.default_rng(0))
     peaks = moved[:, 0].amax((1, 2, 3))
     assert peaks.max() > 0.99 and peaks.min() == pytest.approx(0.176, abs=0.01)
     assert moved[:, 0].sum((1, 2, 3)) == pytest.approx(np.ones(400), abs=1e-4)
     # The outline is not blurred.
     assert torch.equal(moved[:, 2].amax((1, 2, 3)), torch.ones(400))
+
+
+def test_patches_are_turned_by_any_angle_that_a_recipe_allows():
+    """A point five voxels from the middle lands anywhere on its circle; what lies beyond the margin is its border."""
+    patches = torch.ones(300, 3, 41, 41, 11)
+    patches[:, 2] = 0
+    patches[:, 2, 25, 20, 5] = 1
+    for angle, least, most in ((5.0, 0, 6), (180.0, 170, 181)):
+        moved = augment(patches, (33, 33, 9), max_angle_deg=angle, rng=np.random.default_rng(0))
+        x, y = np.unravel_index(moved[:, 2].amax(3).flatten(1).argmax(1).numpy(), (33, 33))
+        turned = np.degrees(np.abs(np.arctan2(y - 16, np.abs(x - 16) if angle < 90 else x - 16)))
+        assert least <= turned.max() <= most
+        assert moved[:, 0, 8:-8, 8:-8, 2:-2].min() > 0.99 and moved[:, :2, 0].min() > 0.5
 
 
 def test_synthetic_rows_count_as_rims():

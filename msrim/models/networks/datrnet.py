@@ -70,11 +70,22 @@ class DATRNet(nn.Module):
         if len(self.pre_convs):
             x = self.join(torch.cat([self.pre_convs(images), images], dim=1))
         if self.values or self.gradients:
-            x = self.fuse(torch.cat(self.votes(x), dim=1))
+            x = self.fused(x)
         return self.classify(self.backbone(x))[:, 0]
 
     def votes(self, x: Tensor) -> list[Tensor]:
-        """V_u and V_s, those that are made, each (N, C * len(radii), X, Y, Z), divided by their radius."""
+        """V_u and V_s, those that are made, each (N, C, len(radii), X, Y, Z)."""
         v_u, v_s = rim_transform(x, self.radii, eps=EPS)
-        scale = torch.tensor(self.radii, dtype=v_u.dtype, device=v_u.device)[:, None, None, None]
-        return [(v / scale).flatten(1, 2) for v, made in ((v_u, self.values), (v_s, self.gradients)) if made]
+        return [v for v, made in ((v_u, self.values), (v_s, self.gradients)) if made]
+
+    def fused(self, x: Tensor) -> Tensor:
+        """The fusing layer's answer to the votes, each divided by its radius: (N, features, X, Y, Z).
+
+        As products of matrices, for the votes are many: a convolution would copy them twice.
+        """
+        convolution, norm, relu = self.fuse
+        scale = torch.tensor(self.radii, dtype=x.dtype, device=x.device).repeat(x.shape[1])
+        votes = [v.flatten(1, 2).flatten(2) for v in self.votes(x)]
+        weights = convolution.weight.flatten(1).split([v.shape[1] for v in votes], dim=1)
+        fused = sum((weight / scale) @ v for weight, v in zip(weights, votes, strict=True))
+        return relu(norm(fused.unflatten(2, x.shape[2:])))
