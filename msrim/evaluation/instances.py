@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from msrim.errors import InputError
 from msrim.image import Volume, same_grid
 
 
@@ -28,7 +27,7 @@ def panoptic_quality(truth: Volume, prediction: Volume) -> dict:
 
     Raises
     ------
-    InputError
+    ValueError
         The grids differ.
 
     Notes
@@ -42,7 +41,7 @@ def panoptic_quality(truth: Volume, prediction: Volume) -> dict:
     0.8
     """
     if not same_grid(truth, prediction):
-        raise InputError(f"lesions {truth.shape} and {prediction.shape} lie on different grids")
+        raise ValueError(f"lesions {truth.shape} and {prediction.shape} lie on different grids")
     # Numbers may have gaps, and voxel counts need indices without.
     true_numbers, true = np.unique(truth.data, return_inverse=True)
     found_numbers, found = np.unique(prediction.data, return_inverse=True)

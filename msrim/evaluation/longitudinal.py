@@ -5,7 +5,6 @@ from __future__ import annotations
 import cc3d
 import numpy as np
 
-from msrim.errors import InputError
 from msrim.evaluation.metrics import segmentation_metrics
 from msrim.image import Volume, same_grid
 from msrim.preprocess.match import match_intensities
@@ -36,7 +35,7 @@ def change_metrics(truth: Volume, prediction: Volume) -> dict:
 
     Raises
     ------
-    InputError
+    ValueError
         The grids differ.
 
     Notes
@@ -88,7 +87,7 @@ def lesion_detection(truth: Volume, prediction: Volume, *, min_voxels: int) -> d
     0.5
     """
     if not same_grid(truth, prediction):
-        raise InputError(f"truth {truth.shape} and prediction {prediction.shape} lie on different grids")
+        raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} lie on different grids")
     lesions, predicted = (_components(volume.data != 0, min_voxels) for volume in (truth, prediction))
     detected, true_positives = _detected(lesions, predicted), _detected(predicted, lesions)
     true_count, predicted_count = int(lesions.max(initial=0)), int(predicted.max(initial=0))

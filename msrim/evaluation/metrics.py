@@ -20,7 +20,6 @@ import edt
 import numpy as np
 from scipy import ndimage
 
-from msrim.errors import InputError
 from msrim.image import Volume, bounding_box, same_grid
 
 
@@ -47,7 +46,7 @@ def segmentation_metrics(truth: Volume, prediction: Volume, *, min_volume_mm3: f
 
     Raises
     ------
-    InputError
+    ValueError
         The grids differ.
 
     Notes
@@ -69,7 +68,7 @@ def segmentation_metrics(truth: Volume, prediction: Volume, *, min_volume_mm3: f
     (0.5, 0.5, 0.0)
     """
     if not same_grid(truth, prediction):
-        raise InputError(
+        raise ValueError(
             f"truth {truth.shape} and prediction {prediction.shape} lie on different grids "
             f"(spacing {_mm(truth)} and {_mm(prediction)}); resample one onto the other's grid"
         )

@@ -11,7 +11,6 @@ from scipy import ndimage
 from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
-from msrim.errors import InputError
 from msrim.image import Volume, same_grid
 
 CONNECTIVITY: Final = 26
@@ -73,7 +72,7 @@ def split_confluent(mask: Volume, *, sphere_probability: Volume | None) -> Volum
 
     Raises
     ------
-    InputError
+    ValueError
         The two grids differ.
 
     Notes
@@ -83,7 +82,7 @@ def split_confluent(mask: Volume, *, sphere_probability: Volume | None) -> Volum
     """
     labels = label_lesions(mask.data)
     if sphere_probability is not None and not same_grid(mask, sphere_probability):
-        raise InputError(
+        raise ValueError(
             f"lesion mask {mask.shape} and sphere probability {sphere_probability.shape} lie on different grids"
         )
     if sphere_probability is not None and not sphere_probability.data.any():

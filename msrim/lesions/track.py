@@ -15,7 +15,6 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from msrim.errors import InputError
 from msrim.files import write_tsv
 from msrim.image import Volume, same_grid
 from msrim.lesions.measure import Lesion
@@ -111,7 +110,7 @@ def track_lesions(baseline: Volume, followup: Volume) -> list[TrackedLesion]:
 
     Raises
     ------
-    InputError
+    ValueError
         The grids differ.
 
     Examples
@@ -122,7 +121,7 @@ def track_lesions(baseline: Volume, followup: Volume) -> list[TrackedLesion]:
     [('enlarging', 27.0), ('vanished', -27.0)]
     """
     if not same_grid(baseline, followup):
-        raise InputError(
+        raise ValueError(
             f"lesions on different grids, {baseline.shape} and {followup.shape}; resample one to the other"
         )
     voxels = np.flatnonzero((baseline.data > 0) | (followup.data > 0))

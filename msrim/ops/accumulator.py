@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from msrim.errors import InputError
 from msrim.ops import reference
 
 KERNELS = ("nearest", "bilinear")
@@ -43,7 +42,7 @@ def accumulate(u: Tensor, grids: Tensor, size: Sequence[int], *, kernel: str = "
 
     Raises
     ------
-    InputError
+    ValueError
         Shapes, dtypes or devices do not fit, or the kernel is unknown.
 
     Notes
@@ -190,21 +189,21 @@ def _fold(grids: Tensor, *maps: Tensor) -> list[Tensor]:
 
 def _check(u: Tensor, grids: Tensor, size: Sequence[int], kernel: str) -> None:
     if kernel not in KERNELS:
-        raise InputError(f"kernel {kernel!r}: choose one of {', '.join(KERNELS)}")
+        raise ValueError(f"kernel {kernel!r}: choose one of {', '.join(KERNELS)}")
     for name, tensor in {"u": u, "grids": grids}.items():
         if not tensor.is_floating_point():
-            raise InputError(f"{name} is {tensor.dtype}: votes and places are real numbers, convert it with .float()")
+            raise ValueError(f"{name} is {tensor.dtype}: votes and places are real numbers, convert it with .float()")
     if u.device != grids.device:
-        raise InputError(f"u is on {u.device} and grids on {grids.device}: bring them to one device")
+        raise ValueError(f"u is on {u.device} and grids on {grids.device}: bring them to one device")
     if not 1 <= len(size) <= 3 or min(size) < 1:
-        raise InputError(f"size {tuple(size)}: give 1 to 3 sides of at least one cell")
+        raise ValueError(f"size {tuple(size)}: give 1 to 3 sides of at least one cell")
     if math.prod(size) >= 2**31 - 1:
-        raise InputError(f"size {tuple(size)}: more cells than 2**31 - 2")
+        raise ValueError(f"size {tuple(size)}: more cells than 2**31 - 2")
     if u.ndim < 3:
-        raise InputError(f"u has shape {tuple(u.shape)}; it must be (B, C, *S)")
+        raise ValueError(f"u has shape {tuple(u.shape)}; it must be (B, C, *S)")
     batches = {1, len(u)}
     if grids.ndim != u.ndim + 1 or grids.shape[2:] != (len(size), *u.shape[2:]) or len(grids) not in batches:
-        raise InputError(
+        raise ValueError(
             f"grids have shape {tuple(grids.shape)}; for u {tuple(u.shape)} and size {tuple(size)} it must be"
             f" (B, K, D, *S): ({' or '.join(map(str, sorted(batches)))}, K, {len(size)},"
             f" {', '.join(map(str, u.shape[2:]))})"

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from msrim.errors import InputError
 from msrim.ops import reference
 from msrim.ops.accumulator import kernels_for
 
@@ -40,7 +39,7 @@ def rim_transform(
 
     Raises
     ------
-    InputError
+    ValueError
         x is not a real tensor of at least 4 axes, or radii are no positive integers.
 
     Notes
@@ -123,8 +122,8 @@ def _shape(x: Tensor, radii: Sequence[int]) -> tuple[int, ...]:
 
 def _check(x: Tensor, radii: Sequence[int]) -> None:
     if not x.is_floating_point():
-        raise InputError(f"x is {x.dtype}: the rim transformation is of real numbers, convert it with .float()")
+        raise ValueError(f"x is {x.dtype}: the rim transformation is of real numbers, convert it with .float()")
     if x.ndim < 4 or 0 in x.shape[2:4]:
-        raise InputError(f"x has shape {tuple(x.shape)}; it must be (B, C, X, Y) or (B, C, X, Y, Z), planes not empty")
+        raise ValueError(f"x has shape {tuple(x.shape)}; it must be (B, C, X, Y) or (B, C, X, Y, Z), planes not empty")
     if not radii or min(radii) < 1:
-        raise InputError(f"radii {tuple(radii)}: give positive whole numbers of voxels")
+        raise ValueError(f"radii {tuple(radii)}: give positive whole numbers of voxels")

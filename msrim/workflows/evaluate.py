@@ -70,6 +70,11 @@ def evaluate_changes(
     -------
     dict
         See :func:`msrim.evaluation.longitudinal.change_metrics`.
+
+    Raises
+    ------
+    InputError
+        A file cannot be read, or the brain lies on another grid than the truth.
     """
     matrices = [None if path is None else read_transform(path) for path in transforms]
     marked = read_volume(truth, mask=True)
@@ -79,7 +84,8 @@ def evaluate_changes(
             resample(read_volume(path), marked, target_from_source=matrix)
             for path, matrix in zip(visits, matrices, strict=True)
         ]
-        marked, _ = split_change(marked, *images, brain=read_volume(brain, mask=True))
+        inside = on_grid_of(read_volume(brain, mask=True), marked, name=brain, target_name=truth)
+        marked, _ = split_change(marked, *images, brain=inside)
     found = read_volume(prediction, mask=True)
     found = resample(found.like(found.data.astype(np.float32)), marked, target_from_source=matrices[1])
     return change_metrics(marked, found.like(found.data > 0.5))

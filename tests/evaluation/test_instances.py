@@ -6,7 +6,6 @@ import torch
 from monai.metrics import compute_panoptic_quality
 from scipy import ndimage
 
-from msrim.errors import InputError
 from msrim.evaluation.instances import panoptic_quality
 from msrim.image import Volume
 
@@ -53,5 +52,5 @@ def test_empty_maps(truth, found, pq, sq, rq, error):
 
 
 def test_grids_must_match():
-    with pytest.raises(InputError, match="different grids"):
+    with pytest.raises(ValueError, match="different grids"):
         panoptic_quality(volume([[[1, 0]]]), volume([[[1, 0, 0]]]))

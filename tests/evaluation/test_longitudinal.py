@@ -10,7 +10,6 @@ import pytest
 from typer.testing import CliRunner
 
 from msrim.cli.main import app
-from msrim.errors import InputError
 from msrim.evaluation.longitudinal import change_metrics, lesion_detection, split_change
 from msrim.image import Volume
 from msrim.transform import write_transform
@@ -82,7 +81,7 @@ def test_the_smallest_lesions_are_those_of_paper_and_challenge():
 
 
 def test_other_grids_are_refused():
-    with pytest.raises(InputError, match="different grids"):
+    with pytest.raises(ValueError, match="different grids"):
         lesion_detection(row(), Volume(row().data, np.eye(4)), min_voxels=1)
 
 
@@ -124,3 +123,15 @@ def test_the_command_judges_growth_alone_in_the_truth_s_space(tmp_path):
     found = json.loads(run.stdout)
     assert found["dice"] == 1.0
     assert (found["challenge"]["lesions"], found["challenge"]["f1"]) == (1, 1.0)
+
+
+def test_a_brain_on_another_grid_is_refused_by_its_name(tmp_path):
+    before, after, change, brain = pair()
+    files = {"baseline": before, "followup": after, "truth": change, "prediction": change}
+    files["brain"] = Volume(brain.data[:-1], brain.affine)
+    arguments = ["evaluate", "longitudinal"]
+    for name, volume in files.items():
+        nib.save(nib.Nifti1Image(volume.data.astype(np.float32), volume.affine), tmp_path / f"{name}.nii.gz")
+        arguments += [f"--{name}", str(tmp_path / f"{name}.nii.gz")]
+    refused = CliRunner().invoke(app, arguments)
+    assert refused.exit_code == 2 and "brain.nii.gz" in refused.stderr

@@ -7,7 +7,6 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial.distance import cdist
 
-from msrim.errors import InputError
 from msrim.evaluation.metrics import lesion_f1, segmentation_metrics
 from msrim.image import Volume, read_volume, to_sitk
 
@@ -157,9 +156,9 @@ def test_dice_has_the_factor_that_the_papers_equation_lacks():
 
 def test_grids_must_match():
     a = volume(np.zeros((4, 5, 6), dtype=bool))
-    with pytest.raises(InputError, match=r"\(4, 5, 6\).*\(4, 5, 7\)"):
+    with pytest.raises(ValueError, match=r"\(4, 5, 6\).*\(4, 5, 7\)"):
         segmentation_metrics(a, volume(np.zeros((4, 5, 7), dtype=bool)))
-    with pytest.raises(InputError, match="1 x 1 x 1 mm and 1 x 1 x 2 mm"):
+    with pytest.raises(ValueError, match="1 x 1 x 1 mm and 1 x 1 x 2 mm"):
         segmentation_metrics(a, volume(np.zeros((4, 5, 6), dtype=bool), (1.0, 1.0, 2.0)))
 
 

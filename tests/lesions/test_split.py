@@ -6,7 +6,6 @@ import pytest
 from scipy import ndimage
 from volumes import LAS, LPS, OBLIQUE, PIL, RAS, centres
 
-from msrim.errors import InputError
 from msrim.image import Volume, read_volume
 from msrim.lesions.spheres import lesion_spheres
 from msrim.lesions.split import label_lesions, split_confluent
@@ -187,7 +186,7 @@ def test_any_mask_and_any_probability_make_a_partition_twice_the_same(seed):
 def test_grids_must_match():
     mask = empty_grid(GRIDS["RAS 1 mm"])
     moved = Volume(np.zeros(mask.shape, dtype=np.float32), mask.affine + np.eye(4, k=3))
-    with pytest.raises(InputError, match="different grids"):
+    with pytest.raises(ValueError, match="different grids"):
         split_confluent(mask, sphere_probability=moved)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from msrim.errors import InputError
 from msrim.image import Volume
 from msrim.lesions.split import label_lesions
 from msrim.lesions.track import (
@@ -133,7 +132,7 @@ def test_visits_without_lesions():
 
 def test_other_grids_are_refused():
     before, after = one_of_each()
-    with pytest.raises(InputError, match="different grids"):
+    with pytest.raises(ValueError, match="different grids"):
         track_lesions(before, Volume(after.data, np.eye(4)))
 
 
