@@ -22,6 +22,7 @@ from msrim.bids import (
 )
 from msrim.errors import InputError
 from msrim.files import write_text
+from msrim.training import contrasts
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -268,6 +269,13 @@ def test_spaces_are_described_if_there_are_images_in_them(tmp_path):
     flair = "FLAIR of the same visit, as it was given"
     qsm = "Susceptibility map of the same visit, as it was given"
     assert described == {"space-orig_mask.json": flair, "space-orig_dseg.json": flair, "space-Chimap_dseg.json": qsm}
+
+
+def test_training_knows_the_looks_of_every_contrast():
+    """A new contrast needs an entry in each table there, and nothing else anywhere."""
+    tables = {name: table for name, table in vars(contrasts).items() if isinstance(table, dict) and name.isupper()}
+    assert len(tables) > 5
+    assert {name: sorted(table) for name, table in tables.items()} == dict.fromkeys(tables, sorted(CONTRASTS))
 
 
 def test_every_raw_visit_of_the_shared_data(shared_data):
