@@ -144,51 +144,62 @@ def _rows_of_pictures(report: ChangeReport, frame: Frame) -> list[list[Picture]]
         nearest = not np.issubdtype(volume.data.dtype, np.floating)
         return resample(volume, frame.grid, nearest=nearest).data
 
-    brain, tracked, new, gone = (on_grid(v) for v in (report.brain, report.tracked, report.new, report.gone))
-    lesions = [on_grid(volume) for volume in report.lesions]
+    brain = on_grid(report.brain)
     # One window for both: what differs on the page differs in the images. Around the brain it is dark.
     inside = np.stack([brain, brain])
-    images = np.where(inside, window(np.stack([on_grid(image) for image in report.images]), inside), 0).astype(np.uint8)
+    visits = np.where(inside, window(np.stack([on_grid(image) for image in report.images]), inside), 0).astype(np.uint8)
     differences = [
         np.clip(127.5 * (1 + on_grid(z) / DIFFERENCE_RANGE_Z), 0, 255).astype(np.uint8)
         for z in report.differences.values()
     ]
+    before, after = report.lesions
+    volumes = {"new": report.new, "gone": report.gone, "before": before, "after": after, "all": report.tracked}
+    masks = {name: on_grid(volume) for name, volume in volumes.items()}
     changed = [row.id for row in report.rows if row.change != "stable"]
-    wanted = np.where(np.isin(tracked, changed), tracked, 0)
-    pictures = []
-    for index in choose_slices(wanted, AXIAL, extent=mask_extent(brain, AXIAL), least=LEAST_SLICES, most=MOST_SLICES):
-        cut = {
-            name: picture_slice(data, AXIAL, index)
-            for name, data in {
-                "new": new,
-                "gone": gone,
-                "before": lesions[0],
-                "after": lesions[1],
-                "all": tracked,
-            }.items()
-        }
-        masks = {int(number): cut["all"] == number for number in np.unique(cut["all"][cut["all"] > 0])}
-        numbers = place_numbers({n: mask for n, mask in masks.items() if n in changed}, cut["all"] > 0)
-        paths = {"new": outline(cut["new"]), "gone": outline(cut["gone"])}
-        pictures.append(
-            [
-                Picture(
-                    AXIAL,
-                    frame.position_mm(AXIAL, index),
-                    frame.size_mm(AXIAL),
-                    data_uri(picture_slice(image, AXIAL, index)),
-                    outlines=outlines,
-                    numbers=numbers,
-                    lesions={number: int(np.count_nonzero(mask)) for number, mask in masks.items()},
-                )
-                for image, outlines in (
-                    (images[0], {"lesion": outline(cut["before"]), **paths}),
-                    (images[1], {"lesion": outline(cut["after"]), **paths}),
-                    *((difference, paths) for difference in differences),
-                )
-            ]
+    wanted = np.where(np.isin(masks["all"], changed), masks["all"], 0)
+    return [
+        _row_of_pictures(frame, index, images=[*visits, *differences], masks=masks, changed=changed)
+        for index in choose_slices(
+            wanted, AXIAL, extent=mask_extent(brain, AXIAL), least=LEAST_SLICES, most=MOST_SLICES
         )
-    return pictures
+    ]
+
+
+def _row_of_pictures(
+    frame: Frame, index: int, *, images: Sequence[np.ndarray], masks: dict[str, np.ndarray], changed: Sequence[int]
+) -> list[Picture]:
+    """One slice of both visits, outlined with their lesions and what changed, and of the differences, with changes.
+
+    Parameters
+    ----------
+    frame : Frame
+    index : int
+        Of the slice.
+    images : sequence of (X, Y, Z) uint8
+        Baseline, follow-up, differences.
+    masks : dict of str to (X, Y, Z) array
+        "before", "after", "new" and "gone" where not 0; "all" are the numbers of the lesions of both visits.
+    changed : sequence of int
+        Which of these get their number drawn.
+    """
+    cut = {name: picture_slice(data, AXIAL, index) for name, data in masks.items()}
+    lesions = {int(number): cut["all"] == number for number in np.unique(cut["all"][cut["all"] > 0])}
+    numbers = place_numbers({n: mask for n, mask in lesions.items() if n in changed}, cut["all"] > 0)
+    pixels = {number: int(np.count_nonzero(mask)) for number, mask in lesions.items()}
+    changes = {name: outline(cut[name]) for name in ("new", "gone")}
+    of_visits = [{"lesion": outline(cut[name]), **changes} for name in ("before", "after")]
+    return [
+        Picture(
+            AXIAL,
+            frame.position_mm(AXIAL, index),
+            frame.size_mm(AXIAL),
+            data_uri(picture_slice(image, AXIAL, index)),
+            outlines=outlines,
+            numbers=numbers,
+            lesions=pixels,
+        )
+        for image, outlines in zip(images, of_visits + [changes] * (len(images) - 2), strict=True)
+    ]
 
 
 def _best_slices(rows_of_pictures: Sequence[Sequence[Picture]]) -> dict[int, float]:

@@ -92,50 +92,48 @@ def summarise_group(visits: Sequence[Visit], out: Path, *, console: Console) -> 
 
 
 def _row(visit: Visit, out: Path, *, longitudinal: Task | None) -> Row:
-    states, reasons, figures = {}, [], {}
-    folder = visit.results(out)
-    corrected = find_correction(visit.named(), out) is not None
+    subject, folder = visit.named(), visit.results(out)
+    corrected = find_correction(subject, out) is not None
     # Where somebody has corrected the lesions, the figures are of those.
     shown = folder / CORRECTED_FOLDER if corrected else folder
-    wanted = {"segment": Task("segment", visit.participant, visit.session)}
-    if visit.has_qsm():
-        wanted["rims"] = Task("rims", visit.participant, visit.session)
-    if longitudinal is not None:
-        wanted["longitudinal"] = longitudinal
-    done = {
-        "segment": (shown / "run.json").is_file(),
-        "rims": (shown / RIM_FOLDER / "run.json").is_file(),
-        "longitudinal": any((out / f"sub-{visit.participant}").glob("ses-*_to_ses-*/run.json")),
-    }
-    for name, task in wanted.items():
-        reason = failure_reason(task, out) or (None if done[name] else "not run")
-        states[name] = "failed" if reason else "done"
-        if reason:
-            reasons.append(f"{name}: {reason}")
-    subject = visit.named()
+    reasons = _failures(visit, out, shown=shown, longitudinal=longitudinal)
+    states = {step: "failed" if reason else "done" for step, reason in reasons.items()}
+    figures = {}
     if states["segment"] == "done":
         figures = _lesion_figures(subject, out, summary=subject.below(shown, LESIONS["summary"]))
     if states.get("rims") == "done":
-        summary = _json(subject.below(shown / RIM_FOLDER, RIMS["summary"]))
-        figures["rim_lesions"] = summary["rim_lesions"]
+        figures["rim_lesions"] = _json(subject.below(shown / RIM_FOLDER, RIMS["summary"]))["rim_lesions"]
     reports = {
         "patient": patient_page(subject, out),
         "lesions": folder / "report.html",
-        "corrected": shown / "report.html",
+        **({"corrected": shown / "report.html"} if corrected else {}),
         "rims": shown / RIM_FOLDER / "report.html",
     }
-    if not corrected:
-        del reports["corrected"]
     return Row(
         participant_id=f"sub-{visit.participant}",
         session_id=f"ses-{visit.session}" if visit.session else None,
         segment=states["segment"],
         rims=states.get("rims"),
         longitudinal=states.get("longitudinal"),
-        reason=reasons[0] if reasons else None,
+        reason=next((f"{step}: {reason}" for step, reason in reasons.items() if reason), None),
         reports={name: path.relative_to(out).as_posix() for name, path in reports.items() if path.is_file()},
         **figures,
     )
+
+
+def _failures(visit: Visit, out: Path, *, shown: Path, longitudinal: Task | None) -> dict[str, str | None]:
+    """By step that the visit's images allow, why it has no results; None where it has."""
+    tasks = {"segment": Task("segment", visit.participant, visit.session)}
+    if visit.has_qsm():
+        tasks["rims"] = Task("rims", visit.participant, visit.session)
+    if longitudinal is not None:
+        tasks["longitudinal"] = longitudinal
+    done = {
+        "segment": (shown / "run.json").is_file(),
+        "rims": (shown / RIM_FOLDER / "run.json").is_file(),
+        "longitudinal": any((out / f"sub-{visit.participant}").glob("ses-*_to_ses-*/run.json")),
+    }
+    return {step: failure_reason(task, out) or (None if done[step] else "not run") for step, task in tasks.items()}
 
 
 def _lesion_figures(subject: Subject, out: Path, *, summary: Path) -> dict[str, Any]:
