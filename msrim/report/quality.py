@@ -96,23 +96,13 @@ def quality_checks(frame: Frame, sampled: Sampled) -> list[Check]:
     """
     views = _views(sampled.brain)
     flair = window(sampled.flair, sampled.brain)
-    flair_slices = [data_uri(picture_slice(flair, *view)) for view in views]
-    flair_edges = _edges(sampled.flair, sampled.brain, views)
-    checks = [
-        Check(
-            f"{name} registered to the FLAIR",
-            f"{name} with the FLAIR's own edges. Ventricles, sulci and the brain's rim should follow the lines.",
-            _pictures(frame, views, window(image, sampled.brain), under=flair_slices, outlines=flair_edges),
-            [("edges of the FLAIR", "var(--edge)")],
-        )
-        for name, image in sampled.contrasts.items()
-    ]
     template_edges = _edges(sampled.template, sampled.template > 0, views)
     masks = [{"mask": outline(picture_slice(sampled.brain, *view))} for view in views]
     regions = np.where(np.isin(sampled.labels, INFRATENTORIAL), INFRATENTORIAL[0], sampled.labels)
     tissue = [_coloured(picture_slice(sampled.tissue, *view), TISSUE_COLOURS) for view in views]
     anatomy = [_coloured(picture_slice(regions, *view), HEAD_COLOURS) for view in views]
-    checks += [
+    return [
+        *_registration_checks(frame, sampled, flair, views),
         Check(
             "FLAIR aligned with the MNI template",
             "FLAIR with the template's edges. No affine follows every gyrus: size, tilt and midline should agree.",
@@ -138,7 +128,21 @@ def quality_checks(frame: Frame, sampled: Sampled) -> list[Check]:
             list(HEAD_COLOURS.values()),
         ),
     ]
-    return checks
+
+
+def _registration_checks(frame: Frame, sampled: Sampled, flair: np.ndarray, views: list[View]) -> list[Check]:
+    """A row for each contrast beside the FLAIR, which lies under it as (X, Y, Z) uint8."""
+    slices = [data_uri(picture_slice(flair, *view)) for view in views]
+    flair_edges = _edges(sampled.flair, sampled.brain, views)
+    return [
+        Check(
+            f"{name} registered to the FLAIR",
+            f"{name} with the FLAIR's own edges. Ventricles, sulci and the brain's rim should follow the lines.",
+            _pictures(frame, views, window(image, sampled.brain), under=slices, outlines=flair_edges),
+            [("edges of the FLAIR", "var(--edge)")],
+        )
+        for name, image in sampled.contrasts.items()
+    ]
 
 
 def quality_warnings(brain: Volume, sampled: Sampled) -> list[str]:
