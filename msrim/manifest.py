@@ -34,9 +34,21 @@ NUMERIC_PACKAGES = (
 
 @dataclass
 class Cost:
-    """Wall time and peak resident memory of a block; memory is None where the system does not tell (not Linux)."""
+    """What a block cost.
+
+    Attributes
+    ----------
+    seconds : float
+        By the clock on the wall.
+    processor_seconds : float
+        Of all threads, and of the programs that were started and have ended: a busy machine makes a block longer, but
+        hardly more work.
+    peak_mib : float or None
+        Peak resident memory; None where the system does not tell (not Linux).
+    """
 
     seconds: float = 0.0
+    processor_seconds: float = 0.0
     peak_mib: float | None = None
 
 
@@ -50,14 +62,20 @@ def measured() -> Iterator[Cost]:
     # Writing 5 sets the high-water mark back to the present size, so that every step gets a peak of its own.
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    start = perf_counter()
+    start, worked = perf_counter(), _processor_seconds()
     try:
         yield cost
     finally:
         cost.seconds = round(perf_counter() - start, 3)
+        cost.processor_seconds = round(_processor_seconds() - worked, 3)
         with suppress(OSError):
             status = Path("/proc/self/status").read_text()
             cost.peak_mib = round(int(status.split("VmHWM:")[1].split()[0]) / 1024, 1)
+
+
+def _processor_seconds() -> float:
+    """Of this process and of the children that it has waited for."""
+    return sum(os.times()[:4])
 
 
 @dataclass(frozen=True)
@@ -66,6 +84,7 @@ class StepRecord:
 
     name: str
     seconds: float
+    processor_seconds: float
     peak_mib: float | None
     kept: bool
 

@@ -9,17 +9,18 @@ import numpy as np
 from msrim.image import Volume
 
 BET = 'cp "$1" "$2" && cp "$1" "${2%.nii.gz}_mask.nii.gz"'
-# Keeps what it was given; its matrix is the file `answer` beside bin/.
+# Keeps what it was given; its matrix is the file `answer` beside bin/, or `answer12` for 12 degrees of freedom.
 FLIRT = """
 cp moving.nii.gz fixed.nii.gz "$FSLDIR/../asked"
 while [ $# -gt 0 ]; do
   case "$1" in
     -omat) matrix="$2" ;;
     -out) cp fixed.nii.gz "$2" ;;
+    -dof) special="$FSLDIR/answer$2" ;;
   esac
   shift
 done
-cp "$FSLDIR/answer" "$matrix"
+if [ -f "$special" ]; then cp "$special" "$matrix"; else cp "$FSLDIR/answer" "$matrix"; fi
 """
 # Of every program, its arguments as they are: FSLDIR itself may be a folder that nobody can write to.
 RECORD = 'mkdir -p "$FSLDIR/../asked" && echo "$@" > "$FSLDIR/../asked/${0##*/}"'
@@ -39,14 +40,22 @@ def install(folder: Path, *, bet: str = BET, flirt: str = FLIRT, fast: str = FAS
     return folder
 
 
-def answer(home: Path, fixed_from_moving: np.ndarray, *, moving: Volume, fixed: Volume) -> None:
-    """Let the stand-in for FLIRT find this transform, RAS mm."""
+def answer(
+    home: Path,
+    fixed_from_moving: np.ndarray,
+    *,
+    moving: Volume,
+    fixed: Volume,
+    degrees_of_freedom: int | None = None,
+) -> None:
+    """Let the stand-in for FLIRT find this transform, RAS mm; where so many are asked for, or else always."""
     from fsl.data.image import Nifti
     from fsl.transform.flirt import toFlirt
     from nibabel import Nifti1Image
 
     images = [Nifti(Nifti1Image(np.empty(each.shape, np.uint8), each.affine).header) for each in (moving, fixed)]
-    np.savetxt(home / "answer", toFlirt(fixed_from_moving, *images, "world", "world"))
+    name = f"answer{degrees_of_freedom or ''}"
+    np.savetxt(home / name, toFlirt(fixed_from_moving, *images, "world", "world"))
 
 
 def asked(home: Path) -> Path:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import mmap
 import platform
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -23,13 +25,15 @@ def test_run_json(tmp_path):
     mask = write_text("abc", folder / "anat" / "mask.nii.gz")
     shared = write_text("abc", tmp_path / "out" / "dataset_description.json")
     manifest = Manifest(recipe={"model": "allnet"}, inputs={"FLAIR": flair})
-    manifest.steps.append(StepRecord("find_brain", 1.5, 300.0, kept=False))
+    manifest.steps.append(StepRecord("find_brain", 1.5, 1.2, 300.0, kept=False))
     manifest.remarks += ["lesion 3: reaches the edge", "no CUDA device; using the CPU"]
     manifest.fallbacks.append("no CUDA device; using the CPU")
     content = json.loads(manifest.write(folder / "run.json", outputs=[mask, shared]).read_text())
     assert content["inputs"] == {"FLAIR": {"path": str(flair), "sha256": ABC}}
     assert content["outputs"] == {"../dataset_description.json": ABC, "anat/mask.nii.gz": ABC}
-    assert content["steps"] == [{"name": "find_brain", "seconds": 1.5, "peak_mib": 300.0, "kept": False}]
+    assert content["steps"] == [
+        {"name": "find_brain", "seconds": 1.5, "processor_seconds": 1.2, "peak_mib": 300.0, "kept": False}
+    ]
     assert content["recipe"] == {"model": "allnet"}
     assert content["warnings"] == ["lesion 3: reaches the edge"]
     assert content["fallbacks"] == ["no CUDA device; using the CPU"]
@@ -52,6 +56,15 @@ def test_each_block_has_a_peak_of_its_own():
         pass
     assert large.peak_mib - small.peak_mib == pytest.approx(200, abs=40)
     assert large.seconds > 0
+
+
+def test_processor_time_is_that_of_work_here_and_in_programs():
+    with measured() as asleep:
+        time.sleep(0.3)
+    assert asleep.processor_seconds < 0.2 < asleep.seconds
+    with measured() as busy:
+        subprocess.run([sys.executable, "-c", "while __import__('time').process_time() < 0.4: pass"], check=True)
+    assert busy.processor_seconds >= 0.4
 
 
 def test_failing_block_is_measured_too():

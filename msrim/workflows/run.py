@@ -47,7 +47,7 @@ import msrim
 from msrim.console import Console
 from msrim.errors import Doubt, Fallback, OutputError, Remark
 from msrim.files import as_output_error, locked, remove_partial_files, sha256_of
-from msrim.manifest import Manifest, StepRecord, measured
+from msrim.manifest import Cost, Manifest, StepRecord, measured
 from msrim.preprocess.backends import find_backend, versions_of
 from msrim.workflows.plan import costs
 
@@ -153,7 +153,8 @@ class Run:
             raise failure from None
         outputs, kept = node.result.outputs, not node.interface.ran
         record = outputs.record
-        self.manifest.steps.append(StepRecord(name, record["seconds"], record["peak_mib"], kept))
+        cost = (record[field.name] for field in fields(Cost))
+        self.manifest.steps.append(StepRecord(name, *cost, kept))
         manifest = self.manifest
         for text in record["remarks"]:
             # One remark about a file is one note, however many steps read it.

@@ -57,7 +57,7 @@ def two_visits(*, changed: bool = True) -> ChangeReport:
         rows=rows,
         summary={**summarise_changes(rows), **agreement, "method": "rule of thumb"},
         inputs={"baseline FLAIR": Path("/a/FLAIR.nii"), "followup FLAIR": Path("/b/FLAIR.nii")},
-        steps=[StepRecord("meet", 12.3, 456.0, False)],
+        steps=[StepRecord("meet", 12.3, 12.0, 456.0, False)],
         backend="embedded",
         versions={"msrim": "9.8.7"},
         recipe='model = "ball"\n',

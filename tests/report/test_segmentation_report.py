@@ -121,7 +121,7 @@ def phantom(axes: np.ndarray = RAS, *, spacing_mm=THIN_SLICES_MM, lesions_mm=(MA
         lesions=rows,
         summary=summarise(rows),
         inputs={"FLAIR": Path("/scans/FLAIR.nii.gz")},
-        steps=[StepRecord("find_brain", 12.34, 567.8, False), StepRecord("find_lesions", 2.0, None, True)],
+        steps=[StepRecord("find_brain", 12.34, 11.0, 567.8, False), StepRecord("find_lesions", 2.0, 1.9, None, True)],
         backend="fsl 6.0.7.4",
         versions={"msrim": "9.8.7", "numpy": "2.3.5"},
         recipe='model = "ball@3"\n',

@@ -12,14 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fsl_programs import answer, asked
 from typer.testing import CliRunner
 
 import msrim
+from msrim.bids import ANATOMY, find_subject, transform_name
 from msrim.cli.main import app
 from msrim.console import Console
 from msrim.errors import InputError, OutputError, Remark
 from msrim.files import write_json
-from msrim.image import Volume, write_volume
+from msrim.image import Volume, read_volume, write_volume
 from msrim.lesions.measure import measure_lesions, summarise, write_lesions_tsv
 from msrim.lesions.track import summarise_changes, track_lesions, write_changes_tsv
 from msrim.models import build
@@ -28,6 +30,7 @@ from msrim.preprocess.template import load_template
 from msrim.recipe import Recipe, TrainingRecipe
 from msrim.results import comparison_of, rims_of, segmentation_of
 from msrim.training.loop import write_weights
+from msrim.transform import apply_transform, read_transform
 from msrim.workflows import patient
 from msrim.workflows.cohort.tasks import Task, Visit, failure_reason
 from msrim.workflows.patient import find_patients, run_patients
@@ -54,28 +57,47 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream, delimiter="\t"))
 
 
-# A whole run, on a brain of 0.7 l and with networks that were never trained.
+# A whole run, on a brain of 0.7 l and with networks that were never trained. ANTs prepares the images: the other tests
+# of whole runs take the embedded backend.
+
+# From the small brain to the template's.
+LARGER = np.diag([1 / 0.72, 1 / 0.72, 1 / 0.72, 1.0])
+# Where its header puts the T1w.
+T1W_AWAY = np.eye(4)
+T1W_AWAY[:3, 3] = 5, -4, 3
+BY_ANTS = ["--backend", "ants", "--brain-extracted"]
 
 
-def small_brain(visit: int) -> Volume:
-    """The template in steps of 3 mm with the contrast of a FLAIR, too small for an adult; noise of a visit's own."""
+def small_brain(visit: int, contrast: str = "FLAIR") -> Volume:
+    """The template in steps of 3 mm with a contrast of its own, too small for an adult; noise of a visit's own."""
     template = load_template()
     shown = template.data[::4, ::4, ::4]
-    flair = np.where(shown > 0.5, 1.3 - shown, 0.2) + np.random.default_rng(visit).normal(0, 0.02, shown.shape)
-    smaller = np.diag([0.72, 0.72, 0.72, 1.0]) @ template.affine @ np.diag([4.0, 4.0, 4.0, 1.0])
-    return Volume((100 * flair.clip(0.01) * (shown > 0)).astype(np.float32), smaller)
+    image = np.where(shown > 0.5, 1.3 - shown, 0.2) if contrast == "FLAIR" else shown
+    image = image + np.random.default_rng(visit).normal(0, 0.02, shown.shape)
+    smaller = np.linalg.inv(LARGER) @ template.affine @ np.diag([4.0, 4.0, 4.0, 1.0])
+    return Volume((100 * image.clip(0.01) * (shown > 0)).astype(np.float32), smaller)
+
+
+def write_visits(folder: Path, *, whole_heads: bool) -> Path:
+    """Two visits with FLAIR and T1w, the second with a QSM that shows some slices less; the patient's folder."""
+    for session in ("1", "2"):
+        name = folder / "sub-01" / f"ses-{session}" / "anat" / f"sub-01_ses-{session}"
+        for contrast, away in (("FLAIR", np.eye(4)), ("T1w", T1W_AWAY)):
+            brain = small_brain(int(session), contrast)
+            around = np.random.default_rng(7).normal(20, 4, brain.shape) * whole_heads
+            image = np.where(brain.data > 0, brain.data, around).astype(np.float32)
+            write_volume(Volume(image, away @ brain.affine), Path(f"{name}_{contrast}.nii.gz"))
+    brain = small_brain(2)
+    qsm = np.random.default_rng(5).normal(0.01, 0.03, brain.shape) * (brain.data > 0)
+    write_volume(Volume(qsm[:, :, :-3].astype(np.float32), brain.affine), Path(f"{name}_Chimap.nii.gz"))
+    return folder / "sub-01"
 
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory) -> Path:
-    """A dataset with whatever its authors wrote: two visits, the second with a QSM."""
+    """A dataset with whatever its authors wrote."""
     folder = tmp_path_factory.mktemp("raw")
-    for session in ("1", "2"):
-        name = folder / "sub-01" / f"ses-{session}" / "anat" / f"sub-01_ses-{session}"
-        brain = small_brain(int(session))
-        write_volume(brain, Path(f"{name}_FLAIR.nii.gz"))
-    qsm = np.random.default_rng(5).normal(0.01, 0.03, brain.shape) * (brain.data > 0)
-    write_volume(brain.like(qsm.astype(np.float32)), Path(f"{name}_Chimap.nii.gz"))
+    write_visits(folder, whole_heads=False)
     description = {"Name": "ours", "BIDSVersion": "1.9.0", "DatasetType": "raw", "Authors": ["A"], "License": "CC0"}
     (folder / "dataset_description.json").write_text(json.dumps(description))
     (folder / ".bidsignore").write_text("extra/\n")
@@ -117,7 +139,7 @@ class Done:
 @pytest.fixture(scope="module")
 def done(raw, models) -> Done:
     before = digests(raw)
-    shown = invoke("run", raw / "sub-01", *models, "--brain-extracted")
+    shown = invoke("run", raw / "sub-01", *models, *BY_ANTS)
     return Done(shown, before, raw / "derivatives" / "msrim" / "sub-01")
 
 
@@ -134,11 +156,11 @@ def test_runs_leave_a_raw_dataset_as_it_is(raw, models, done):
     out = done.results.parent
     made = {path: path.stat().st_mtime_ns for path in done.results.rglob("report.html")}
     for level in ("participant", "group"):
-        shown = invoke("cohort", raw, out, level, *models, "--brain-extracted", "--quiet")
+        shown = invoke("cohort", raw, out, level, *models, *BY_ANTS, "--quiet")
         assert shown.exit_code == 0, (shown.output, shown.exception)
     assert 'href="sub-01/patient.html"' in (out / "cohort.html").read_text(encoding="utf-8")
     assert {path: path.stat().st_mtime_ns for path in made} == made
-    assert invoke("preprocess", raw / "sub-01" / "ses-1", "--brain-extracted", "--quiet").exit_code == 0
+    assert invoke("preprocess", raw / "sub-01" / "ses-1", *BY_ANTS, "--quiet").exit_code == 0
     assert of_others(raw) == done.before
 
 
@@ -180,21 +202,86 @@ def test_the_steps_are_those_that_the_bar_counts(done):
         return [*(step["name"] for step in run["steps"]), "write_page"]
 
     card = read_card(json.loads((done.results / "ses-1" / "run.json").read_text())["recipe"]["model"])
-    assert sorted(steps("ses-1")) == sorted(lesion_steps(["FLAIR"], Recipe(), card=card))
+    assert sorted(steps("ses-1")) == sorted(lesion_steps(["FLAIR", "T1w"], Recipe(backend="ants"), card=card))
     assert steps("ses-2/rims") == rim_steps(features=False)
     assert steps("ses-1_to_ses-2") == change_steps(Recipe())
 
 
 def test_results_from_python(raw, models, done):
-    [found] = msrim.run(raw / "sub-01", model=str(models[1]), rim_model=str(models[3]), brain_extracted=True)
+    [found] = msrim.run(
+        raw / "sub-01", model=str(models[1]), rim_model=str(models[3]), brain_extracted=True, backend="ants"
+    )
     assert found.page == done.results / "patient.html" and found.table.is_file()
     assert [visit.mask.is_file() for visit in found.visits] == [True, True]
     assert [each is None for each in found.rims] == [True, False]
     assert len(found.lesions) == len(rows_of(found.table))
     [pair] = found.pairs
-    assert pair.new.is_file() and pair.summary["use"] == "research use only" and pair.changes.empty
+    assert pair.new.is_file() and pair.summary["use"] == "research use only"
+    assert len(pair.changes) == sum(pair.summary["lesions"].values())
     assert any("the brain mask has 7" in text for text in found.visits[0].warnings)
     assert found.visits[0].probability.shape == small_brain(1).shape
+
+
+def runs_of(results: Path) -> dict[str, dict]:
+    """What every run of a patient tells of itself, by its folder."""
+    return {
+        path.parent.relative_to(results).as_posix(): json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(results.rglob("run.json"))
+    }
+
+
+def check_places(results: Path, visit: Path) -> None:
+    """T1w and QSM lie where they belong, the brain on the template's."""
+    subject = find_subject(visit)
+    brain = read_volume(subject.outputs(results.parent, ANATOMY)["brain"], mask=True)
+    points = apply_transform(brain.affine, np.argwhere(brain.data)[::20])
+    for contrast, right, most_mm in (("T1w", np.linalg.inv(T1W_AWAY), 1), ("FLAIR", LARGER, 3)):
+        found = read_transform(subject.output(results.parent, transform_name(contrast)))
+        away = np.linalg.norm(apply_transform(found, points) - apply_transform(right, points), axis=1).mean()
+        assert away < most_mm, (contrast, away)
+
+
+def test_ants_prepares_visits_comparison_and_rims(raw, models, done):
+    """`longitudinal` and `rim-classify` find everything done."""
+    for command in (
+        ("longitudinal", raw / "sub-01" / "ses-1", raw / "sub-01" / "ses-2", *models[:2]),
+        ("rim-classify", raw / "sub-01" / "ses-2", "--model", models[3]),
+    ):
+        shown = invoke(*command, *BY_ANTS, "--out", done.results.parent, "--quiet")
+        assert shown.exit_code == 0, (shown.output, shown.exception)
+    runs = runs_of(done.results)
+    assert set(runs) == {"ses-1", "ses-2", "ses-2/rims", "ses-1_to_ses-2"}
+    assert {run["backend"] for run in runs.values()} == {"ants 0.6.3"}
+    assert not [note for run in runs.values() for note in run["fallbacks"] if "registration" in note]
+    for session in ("ses-1", "ses-2"):
+        check_places(done.results, raw / "sub-01" / session)
+
+
+def test_fsl_prepares_visits_comparison_and_rims(models, stand_in, tmp_path):
+    """Whole heads through BET, FLIRT and FAST, by stand-ins that find what is right."""
+    brain, t1w, template = small_brain(1), small_brain(1, "T1w"), load_template()
+    home = stand_in(
+        bet='cp "$FSLDIR/mask.nii.gz" "${2%.nii.gz}_mask.nii.gz"',
+        fast='cp "$FSLDIR/classes.nii.gz" tissue_pveseg.nii.gz',
+    )
+    write_volume(brain.like(brain.data > 0), home / "mask.nii.gz")
+    write_volume(t1w.like(np.digitize(t1w.data, (0.5, 30, 70)).astype(np.uint8)), home / "classes.nii.gz")
+    # Voxel lies on voxel in every rigid pair, which is FLIRT's identity.
+    answer(home, LARGER, moving=brain, fixed=template, degrees_of_freedom=12)
+    patient, out = write_visits(tmp_path, whole_heads=True), tmp_path / "out"
+    for command in (
+        ("longitudinal", patient / "ses-1", patient / "ses-2", *models[:2]),
+        ("rim-classify", patient / "ses-2", "--model", models[3]),
+    ):
+        shown = invoke(*command, "--backend", "fsl", "--out", out, "--quiet")
+        assert shown.exit_code == 0, (shown.output, shown.exception)
+    runs = runs_of(out / "sub-01")
+    assert set(runs) == {"ses-1", "ses-2", "ses-2/rims", "ses-1_to_ses-2"}
+    assert {run["backend"] for run in runs.values()} == {"fsl 6.0.7.4"}
+    assert not [note for run in runs.values() for note in run["fallbacks"] if "registration" in note]
+    for session in ("ses-1", "ses-2"):
+        check_places(out / "sub-01", patient / session)
+    assert {path.name for path in asked(home).iterdir()} >= {"bet", "flirt", "fast"}
 
 
 def test_the_results_pass_the_bids_validator(done, bids_errors):
