@@ -104,11 +104,12 @@ def segment(
         recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted, grade=grade
     )
     from msrim.console import Console
-    from msrim.workflows.corrected import measure_corrected
     from msrim.workflows.segment import segment_subject
 
     folder, console = results_folder(out, visit), Console(quiet=quiet)
     if lesions is not None:
+        from msrim.workflows.corrected import measure_corrected
+
         mask = measure_corrected(visit, settings, folder, Path(lesions), console=console)
         return segmentation_of(visit, folder, mask=mask, corrected=True)
     return segmentation_of(visit, folder, mask=segment_subject(visit, settings, folder, console=console))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from msrim.cli.segment import Backend, BrainExtracted, Device, Grade, Model, Quiet, RecipeFile
+from msrim.cli.options import Backend, BrainExtracted, Device, Grade, Model, Quiet, RecipeFile
 from msrim.errors import InputError
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from msrim.cli.options import Quiet
 from msrim.errors import InputError
 
 app = typer.Typer(help="Compare results with the truth.", no_args_is_help=True)
@@ -90,7 +91,7 @@ def cohort(
     min_volume_mm3: Annotated[
         float, typer.Option("--min-volume-mm3", min=0, help="Leave out smaller lesions of all masks.")
     ] = 0.0,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare methods with the truth and with each other: tables, tests, curves. Prints the path of the page."""
     folders = {}
@@ -128,7 +129,7 @@ def rims(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda: where the network runs.")] = "auto",
     cache: Annotated[Path | None, typer.Option("--cache", help="Folder that keeps radiomic features.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Judge a rim model, or a recipe, on a cohort: areas, F1 and counts with 95 % intervals over subjects."""
     import json

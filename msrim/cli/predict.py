@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from msrim.cli.options import Quiet
+
 
 def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A slice model of one contrast: name or folder.")],
@@ -16,7 +18,7 @@ def predict(
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where the network runs.")
     ] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run a slice model on one image, of any part of the body. Prints the path of the mask."""
     from msrim.console import Console

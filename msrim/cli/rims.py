@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import msrim
-from msrim.cli.segment import Backend, BrainExtracted, Device, Flair, Out, Quiet, RecipeFile, SubjectFolder
+from msrim.cli.options import Backend, BrainExtracted, Device, Flair, Out, Quiet, RecipeFile, SubjectFolder
 
 
 def rim_classify(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import msrim
-from msrim.cli.segment import Backend, BrainExtracted, Device, Grade, Model, Out, Quiet, RecipeFile
+from msrim.cli.options import Backend, BrainExtracted, Device, Grade, Model, Out, Quiet, RecipeFile
 
 
 def run(

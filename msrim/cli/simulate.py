@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from msrim.cli.options import Quiet
+
 
 class Part(StrEnum):
     """Which heads and lesions of the bank a rim cohort is made of."""
@@ -67,7 +69,7 @@ def rim_cohort(
     slice_mm: Annotated[float, typer.Option("--slice-mm", min=0.5, max=5, help="Their thickness.")] = 3.0,
     field_t: Annotated[float, typer.Option("--field-t", min=0.5, max=10, help="Main field in tesla.")] = 3.0,
     snr: Annotated[float, typer.Option("--snr", min=5, help="Of white matter right after excitation.")] = 45.0,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make patients with QSM, FLAIR and lesions whose rims are known. Prints the cohort's folder."""
     from msrim.workflows.inputs import check_output_folder

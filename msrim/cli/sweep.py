@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from msrim.cli.options import Quiet
+
 
 def sweep(
     table: Annotated[
@@ -29,7 +31,7 @@ def sweep(
     folds: Annotated[int | None, typer.Option("--folds", min=2, help="Parts of the patients.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train and judge the rows of a paper's table.
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from msrim.cli.options import Quiet
+
 
 def train(
     *,
@@ -39,7 +41,7 @@ def train(
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Instead of the recipe's number.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Instead of the recipe's; see `msrim join`.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a network. Prints the folder, which `msrim segment --model` takes."""
     from msrim.console import Console
