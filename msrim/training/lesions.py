@@ -18,6 +18,7 @@ from msrim.image import Volume
 from msrim.labels import CSF, GREY_MATTER, WHITE_MATTER, HeadLabel
 from msrim.lesions.bank import read_bank
 from msrim.lesions.spheres import lesion_spheres
+from msrim.models.registry import THICK_SLICES_MM
 from msrim.training import synthesis
 from msrim.training.contrasts import (
     CAP_CONTRAST,
@@ -29,10 +30,10 @@ from msrim.training.contrasts import (
 )
 from msrim.training.painting import knots, painted_share
 
-# Caps and bands around the ventricles are bright in healthy people too, as bright as lesions: chance of a sample to
-# have them, how deep they reach on average, and how deep at most. In three patients in whom experts marked such normal
-# hyperintensities (MS3SEG), half of these lay within 1.7 to 2.7 mm of the ventricles, and half of the lesions farther
-# away than 6 to 10 mm; their brightness was alike (medians 2.2 to 2.6, and 2.8 to 4.1).
+# Caps and bands around the ventricles are bright in healthy people too, in thick slices as bright as lesions: chance of
+# a sample with such slices to have them, how deep they reach on average, and how deep at most. In three patients in
+# whom experts marked such normal hyperintensities (MS3SEG), half of these lay within 1.7 to 2.7 mm of the ventricles,
+# and half of the lesions farther away than 6 to 10 mm; their brightness was alike (medians 2.2 to 2.6, and 2.8 to 4.1).
 CAPPED, CAP_MM, DEEPEST_CAP_MM = 0.5, (0.5, 5.0), 14.0
 # Brightness and contrast that normalisation leaves unknown.
 GAIN, OFFSET = (0.55, 1.7), 0.8
@@ -72,6 +73,8 @@ class Patient:
     labels : (X, Y, Z) uint8 array
         HEAD_LABELS.
     mni_from_voxel : (4, 4) float
+    slice_mm : float
+        Thickness of the FLAIR's slices as it was scanned.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Patient:
     brain: np.ndarray
     labels: np.ndarray
     mni_from_voxel: np.ndarray
+    slice_mm: float = 1.0
 
     @cached_property
     def masks(self) -> Tensor:
@@ -249,14 +253,15 @@ class LesionCrops(Dataset):
         marked = _soft(lesions)
         for change, share in ((CHANGED_GREY, grey), (CHANGED_CSF, csf), (CHANGED_CONTRAST, marked)):
             images += strength * self._drawn(rng, change) * share
-        if rng.random() < CAPPED:
+        thickness = rng.uniform(*THICKNESS) if rng.random() < SLICED else 0.0
+        if max(thickness, patient.slice_mm) >= THICK_SLICES_MM and rng.random() < CAPPED:
             tissue = brain & ~lesions & (csf < 0.5)
             images += self._caps(synthesis.sample_at(patient.ventricle_mm, points)[0], rng) * tissue
         if maps:
             painted = white & ~synthesis.dilate(lesions, 2) & lesions_at(points, maps, patient.mni_from_voxel)
             images += self._excess(painted, rng)
             lesions |= painted
-        images = self._misaligned(self._scan(images, rng, strength=strength), rng)
+        images = self._misaligned(self._scan(images, rng, strength=strength, thickness=thickness), rng)
         if self.intensity_range is not None:
             images = images.clamp(*self.intensity_range)
         keep = torch.tensor([rng.random() >= chance for chance in self.dropout]) & present
@@ -302,7 +307,7 @@ class LesionCrops(Dataset):
                 images[index] = synthesis.shifted(images[index], rng.integers(-MISALIGNMENT, MISALIGNMENT + 1, 3))
         return images
 
-    def _scan(self, images: Tensor, rng: np.random.Generator, *, strength: float) -> Tensor:
+    def _scan(self, images: Tensor, rng: np.random.Generator, *, strength: float, thickness: float) -> Tensor:
         size = images.shape[1:]
         shape = (len(images), 1, 1, 1)
         gain = torch.from_numpy(strength * rng.uniform(*np.log(GAIN), shape)).exp().float()
@@ -316,9 +321,8 @@ class LesionCrops(Dataset):
         elif sharpness < 0.7:
             blurred = synthesis.blur(images, sigma_voxels=(0.8, 0.8, 0.0))
             images = images + rng.uniform(0.2, 1.0) * (images - blurred)
-        if rng.random() < SLICED:
-            axis = int(rng.choice(3, p=SLICED_AXIS))
-            images = synthesis.thick_slices(images, axis=axis, thickness=rng.uniform(*THICKNESS))
+        if thickness:
+            images = synthesis.thick_slices(images, axis=int(rng.choice(3, p=SLICED_AXIS)), thickness=thickness)
         return synthesis.add_noise(rng, images, spread=rng.uniform(0, 0.4))
 
 

@@ -22,7 +22,8 @@ from msrim.files import write_json
 from msrim.image import Volume, labels_on_grid, read_volume, resample, write_volume
 from msrim.labels import WHITE_MATTER
 from msrim.lesions.scatter import scatter_lesions
-from msrim.preprocess.masks import grown_mask
+from msrim.models.registry import THICK_SLICES_MM
+from msrim.preprocess.masks import grown_mask, without_outermost_slices
 from msrim.preprocess.scan import as_scanned
 from msrim.transform import read_transform
 from msrim.workflows.anatomy import Anatomy, Working, read_mask, read_own
@@ -203,9 +204,9 @@ def grade_lesions(
     threshold, min_lesion_mm3 : float
     seed : int
     """
-    target, inside = read_volume(subject.contrasts["FLAIR"]), read_mask(brain).data
+    target, inside = read_volume(subject.contrasts["FLAIR"]), read_mask(brain)
     before, after = (
-        _kept(target.like((resample(read_own(path), target).data >= threshold) & inside), min_mm3=min_lesion_mm3)
+        _kept(target.like((resample(read_own(path), target).data >= threshold) & inside.data), inside, min_lesion_mm3)
         for path in (lesion, painted_lesion)
     )
     lesions = read_own(painted.lesions)
@@ -245,8 +246,9 @@ def grade_lesions(
     return Grade(files, summary)
 
 
-def _kept(mask: Volume, *, min_mm3: float) -> np.ndarray:
-    """Without what is smaller than a lesion that counts: (X, Y, Z) bool."""
+def _kept(mask: Volume, brain: Volume, min_mm3: float) -> np.ndarray:
+    """Without what :func:`msrim.workflows.segment.write_lesions` leaves out: (X, Y, Z) bool."""
+    mask = without_outermost_slices(mask, brain, thick_mm=THICK_SLICES_MM)
     parts = cc3d.connected_components(mask.data.astype(np.uint8), connectivity=26)
     large = np.bincount(parts.ravel()) * mask.voxel_volume_mm3 >= min_mm3
     large[0] = False

@@ -19,7 +19,8 @@ from msrim.image import Volume, read_volume, resample, write_volume
 from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summarise, write_lesions_tsv
 from msrim.lesions.split import split_confluent
 from msrim.lesions.threshold import undoubted_threshold
-from msrim.models.registry import SEGMENTING_TASKS, Card, read_card
+from msrim.models.registry import SEGMENTING_TASKS, THICK_SLICES_MM, Card, read_card
+from msrim.preprocess.masks import without_outermost_slices
 from msrim.preprocess.template import load_template
 from msrim.recipe import Recipe
 from msrim.report.segmentation import Report, write_report
@@ -295,13 +296,14 @@ def write_lesions(
 ) -> WrittenLesions:
     """Mask, probability, instances, table and summary on the user's FLAIR; the grade goes to the summary."""
     target = read_volume(subject.contrasts["FLAIR"])
-    inside = read_mask(anatomy.brain).data
+    brain = read_mask(anatomy.brain)
     probability, network = (
-        target.like(np.where(inside, np.clip(resample(read_own(path), target).data, 0, 1), 0).astype(np.float32))
+        target.like(np.where(brain.data, np.clip(resample(read_own(path), target).data, 0, 1), 0).astype(np.float32))
         for path in (probabilities.lesion, probabilities.network)
     )
     peaks = resample(read_own(probabilities.sphere), target)
-    instances = split_confluent(target.like(probability.data >= threshold), sphere_probability=peaks)
+    mask = without_outermost_slices(target.like(probability.data >= threshold), brain, thick_mm=THICK_SLICES_MM)
+    instances = split_confluent(mask, sphere_probability=peaks)
     lesions = measure_lesions(instances, probability=probability, labels=read_own(anatomy.labels))
     instances, lesions = without_small(instances, lesions, min_mm3=min_lesion_mm3)
     rows = [(row.id, f"lesion {row.id}") for row in lesions]

@@ -217,6 +217,23 @@ def test_caps_are_bright_beside_the_ventricles_and_never_lesions(patient):
     assert not any(samples[index][1].any() for index in range(8))
 
 
+def test_caps_are_painted_where_slices_are_thick(patient, monkeypatch):
+    """Thin slices resolve caps: there, what is bright beside the ventricles is a lesion more often than not."""
+
+    def capped(slice_mm: float, sliced: float) -> int:
+        monkeypatch.setattr("msrim.training.lesions.SLICED", sliced)
+        monkeypatch.setattr("msrim.training.lesions.THICKNESS", (5.0, 8.0))
+        drawn = []
+        monkeypatch.setattr(LesionCrops, "_caps", lambda self, distance, rng: drawn.append(1) or torch.zeros(1))
+        samples = crops(replace(patient, slice_mm=slice_mm), None)
+        for index in range(8):
+            samples[index]
+        return len(drawn)
+
+    assert capped(1.0, 0.0) == capped(3.0, 0.0) == 0
+    assert 0 < capped(1.0, 1.0) < 8 and 0 < capped(6.5, 0.0) < 8
+
+
 def test_crops_beside_lesions_show_what_is_as_bright(patient):
     images = torch.zeros(3, *SHAPE)
     images[0, 8:16, 18:26, 18:26] = images[0, 30:34, 20:24, 20:24] = images[0, 2, 23, 23] = 3.0
