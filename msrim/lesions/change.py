@@ -15,7 +15,10 @@ Tissue is *new* when all of this holds in a connected piece of MIN_PIECE_MM3 or 
    probability is higher than at baseline, and no lesion is found there at baseline: tissue that was lesion and got
    brighter is not new;
 4. it was tissue at baseline, on average no darker than DARK deviations below the brain's mean. Where a dark sulcus or
-   ventricle gives way to tissue, the brain has moved or changed its shape.
+   ventricle gives way to tissue, the brain has moved or changed its shape;
+5. the other scan would have shown it. What this visit's image would look like, sampled on the other scan's voxels, is
+   brighter there than the surroundings, and the other visit shows less than HALF_SHOWN of that. A small lesion between
+   two thick slices fades without being gone.
 
 Such a piece is the sure part of a change: 2 and 3 leave out what a rater's outline holds, tissue that is not yet bright
 or that was already taken for lesion. What a network trained on changes (:mod:`msrim.models.networks.coactseg`) calls
@@ -48,6 +51,9 @@ BRIGHT = 0.5
 DARK = 0.5
 LEAST_ODDS = 0.01
 T2W_WEIGHT = 0.3
+HALF_SHOWN = 0.5
+# What a piece is compared with: what is so far away from it, and neither lesion nor change.
+AROUND_MM = (2.0, 5.0)
 MIN_PIECE_MM3 = 10.0
 # Half of a small lesion's radius: averages the noise of neighbouring voxels and keeps the lesion.
 SMOOTHING_MM = 0.8
@@ -58,8 +64,9 @@ CLEAR = f"z of the matched FLAIR difference over {SEED_Z:g} somewhere in it, {MI
 RULE = (
     f"z of the matched difference, less what all lesions became brighter, over {GROW_Z:g} everywhere and "
     f"{SEED_Z:g} somewhere, cut off at {PEAK_SHARE:g} of the peak; intensity over {BRIGHT:g} deviations, at the other "
-    f"visit over {-DARK:g} on average; odds of lesion over {LEAST_ODDS:g} in half of it, mean "
-    f"probability higher than at the other visit and no lesion there; {MIN_PIECE_MM3:g} mm3 or more"
+    f"visit over {-DARK:g} on average and under {HALF_SHOWN:g} of what its voxels would show; odds of lesion over "
+    f"{LEAST_ODDS:g} in half of it, mean probability higher than at the other visit and no lesion there; "
+    f"{MIN_PIECE_MM3:g} mm3 or more"
 )
 
 
@@ -81,6 +88,7 @@ def decide_change(
     probabilities: tuple[Volume, Volume],
     threshold: float,
     claims: tuple[Volume, Volume],
+    sampled: tuple[Volume, Volume] | None = None,
     t2w: tuple[Volume, Volume] | None = None,
 ) -> ChangedTissue:
     """Decide by the rule of this module.
@@ -97,6 +105,9 @@ def decide_change(
         Of the mean probability, from which on tissue that has not changed is lesion.
     claims : (Volume, Volume) of bool
         What a network calls gone and new; no voxel is both.
+    sampled : (Volume, Volume) of float, optional
+        The baseline as the follow-up's voxels sample it, and the follow-up as the baseline's do; if not given, as they
+        are.
     t2w : (Volume, Volume) of float, optional
         The same of the T2w; 0 where either visit does not show it.
     """
@@ -117,8 +128,12 @@ def decide_change(
     likely = LEAST_ODDS / (1 + LEAST_ODDS)
     limits = {"likely": likely, "piece_voxels": MIN_PIECE_MM3 / brain.voxel_volume_mm3}
     images = followup.data, baseline.data
+    shown = images[::-1] if sampled is None else (sampled[0].data, sampled[1].data)
     new = _appeared(z_new, images, (after, before), inside & (before < threshold), **limits)
     gone = _appeared(z_gone, images[::-1], (before, after), inside & (after < threshold), **limits)
+    ground = inside & (np.maximum(before, after) < threshold) & ~new & ~gone
+    new = _without_faded(new, images[1], shown[1], ground, spacing=brain.spacing)
+    gone = _without_faded(gone, images[0], shown[0], ground, spacing=brain.spacing)
     claimed_gone, claimed_new = (
         claim.data.astype(bool) & inside & (image.data >= -DARK)
         for claim, image in zip(claims, (followup, baseline), strict=True)
@@ -244,3 +259,23 @@ def _appeared(
     )
     kept &= (here > there) & (brightness_there >= -DARK)
     return np.concatenate([[False], kept])[pieces]
+
+
+def _without_faded(
+    change: np.ndarray, other: np.ndarray, shown: np.ndarray, ground: np.ndarray, *, spacing: np.ndarray
+) -> np.ndarray:
+    """Without pieces of which the other visit shows half of what it would: ``shown``, on its voxels."""
+    pieces = cc3d.connected_components(change, connectivity=26)
+    kept = np.ones(int(pieces.max(initial=0)) + 1, bool)
+    margin = np.ceil(AROUND_MM[1] / spacing).astype(int)
+    for number, box in enumerate(ndimage.find_objects(pieces), start=1):
+        box = tuple(slice(max(s.start - m, 0), s.stop + m) for s, m in zip(box, margin, strict=True))
+        inside = pieces[box] == number
+        distance = ndimage.distance_transform_edt(~inside, sampling=spacing)
+        around = ground[box] & (distance >= AROUND_MM[0]) & (distance <= AROUND_MM[1])
+        if not around.any():
+            continue
+        seen, expected = (image[box][inside].mean() - np.median(image[box][around]) for image in (other, shown))
+        kept[number] = seen < HALF_SHOWN * expected
+    kept[0] = False
+    return kept[pieces]

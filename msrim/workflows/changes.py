@@ -397,6 +397,7 @@ def decide(
         decide_by_rule,
         midway,
         matched=matched,
+        scans=(visits[0].anatomy.corrected["FLAIR"], visits[1].anatomy.corrected["FLAIR"]),
         compared=compared,
         lesions=lesions,
         spheres=(baseline.probabilities.sphere, followup.probabilities.sphere),
@@ -614,12 +615,13 @@ def decide_by_rule(
     midway: Midway,
     *,
     matched: Matched,
+    scans: Pair[Path],
     compared: Compared,
     lesions: Pair[Path],
     spheres: Pair[Path],
     threshold: float,
 ) -> Tissue:
-    """Lesions of both visits and changed tissue, see :mod:`msrim.lesions.change`."""
+    """Lesions of both visits and changed tissue, see :mod:`msrim.lesions.change`; ``scans`` are the FLAIRs."""
     probabilities = _on_midway(lesions, midway)
     baseline, followup = _on_midway(spheres, midway)
     tissue = decide_change(
@@ -628,10 +630,25 @@ def decide_by_rule(
         probabilities=probabilities,
         threshold=threshold,
         claims=(read_mask(compared.gone), read_mask(compared.new)),
+        sampled=_as_sampled_by_other(matched.flairs, midway, scans=scans),
         t2w=None if matched.t2w is None else _each(read_own, matched.t2w),
     )
     sphere = write_volume(baseline.like((baseline.data + followup.data) / 2), Path("sphere.nii"))
     return _write_tissue(tissue, probabilities, sphere=sphere)
+
+
+def _as_sampled_by_other(flairs: Pair[Path], midway: Midway, *, scans: Pair[Path]) -> Pair[Volume]:
+    """Each FLAIR on the midway grid as the voxels of the other visit's scan sample it."""
+    images, voxels, transforms = (
+        _each(read_own, flairs),
+        _each(read_own, scans),
+        _each(read_transform, midway.transforms),
+    )
+    one, other = (
+        resample(resample(image, scan, target_from_source=np.linalg.inv(matrix)), image, target_from_source=matrix)
+        for image, scan, matrix in zip(images, voxels[::-1], transforms[::-1], strict=True)
+    )
+    return one, other
 
 
 def decide_by_network(

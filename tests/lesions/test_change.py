@@ -36,7 +36,7 @@ def visit(seed: int, *lesions: np.ndarray, bright: float = 2.0, shift=0.0) -> tu
     )
 
 
-def decide(before, after, *, gone=NOTHING, new=NOTHING, t2w=None):
+def decide(before, after, *, gone=NOTHING, new=NOTHING, sampled=None, t2w=None):
     """``gone`` and ``new`` are what a network claims."""
     brain = Volume(BRAIN, AFFINE)
     return decide_change(
@@ -46,6 +46,7 @@ def decide(before, after, *, gone=NOTHING, new=NOTHING, t2w=None):
         probabilities=(before[1], after[1]),
         threshold=0.5,
         claims=(brain.like(gone), brain.like(new)),
+        sampled=sampled,
         t2w=t2w,
     )
 
@@ -101,6 +102,23 @@ def test_a_claim_does_not_reach_over_what_the_rule_says_of_the_other_visit():
     tissue = decide(before, after, new=bridge)
     assert not (tissue.new.data & sure.gone.data).any()
     assert np.array_equal(tissue.gone.data, sure.gone.data)
+
+
+def test_a_lesion_that_the_other_scan_would_hardly_show_has_not_gone():
+    """At follow-up the lesion is as bright as thick slices leave it, then much darker than that."""
+    lesion = visit(0, GONE)[0].data - visit(0)[0].data
+    before, faded = visit(0, OLD, GONE), visit(1, OLD)
+    faded[0].data[...] += 0.3 * lesion
+
+    def thick(share: float) -> tuple[Volume, Volume]:
+        """The baseline as voxels show it that leave a share of this lesion's contrast."""
+        return before[0].like(before[0].data - (1 - share) * lesion), faded[0]
+
+    assert not decide(before, faded, sampled=thick(0.35)).gone.data.any()
+    assert not decide(faded, before, sampled=thick(0.35)[::-1]).new.data.any()
+    gone = decide(before, faded, sampled=thick(1.0)).gone.data
+    assert dice(gone, GONE) > 0.6
+    assert np.array_equal(decide(faded, before, sampled=thick(1.0)[::-1]).new.data, gone)
 
 
 @pytest.mark.parametrize(("bright", "alone"), [(0.6, False), (0.8, True)])
