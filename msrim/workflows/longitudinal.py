@@ -31,7 +31,8 @@ from msrim.models.registry import SEGMENTING_TASKS, Card, read_card
 from msrim.recipe import Recipe
 from msrim.results import doubts_of
 from msrim.workflows.anatomy import preprocess_visit, read_own
-from msrim.workflows.changes import OUTLINE_MODEL, Changes, Edit, PreparedVisit, compare_visits
+from msrim.workflows.changes import OUTLINE_MODEL, Edit, PreparedVisit
+from msrim.workflows.comparison import Changes, compare_visits
 from msrim.workflows.corrected import check_correction
 from msrim.workflows.correction import Correction, find_correction
 from msrim.workflows.inputs import check_output_folder, check_results_folder, read_subject, without_doubts

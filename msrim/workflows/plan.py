@@ -82,7 +82,7 @@ def rim_steps(*, features: bool) -> list[str]:
 
 
 def change_steps(recipe: Recipe, *, corrected: bool = False) -> list[str]:
-    """Names of the steps of :func:`msrim.workflows.changes.compare_visits`."""
+    """Names of the steps of :func:`msrim.workflows.comparison.compare_visits`."""
     expansion = ["deform"] if recipe.expansion else []
     corrections = ["correct_tissue"] if corrected else []
     written = "write_corrected_changes" if corrected else "write_changes"

@@ -29,7 +29,6 @@ from msrim.transform import read_transform, write_transform
 from msrim.workflows.anatomy import Anatomy, AnatomyFiles, Working
 from msrim.workflows.changes import (
     Aligned,
-    Changes,
     Edit,
     Matched,
     Midway,
@@ -37,11 +36,11 @@ from msrim.workflows.changes import (
     PreparedVisit,
     common_threshold,
     compare,
-    compare_visits,
     decide_by_network,
     match,
     register_to_midway,
 )
+from msrim.workflows.comparison import Changes, compare_visits
 from msrim.workflows.longitudinal import write_chain, years_between
 from msrim.workflows.segment import LesionFiles, Lesions, Probabilities
 
