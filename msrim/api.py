@@ -207,6 +207,7 @@ def longitudinal(
     recipe: AnyPath | None = None,
     expansion: bool | None = None,
     years: Sequence[float] = (),
+    grade: bool | None = None,
     quiet: bool = True,
 ) -> Longitudinal:
     """Find what changed between visits of one patient.
@@ -221,6 +222,8 @@ def longitudinal(
         Measure how much each lesion and the brain expand or shrink, and find slowly expanding lesions.
     years : sequence of float
         From each visit to the next; as the dates beside the images say if empty.
+    grade : bool, optional
+        Paint lesions into each visit, and changes into a pair made of the baseline; tell how many are found.
 
     Returns
     -------
@@ -247,7 +250,13 @@ def longitudinal(
 
     found = find_visits([Path(visit) for visit in visits])
     settings = _settings(
-        recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted, expansion=expansion
+        recipe,
+        model=model,
+        backend=backend,
+        device=device,
+        brain_extracted=brain_extracted,
+        expansion=expansion,
+        grade=grade,
     )
     folder = results_folder(out, found[0])
     new = follow_visits(found, settings, folder, console=Console(quiet=quiet), years=years)

@@ -34,7 +34,8 @@ class Recipe(BaseModel):
     min_lesion_mm3 : float, mm3
         Smaller lesions are left out.
     grade : bool
-        Paint lesions of known size and contrast into the images, and tell how many are found.
+        Paint lesions of known size and contrast into the images, and tell how many are found; of two visits, changes
+        too.
     stride : int
         Of CoactSeg's windows of 80 voxels, from one to the next; 20 in the paper, which takes nine times as long.
     plain : bool

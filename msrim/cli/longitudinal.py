@@ -41,6 +41,14 @@ def longitudinal(
             help="Years from each visit to the next, once for each; from dates beside the images if not given.",
         ),
     ] = None,
+    grade: Annotated[
+        bool | None,
+        typer.Option(
+            "--grade",
+            help="Paint lesions into each visit and changes into a pair made of the baseline; tell how many are found.",
+            show_default=False,
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Find what changed between visits. Prints the path of the mask of new lesions on the last visit's FLAIR."""
@@ -54,6 +62,7 @@ def longitudinal(
         recipe=recipe,
         expansion=expansion,
         years=years or (),
+        grade=grade,
         quiet=quiet,
     )
     typer.echo(found.new)

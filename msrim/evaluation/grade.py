@@ -171,13 +171,23 @@ def write_grade_tsv(lesions: Sequence[PaintedLesion], path: Path) -> Path:
     return write_tsv(rows, path, columns=GRADE_COLUMNS)
 
 
+def share_found(found: int, painted: int) -> dict[str, Any]:
+    """A count, its share, and the share's 95 % interval (Wilson), ready for JSON.
+
+    Examples
+    --------
+    >>> share_found(3, 4)["value"], share_found(0, 0)["value"]
+    (0.75, None)
+    """
+    interval = wilson_interval(found, painted)
+    low, high = (None, None) if interval is None else (round(bound, 4) for bound in interval)
+    value = round(found / painted, 4) if painted else None
+    return {"painted": painted, "found": found, "value": value, "low": low, "high": high}
+
+
 def _sensitivity(lesions: Iterable[PaintedLesion]) -> dict[str, Any]:
     members = list(lesions)
-    found = sum(lesion.found for lesion in members)
-    interval = wilson_interval(found, len(members))
-    low, high = (None, None) if interval is None else (round(bound, 4) for bound in interval)
-    value = round(found / len(members), 4) if members else None
-    return {"painted": len(members), "found": found, "value": value, "low": low, "high": high}
+    return share_found(sum(lesion.found for lesion in members), len(members))
 
 
 def _logistic(known: np.ndarray, found: np.ndarray, times: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ def as_scanned(drawn: Volume, scan: Volume, *, scan_from_drawn: np.ndarray) -> V
     Parameters
     ----------
     drawn : Volume of float
-        On a grid of cubic voxels.
+        Blurred by what the scan's voxels are wider than its own.
     scan : Volume
         Only its shape and affine are used.
     scan_from_drawn : (4, 4) float
@@ -36,13 +36,18 @@ def as_scanned(drawn: Volume, scan: Volume, *, scan_from_drawn: np.ndarray) -> V
     >>> as_scanned(sheet, slices, scan_from_drawn=np.eye(4)).data[4, 4, 3].round(3)
     np.float32(1.0)
     """
+    seen = scanned(drawn, scan, scan_from_drawn=scan_from_drawn)
+    return resample(seen, drawn, target_from_source=np.linalg.inv(scan_from_drawn))
+
+
+def scanned(drawn: Volume, scan: Volume, *, scan_from_drawn: np.ndarray) -> Volume:
+    """Blur by the voxels of a scan, and sample on them: on the grid of ``scan``; parameters as :func:`as_scanned`."""
     axes = drawn.affine[:3, :3] / drawn.spacing
     widths = extents_mm(axes, np.linalg.inv(scan_from_drawn) @ scan.affine)
     # A voxel averages over its width like a box, whose variance is a twelfth of the width's square.
     sigma = np.sqrt(np.maximum(widths**2 - drawn.spacing**2, 0) / 12) / drawn.spacing
     blurred = drawn.like(ndimage.gaussian_filter(drawn.data.astype(np.float32), sigma, truncate=3.0))
-    seen = resample(blurred, scan, target_from_source=scan_from_drawn)
-    return resample(seen, drawn, target_from_source=np.linalg.inv(scan_from_drawn))
+    return resample(blurred, scan, target_from_source=scan_from_drawn)
 
 
 def extents_mm(axes: np.ndarray, affine: np.ndarray) -> np.ndarray:

@@ -32,6 +32,8 @@ from msrim.lesions.change import (
 )
 from msrim.lesions.correct import with_corrections
 from msrim.lesions.expansion import brain_volume_change
+from msrim.lesions.split import split_confluent
+from msrim.lesions.track import TrackedLesion, lesions_of_visit, track_lesions
 from msrim.models.registry import Card, read_card
 from msrim.preprocess.deform import halfway_deformation, log_jacobian
 from msrim.preprocess.masks import remove_superficial
@@ -174,20 +176,21 @@ class Tissue:
 
 
 def decide(
-    visits: Pair[PreparedVisit], midway: Midway, recipe: Recipe, run: Run, *, card: Card
+    visits: Pair[PreparedVisit], midway: Midway, recipe: Recipe, run: Run, *, card: Card, of: str = ""
 ) -> tuple[Tissue, Matched]:
     """Which tissue is lesion and which has changed: by rule where the lesions are known, else by a network.
 
-    A lesion model leaves CoactSeg the outlines of what changed; CoactSeg itself decides what did.
+    A lesion model leaves CoactSeg the outlines of what changed; CoactSeg itself decides what did. ``of`` is added to
+    the names of the steps.
     """
     threshold = common_threshold(visits, recipe, card=card)
     baseline, followup = (visit.lesions for visit in visits)
     if baseline is None or followup is None:
-        matched = run(match, midway)
+        matched = run.step(f"match{of}", match, midway)
         how = {"device": recipe.device, "threshold": threshold, "stride": recipe.stride, "plain": recipe.plain}
-        compared = run(compare, midway, matched=matched, card=card, **how)
+        compared = run.step(f"compare{of}", compare, midway, matched=matched, card=card, **how)
         tissue = run.step(
-            "decide",
+            f"decide{of}",
             decide_by_network,
             midway,
             matched=matched,
@@ -197,9 +200,10 @@ def decide(
         )
         return tissue, matched
     lesions = (baseline.probabilities.lesion, followup.probabilities.lesion)
-    matched = run(match, midway, lesions=lesions, t2w=contrast_of(visits, "T2w"))
+    matched = run.step(f"match{of}", match, midway, lesions=lesions, t2w=contrast_of(visits, "T2w"))
     outlining = read_card(OUTLINE_MODEL)
-    compared = run(
+    compared = run.step(
+        f"compare{of}",
         compare,
         midway,
         matched=matched,
@@ -209,7 +213,7 @@ def decide(
         stride=recipe.stride,
     )
     tissue = run.step(
-        "decide",
+        f"decide{of}",
         decide_by_rule,
         midway,
         matched=matched,
@@ -504,6 +508,15 @@ def _write_tissue(tissue: ChangedTissue, probabilities: Pair[Volume], *, sphere:
         probabilities=write_pair(probabilities, "{}_probability.nii"),
         sphere=sphere,
     )
+
+
+def tracked_lesions(midway: Midway, tissue: Tissue, *, min_mm3: float) -> tuple[Pair[Volume], list[TrackedLesion]]:
+    """Numbered lesions of either visit on the midway grid, and what became of each."""
+    brain, masks = read_mask(midway.brain), each(read_mask, tissue.lesions)
+    sphere = None if tissue.sphere is None else read_own(tissue.sphere)
+    parts = split_confluent(brain.like(masks[0].data | masks[1].data), sphere_probability=sphere)
+    baseline, followup = (lesions_of_visit(parts, mask, min_mm3=min_mm3) for mask in masks)
+    return (baseline, followup), track_lesions(baseline, followup)
 
 
 def each(read: Callable[[S], T], pair: Pair[S]) -> Pair[T]:

@@ -34,15 +34,12 @@ from msrim.labels import WHITE_MATTER
 from msrim.lesions.change import difference_z
 from msrim.lesions.expansion import lesion_expansions
 from msrim.lesions.measure import LESION_COLUMNS, measure_lesions, write_lesions_tsv
-from msrim.lesions.split import split_confluent
 from msrim.lesions.track import (
     CHANGE_COLUMNS,
     TrackedLesion,
     changed_parts,
-    lesions_of_visit,
     numbered_as_rows,
     summarise_changes,
-    track_lesions,
     with_change,
     write_changes_tsv,
 )
@@ -52,6 +49,7 @@ from msrim.report.longitudinal import ChangeReport, write_change_report
 from msrim.results import doubts_of
 from msrim.transform import read_transform, write_transform
 from msrim.workflows.anatomy import AnatomyFiles, read_mask, read_own
+from msrim.workflows.change_grade import grade_pair
 from msrim.workflows.changes import (
     VISITS,
     Deformation,
@@ -67,6 +65,7 @@ from msrim.workflows.changes import (
     deform,
     each,
     register_to_midway,
+    tracked_lesions,
 )
 from msrim.workflows.plan import change_steps
 from msrim.workflows.run import Run, files_in
@@ -201,6 +200,9 @@ def compare_visits(
                 classes=(baseline.anatomy.files.tissue, followup.anatomy.files.tissue),
                 years=years,
             )
+        grade = None
+        if recipe.grade:
+            grade = grade_pair(visits, midway, matched, recipe, run, card=card, folder=folder)
         if corrected:
             tissue = run(correct_tissue, midway, tissue=tissue, edits=(baseline.edit, followup.edit))
         changes = run.step(
@@ -211,6 +213,7 @@ def compare_visits(
             tissue=tissue,
             deformation=deformation,
             rims=(_rims_of(baseline.subject, out), _rims_of(followup.subject, out)),
+            grade=None if grade is None else grade.summary,
             subjects=(baseline.subject, followup.subject),
             anatomies=(baseline.anatomy.files, followup.anatomy.files),
             min_lesion_mm3=recipe.min_lesion_mm3,
@@ -222,7 +225,7 @@ def compare_visits(
             report = _report(visits, midway, tissue, changes, recipe, run, card=card)
             page = write_change_report(report, folder / "report.html")
             write_dataset_description(out)
-            run.write_manifest([*files_in([changes.visits, changes.files]), page])
+            run.write_manifest([*files_in([changes.visits, changes.files, grade]), page])
     return changes
 
 
@@ -245,13 +248,11 @@ def write_changes(
     folder: Path,
     deformation: Deformation | None = None,
     rims: Pair[RimFiles | None] = (None, None),
+    grade: dict[str, Any] | None = None,
 ) -> Changes:
     """Track every lesion and write what the user gets."""
-    brain, masks = read_mask(midway.brain), each(read_mask, tissue.lesions)
-    sphere = None if tissue.sphere is None else read_own(tissue.sphere)
-    parts = split_confluent(brain.like(masks[0].data | masks[1].data), sphere_probability=sphere)
-    baseline, followup = (lesions_of_visit(parts, mask, min_mm3=min_lesion_mm3) for mask in masks)
-    rows = track_lesions(baseline, followup)
+    brain = read_mask(midway.brain)
+    (baseline, followup), rows = tracked_lesions(midway, tissue, min_mm3=min_lesion_mm3)
     trusted = False
     if deformation is not None:
         rows, trusted = _with_expansion(
@@ -294,6 +295,8 @@ def write_changes(
         known = trusted and deformation.years is not None
         summary |= {"years": deformation.years, "sel_candidates": sum(candidates) if known else None}
         summary |= {name: value if trusted else None for name, value in deformation.brain.items()}
+    if grade is not None:
+        summary["grade"] = grade
     files = _write_pair_files(
         subjects[0],
         rows,

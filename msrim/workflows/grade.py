@@ -111,11 +111,7 @@ def paint_lesions(anatomy: Anatomy, *, lesion: Path, threshold: float, seed: int
         )
     # (contrast in CONTRASTS, image contrast): how bright.
     faint = {name: min(PAINTED_CONTRAST[name], key=abs) for name in images}
-    seen = own_contrast(images, lesions=own, white=white)
-    bright = {
-        name: float(np.clip(np.mean(PAINTED_CONTRAST[name]) if seen is None else seen[name], *PAINTED_CONTRAST[name]))
-        for name in images
-    }
+    bright = likely_contrast(images, lesions=own, white=white)
     excess = {name: np.zeros(flair.shape, np.float32) for name in images}
     contrasts = {}
     for index, box in enumerate(boxes):
@@ -138,6 +134,17 @@ def paint_lesions(anatomy: Anatomy, *, lesion: Path, threshold: float, seed: int
         inside = read_mask(working.brain).data
         painted[name] = write_volume(image.like(image.data + added.data * inside), Path(f"{name}.nii"))
     return PaintedImages(replace(working, images=painted), write_volume(lesions, Path("painted.nii")), contrasts)
+
+
+def likely_contrast(images: dict[str, Volume], *, lesions: Volume, white: np.ndarray) -> dict[str, float]:
+    """The patient's own contrast, or raters' usual one where the patient has no lesion, within what raters mark."""
+    from msrim.training.contrasts import PAINTED_CONTRAST
+
+    seen = own_contrast(images, lesions=lesions, white=white)
+    return {
+        name: float(np.clip(np.mean(PAINTED_CONTRAST[name]) if seen is None else seen[name], *PAINTED_CONTRAST[name]))
+        for name in images
+    }
 
 
 def own_contrast(images: dict[str, Volume], *, lesions: Volume, white: np.ndarray) -> dict[str, float] | None:

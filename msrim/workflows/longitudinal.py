@@ -83,6 +83,8 @@ def follow_visits(
         raise InputError(
             f"{card.label}: compares no visits, so it has no plain answer; take --model coactseg, or plain = false"
         )
+    if recipe.grade and card.task == "longitudinal":
+        raise InputError(f"{card.label}: cannot be graded, it finds changes without lesions; take a lesion model")
     load_model(read_card(OUTLINE_MODEL))
     check_output_folder(out)
     for visit in visits:

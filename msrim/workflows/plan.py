@@ -40,12 +40,38 @@ SECONDS = {
     "decide": 10.0,
     "deform": 90.0,
     "write_changes": 12.0,
+    "paint_changes": 10.0,
+    "make_baseline": 6.0,
+    "make_followup": 6.0,
+    "make_working_images_of_made_followup": 20.0,
+    "find_lesions_of_made_baseline": 100.0,
+    "find_lesions_of_made_followup": 100.0,
+    "register_made_to_midway": 60.0,
+    "match_of_made": 6.0,
+    "compare_of_made": 40.0,
+    "decide_of_made": 10.0,
+    "grade_changes": 10.0,
     "correct_tissue": 3.0,
     "write_corrected_changes": 12.0,
     "number_corrected": 5.0,
     "write_corrected": 8.0,
     "write_page": 8.0,
 }
+
+# Steps of :func:`msrim.workflows.change_grade.grade_pair`.
+GRADED_PAIR = (
+    "paint_changes",
+    "make_baseline",
+    "make_followup",
+    "make_working_images_of_made_followup",
+    "find_lesions_of_made_baseline",
+    "find_lesions_of_made_followup",
+    "register_made_to_midway",
+    "match_of_made",
+    "compare_of_made",
+    "decide_of_made",
+    "grade_changes",
+)
 
 
 def anatomy_steps(contrasts: Iterable[str], recipe: Recipe) -> list[str]:
@@ -86,7 +112,18 @@ def change_steps(recipe: Recipe, *, corrected: bool = False) -> list[str]:
     expansion = ["deform"] if recipe.expansion else []
     corrections = ["correct_tissue"] if corrected else []
     written = "write_corrected_changes" if corrected else "write_changes"
-    return ["register_to_midway", "match", "compare", "decide", *expansion, *corrections, written, "write_page"]
+    graded = GRADED_PAIR if recipe.grade else ()
+    return [
+        "register_to_midway",
+        "match",
+        "compare",
+        "decide",
+        *expansion,
+        *graded,
+        *corrections,
+        written,
+        "write_page",
+    ]
 
 
 def corrected_steps() -> list[str]:

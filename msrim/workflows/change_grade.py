@@ -1,0 +1,396 @@
+"""``msrim longitudinal --grade``: a pair of visits whose changes are known, made of the baseline; how many are found.
+
+Lesions are painted into the baseline's white matter: some at one visit alone, some larger at one than at the other. The
+follow-up is then laid where the patient lay at the real one and sampled on its voxels, with noise as large as the
+difference of the real pair and a bias field of its own. From there on all is as with the real pair: registration,
+networks and rule. Brain extraction, the registration of other contrasts and atrophy are not graded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from msrim.bids import GRADE, Subject
+from msrim.evaluation.change_grade import (
+    CHANGE_GRADE_COLUMNS,
+    PaintedChange,
+    summarise_change_grade,
+    write_change_grade_tsv,
+)
+from msrim.files import write_json
+from msrim.image import Volume, labels_on_grid, resample, write_volume
+from msrim.labels import WHITE_MATTER
+from msrim.lesions.scatter import scatter_lesions
+from msrim.lesions.track import numbered_as_rows
+from msrim.models.registry import Card
+from msrim.preprocess.masks import grown_mask
+from msrim.preprocess.normalise import DEVIATION_OF_MAD
+from msrim.preprocess.scan import scanned
+from msrim.preprocess.tissue import tissue_of
+from msrim.recipe import Recipe
+from msrim.transform import read_transform, write_transform
+from msrim.workflows.anatomy import Anatomy, Working, make_working_images, read_mask, read_own
+from msrim.workflows.changes import (
+    VISITS,
+    Matched,
+    Midway,
+    Pair,
+    PreparedVisit,
+    Tissue,
+    decide,
+    each,
+    register_to_midway,
+    tracked_lesions,
+)
+from msrim.workflows.grade import GAP_MM, SEED, likely_contrast
+from msrim.workflows.run import Run
+from msrim.workflows.segment import find_lesions
+
+# Volumes at baseline and at follow-up in mm3, and how many of each.
+APPEARING = {(0, 25): 5, (0, 63): 4, (0, 160): 3}
+GROWING = {(63, 126): 4, (160, 240): 4, (400, 520): 2}
+STAYING = {(25, 25): 4, (63, 63): 4, (160, 160): 2}
+PLAN = {
+    "new": APPEARING,
+    "vanished": {pair[::-1]: count for pair, count in APPEARING.items()},
+    "enlarging": GROWING,
+    "shrinking": {pair[::-1]: count for pair, count in GROWING.items()},
+    "stable": STAYING,
+}
+# Deviation of the follow-up's bias field that its correction left, and its knots along each axis.
+BIAS, BIAS_KNOTS = 0.04, 4
+
+
+@dataclass(frozen=True)
+class PaintedChanges:
+    """Lesions on the baseline's working grid.
+
+    Attributes
+    ----------
+    lesions : pair of Path
+        Of either visit, numbered.
+    excess : dict of str to pair of Path
+        By contrast: what they add to the normalised image.
+    rows : list of PaintedChange
+    """
+
+    lesions: Pair[Path]
+    excess: dict[str, Pair[Path]]
+    rows: list[PaintedChange]
+
+
+@dataclass(frozen=True)
+class MadeFollowup:
+    """The images of the made follow-up before they lie on a working grid."""
+
+    corrected: dict[str, Path]
+    brain: Path
+    labels: Path
+    to_mni: Path
+
+
+@dataclass(frozen=True)
+class ChangeGrade:
+    """The files, and the figures."""
+
+    table: Path
+    table_columns: Path
+    summary: dict[str, Any]
+
+
+def grade_pair(
+    visits: Pair[PreparedVisit],
+    midway: Midway,
+    matched: Matched,
+    recipe: Recipe,
+    run: Run,
+    *,
+    card: Card,
+    folder: Path,
+) -> ChangeGrade:
+    """Make a pair whose changes are known, find them as those of the real pair are found, and count.
+
+    Parameters
+    ----------
+    visits : pair of PreparedVisit
+        With lesions.
+    midway, matched
+        Of the real pair: where the patient lay, and how much the images differ.
+    recipe : Recipe
+    run : Run
+        Of the pair.
+    card : Card
+        Of the model that found the lesions.
+    folder : Path
+        Of the pair's results.
+    """
+    anatomies = (visits[0].anatomy, visits[1].anatomy)
+    painted = run(
+        paint_changes,
+        anatomies[0].working,
+        lesion=visits[0].lesions.probabilities.lesion,
+        threshold=visits[0].lesions.threshold,
+        seed=SEED,
+    )
+    baseline = run(make_baseline, anatomies[0], painted=painted)
+    made = run(make_followup, anatomies, painted=painted, midway=midway, matched=matched, seed=SEED)
+    to_flair = {contrast: path for contrast, path in anatomies[1].to_flair.items() if contrast in made.corrected}
+    working = run.step(
+        "make_working_images_of_made_followup",
+        make_working_images,
+        made.corrected,
+        brain=made.brain,
+        labels=made.labels,
+        labelled="FLAIR",
+        to_mni=made.to_mni,
+        to_flair=to_flair,
+    )
+    followup = replace(
+        anatomies[1],
+        corrected=made.corrected,
+        brain=made.brain,
+        to_flair=to_flair,
+        to_mni=made.to_mni,
+        working=working,
+    )
+    graded = []
+    for name, visit, anatomy in zip(VISITS, visits, (baseline, followup), strict=True):
+        found = run.step(
+            f"find_lesions_of_made_{name}",
+            find_lesions,
+            anatomy.working,
+            to_mni=anatomy.to_mni,
+            card=card,
+            device=recipe.device,
+        )
+        graded.append(PreparedVisit(visit.subject, anatomy, replace(visit.lesions, probabilities=found)))
+    pair = (graded[0], graded[1])
+    met = run.step(
+        "register_made_to_midway",
+        register_to_midway,
+        (baseline.corrected["FLAIR"], followup.corrected["FLAIR"]),
+        brains=(baseline.brain, followup.brain),
+        to_mni=(baseline.to_mni, followup.to_mni),
+    )
+    tissue, _ = decide(pair, met, recipe, run, card=card, of="_of_made")
+    return run(
+        grade_changes,
+        visits[0].subject,
+        painted,
+        midway=met,
+        tissue=tissue,
+        min_lesion_mm3=recipe.min_lesion_mm3,
+        folder=folder,
+        seed=SEED,
+    )
+
+
+def paint_changes(working: Working, *, lesion: Path, threshold: float, seed: int) -> PaintedChanges:
+    """Draw lesions of either visit in the baseline's white matter, and what they add to each contrast.
+
+    Parameters
+    ----------
+    working : Working
+        Of the baseline.
+    lesion : Path
+        Probability of lesion on its grid.
+    threshold : float
+    seed : int
+    """
+    import torch
+
+    from msrim.training.painting import painted_share
+
+    images = {name: read_own(path) for name, path in working.images.items()}
+    flair = images["FLAIR"]
+    own = flair.like(read_own(lesion).data >= threshold)
+    white = np.isin(read_own(working.labels).data, WHITE_MATTER) & read_mask(working.brain).data
+    allowed = flair.like(white & ~grown_mask(own, by_mm=GAP_MM).data)
+    plan = [(change, pair) for change, pairs in PLAN.items() for pair, count in pairs.items() for _ in range(count)]
+    larger = scatter_lesions(allowed, [max(pair) for _, pair in plan], gap_mm=GAP_MM, rng=np.random.default_rng(seed))
+    bright = likely_contrast(images, lesions=own, white=white)
+    lesions = [np.zeros(flair.shape, np.int16) for _ in VISITS]
+    excess = {name: [np.zeros(flair.shape, np.float32) for _ in VISITS] for name in images}
+    rows = []
+    for number, ((change, pair), box) in enumerate(
+        zip(plan, ndimage.find_objects(larger.data, len(plan)), strict=True), 1
+    ):
+        if box is None:
+            continue
+        box = tuple(slice(max(s.start - 4, 0), s.stop + 4) for s in box)
+        whole = larger.data[box] == number
+        volumes = []
+        for visit, volume in enumerate(pair):
+            mask = innermost(whole, volume, spacing_mm=larger.spacing)
+            volumes.append(round(float(np.count_nonzero(mask) * larger.voxel_volume_mm3), 3))
+            lesions[visit][box][mask] = number
+            if mask.any():
+                # One texture at both visits.
+                share = painted_share(torch.from_numpy(mask), np.random.default_rng((seed, number)))[0].numpy()
+                for name in images:
+                    excess[name][visit][box] += bright[name] * share
+        rows.append(PaintedChange(number, change, *volumes))
+    return PaintedChanges(
+        lesions=_write(flair, lesions, "{}_lesions.nii"),
+        excess={name: _write(flair, added, f"{{}}_{name}.nii") for name, added in excess.items()},
+        rows=rows,
+    )
+
+
+def innermost(lesion: np.ndarray, volume_mm3: float, *, spacing_mm: np.ndarray) -> np.ndarray:
+    """The innermost part of a lesion that has a volume: (X, Y, Z) bool.
+
+    Examples
+    --------
+    >>> ball = np.linalg.norm(np.indices((9, 9, 9)) - 4, axis=0) < 4
+    >>> part = innermost(ball, 33, spacing_mm=np.ones(3))
+    >>> int(part.sum()), bool(part[4, 4, 4]), bool((part & ~ball).any())
+    (33, True, False)
+    """
+    count = min(round(volume_mm3 / float(np.prod(spacing_mm))), int(np.count_nonzero(lesion)))
+    # Voxels of one depth from the middle outwards, so that a part is not ragged.
+    depth = ndimage.distance_transform_edt(np.pad(lesion, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
+    away = (np.moveaxis(np.indices(lesion.shape), 0, -1) - ndimage.center_of_mass(lesion)) * spacing_mm
+    order = np.argsort(np.where(lesion, np.linalg.norm(away, axis=-1) - depth, np.inf), axis=None, kind="stable")
+    part = np.zeros(lesion.size, bool)
+    part[order[:count]] = True
+    return part.reshape(lesion.shape)
+
+
+def make_baseline(anatomy: Anatomy, *, painted: PaintedChanges) -> Anatomy:
+    """The baseline with its painted lesions."""
+    corrected, images = {}, {}
+    for name, path in anatomy.corrected.items():
+        shown = _with_painted(anatomy, painted, name, visit=0)
+        corrected[name] = write_volume(shown, Path(f"corrected_{name}.nii"))
+        working = read_own(anatomy.working.images[name])
+        inside, excess = read_mask(anatomy.working.brain).data, read_own(painted.excess[name][0])
+        from_scan = _flair_from(anatomy, name)
+        seen = scanned(excess, read_own(path), scan_from_drawn=np.linalg.inv(from_scan))
+        added = resample(seen, working, target_from_source=from_scan)
+        images[name] = write_volume(working.like(working.data + added.data * inside), Path(f"{name}.nii"))
+    # The follow-up's classes are those of the head labels, whoever found the baseline's.
+    tissue = write_volume(tissue_of(read_own(anatomy.working.labels)), Path("tissue.nii"))
+    return replace(anatomy, corrected=corrected, working=replace(anatomy.working, images=images, tissue=tissue))
+
+
+def make_followup(
+    anatomies: Pair[Anatomy], *, painted: PaintedChanges, midway: Midway, matched: Matched, seed: int
+) -> MadeFollowup:
+    """The baseline's images with the follow-up's painted lesions, as the follow-up's scanner would have shown them.
+
+    Contrasts that only one visit has are left out.
+    """
+    baseline, followup = anatomies
+    from_baseline, from_followup = each(read_transform, midway.transforms)
+    moved = np.linalg.inv(from_followup) @ from_baseline
+    one, other = each(read_own, matched.flairs)
+    difference = np.abs(other.data - one.data)[read_mask(midway.brain).data]
+    # In deviations of the image inside the brain.
+    noise = DEVIATION_OF_MAD * float(np.median(difference))
+    rng = np.random.default_rng(seed)
+    corrected = {}
+    for name, path in followup.corrected.items():
+        if name not in baseline.corrected:
+            continue
+        scan = read_own(path)
+        scan_from_drawn = np.linalg.inv(_flair_from(followup, name)) @ moved @ _flair_from(baseline, name)
+        image = scanned(_with_painted(baseline, painted, name, visit=1), scan, scan_from_drawn=scan_from_drawn)
+        knots = rng.normal(0, BIAS, (BIAS_KNOTS,) * 3)
+        field = np.exp(ndimage.zoom(knots, np.array(scan.shape) / BIAS_KNOTS, order=3))
+        shown = image.data > 0
+        level = float(image.data[shown].std()) if shown.any() else 0.0
+        noisy = image.data * field + rng.normal(0, noise * level, scan.shape)
+        corrected[name] = write_volume(scan.like((noisy * shown).astype(np.float32)), Path(f"{name}.nii"))
+    flair = read_own(followup.corrected["FLAIR"])
+    brain = read_mask(baseline.brain)
+    inside = resample(brain.like(brain.data.astype(np.float32)), flair, target_from_source=moved).data > 0.5
+    labels = read_own(baseline.working.labels)
+    return MadeFollowup(
+        corrected=corrected,
+        brain=write_volume(flair.like(inside), Path("brain.nii")),
+        labels=write_volume(Volume(labels.data, moved @ labels.affine), Path("labels.nii")),
+        to_mni=write_transform(read_transform(baseline.to_mni) @ np.linalg.inv(moved), Path("to_mni.txt")),
+    )
+
+
+def grade_changes(
+    subject: Subject,
+    painted: PaintedChanges,
+    *,
+    midway: Midway,
+    tissue: Tissue,
+    min_lesion_mm3: float,
+    folder: Path,
+    seed: int,
+) -> ChangeGrade:
+    """Compare what was found of the made pair with what was painted.
+
+    Parameters
+    ----------
+    subject : Subject
+    painted : PaintedChanges
+    midway, tissue
+        Of the made pair.
+    min_lesion_mm3 : float
+    folder : Path
+        Of the pair's results.
+    seed : int
+    """
+    brain, from_baseline = read_mask(midway.brain), read_transform(midway.transforms[0])
+    (baseline, followup), rows = tracked_lesions(midway, tissue, min_mm3=min_lesion_mm3)
+    truth = np.maximum(*(
+        labels_on_grid(read_own(path), brain, target_from_source=from_baseline).data for path in painted.lesions
+    ))  # fmt: skip
+    tracked = numbered_as_rows(rows, (baseline, followup)).data
+    shared, voxels = np.unique(np.stack([truth, tracked])[:, (truth > 0) & (tracked > 0)], axis=1, return_counts=True)
+    # The lesion that a painted one shares most with comes last and stays.
+    row_of = {number: rows[row - 1] for number, row in shared[:, np.argsort(voxels, kind="stable")].T.tolist()}
+    found = [
+        replace(
+            change,
+            found_change=row_of[change.id].change,
+            found_baseline_mm3=row_of[change.id].baseline_mm3,
+            found_followup_mm3=row_of[change.id].followup_mm3,
+        )
+        if change.id in row_of
+        else change
+        for change in painted.rows
+    ]
+    own = [row.change for row in rows if row.id not in shared[1]]
+    patient = Subject(subject.label, None, {})
+    names = {key: patient.below(folder, suffix) for key, suffix in GRADE.items()}
+    return ChangeGrade(
+        table=write_change_grade_tsv(found, names["table"]),
+        table_columns=write_json(CHANGE_GRADE_COLUMNS, names["table_columns"]),
+        summary=summarise_change_grade(found, own, seed=seed),
+    )
+
+
+def _flair_from(anatomy: Anatomy, contrast: str) -> np.ndarray:
+    return np.eye(4) if contrast == "FLAIR" else read_transform(anatomy.to_flair[contrast])
+
+
+def _with_painted(anatomy: Anatomy, painted: PaintedChanges, contrast: str, *, visit: int) -> Volume:
+    """A contrast as it was scanned, with the painted lesions of a visit, in its own intensities."""
+    scan, excess = read_own(anatomy.corrected[contrast]), read_own(painted.excess[contrast][visit])
+    flair_from_scan = _flair_from(anatomy, contrast)
+    normalised = read_own(anatomy.working.images[contrast])
+    inside = read_mask(anatomy.working.brain).data
+    seen = resample(scan, normalised, target_from_source=flair_from_scan).data
+    # Normalisation is linear.
+    scale = float(np.polyfit(normalised.data[inside], seen[inside], 1)[0])
+    added = scanned(excess, scan, scan_from_drawn=np.linalg.inv(flair_from_scan))
+    return scan.like((scan.data + scale * added.data).astype(np.float32))
+
+
+def _write(grid: Volume, images: list[np.ndarray], name: str) -> Pair[Path]:
+    baseline, followup = (
+        write_volume(grid.like(image), Path(name.format(visit))) for image, visit in zip(images, VISITS, strict=True)
+    )
+    return baseline, followup
