@@ -170,37 +170,6 @@ def remove_superficial(probability: Volume, brain: Volume, *, deeper_than_mm: fl
     return probability.like(from_sitk(kept).data)
 
 
-def without_outermost_slices(mask: Volume, brain: Volume, *, thick_mm: float) -> Volume:
-    """Remove what lies wholly in the first or last slice of the brain, where slices are thick.
-
-    Such a slice is half brain and half what lies beyond: bright by partial volume at the vertex and under the temporal
-    lobes. A lesion that goes on in the next slice stays whole.
-
-    Parameters
-    ----------
-    mask, brain : Volume of bool
-        On the grid of the scan.
-    thick_mm : float
-        From this slice thickness on; of thinner slices nothing is removed.
-
-    Examples
-    --------
-    >>> brain = Volume(np.ones((1, 1, 4), bool), np.diag([1, 1, 6, 1]))
-    >>> lesion = brain.like(np.array([[[True, False, True, True]]]))
-    >>> without_outermost_slices(lesion, brain, thick_mm=5).data.ravel().tolist()
-    [False, False, True, True]
-    """
-    axis = int(np.argmax(mask.spacing))
-    slices = np.flatnonzero(brain.data.any(axis=tuple({0, 1, 2} - {axis})))
-    if mask.spacing[axis] < thick_mm or not slices.size:
-        return mask
-    parts = cc3d.connected_components(mask.data.astype(np.uint8), connectivity=26)
-    inner = np.take(parts, np.arange(slices[0] + 1, slices[-1]), axis=axis)
-    kept = np.isin(np.arange(parts.max() + 1), inner)
-    kept[0] = False
-    return mask.like(kept[parts])
-
-
 def hysteresis(probability: Volume, *, core_odds: float) -> Volume:
     """Hysteresis thresholding without fixing the threshold: components without a core are removed whole.
 

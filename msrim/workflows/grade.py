@@ -21,9 +21,10 @@ from msrim.evaluation.grade import CONTRASTS, GRADE_COLUMNS, PaintedLesion, summ
 from msrim.files import write_json
 from msrim.image import Volume, labels_on_grid, read_volume, resample, write_volume
 from msrim.labels import WHITE_MATTER
+from msrim.lesions.plausible import plausible_lesions
 from msrim.lesions.scatter import scatter_lesions
 from msrim.models.registry import THICK_SLICES_MM
-from msrim.preprocess.masks import grown_mask, without_outermost_slices
+from msrim.preprocess.masks import grown_mask
 from msrim.preprocess.scan import as_scanned
 from msrim.transform import read_transform
 from msrim.workflows.anatomy import Anatomy, Working, read_mask, read_own
@@ -191,6 +192,7 @@ def grade_lesions(
     *,
     out: Path,
     brain: Path,
+    labels: Path,
     lesion: Path,
     painted_lesion: Path,
     threshold: float,
@@ -204,17 +206,21 @@ def grade_lesions(
     subject : Subject
     painted : PaintedImages
     out : Path
-    brain : Path
+    brain, labels : Path
         On the grid of the user's FLAIR.
     lesion, painted_lesion : Path
         Probability of lesion on the working grid, without and with painted lesions.
     threshold, min_lesion_mm3 : float
     seed : int
     """
-    target, inside = read_volume(subject.contrasts["FLAIR"]), read_mask(brain)
-    before, after = (
-        _kept(target.like((resample(read_own(path), target).data >= threshold) & inside.data), inside, min_lesion_mm3)
+    target, inside, parsed = read_volume(subject.contrasts["FLAIR"]), read_mask(brain), read_own(labels)
+    marked = [
+        target.like((resample(read_own(path), target).data >= threshold) & inside.data)
         for path in (lesion, painted_lesion)
+    ]
+    before, after = (
+        _kept(plausible_lesions(mask, brain=inside, labels=parsed, thick_mm=THICK_SLICES_MM), min_mm3=min_lesion_mm3)
+        for mask in marked
     )
     lesions = read_own(painted.lesions)
     truth = labels_on_grid(lesions, target, target_from_source=np.eye(4)).data
@@ -253,9 +259,8 @@ def grade_lesions(
     return Grade(files, summary)
 
 
-def _kept(mask: Volume, brain: Volume, min_mm3: float) -> np.ndarray:
-    """Without what :func:`msrim.workflows.segment.write_lesions` leaves out: (X, Y, Z) bool."""
-    mask = without_outermost_slices(mask, brain, thick_mm=THICK_SLICES_MM)
+def _kept(mask: Volume, *, min_mm3: float) -> np.ndarray:
+    """Without what is smaller than a lesion that counts: (X, Y, Z) bool."""
     parts = cc3d.connected_components(mask.data.astype(np.uint8), connectivity=26)
     large = np.bincount(parts.ravel()) * mask.voxel_volume_mm3 >= min_mm3
     large[0] = False

@@ -17,10 +17,10 @@ from msrim.errors import InputError
 from msrim.files import write_json, write_tsv
 from msrim.image import Volume, read_volume, resample, write_volume
 from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summarise, write_lesions_tsv
+from msrim.lesions.plausible import plausible_lesions
 from msrim.lesions.split import split_confluent
 from msrim.lesions.threshold import undoubted_threshold
 from msrim.models.registry import SEGMENTING_TASKS, THICK_SLICES_MM, Card, read_card
-from msrim.preprocess.masks import without_outermost_slices
 from msrim.preprocess.template import load_template
 from msrim.recipe import Recipe
 from msrim.report.segmentation import Report, write_report
@@ -236,6 +236,7 @@ def grade_scan(
         painted,
         out=out,
         brain=anatomy.files.brain,
+        labels=anatomy.files.labels,
         lesion=lesion,
         painted_lesion=found.lesion,
         threshold=threshold,
@@ -302,9 +303,10 @@ def write_lesions(
         for path in (probabilities.lesion, probabilities.network)
     )
     peaks = resample(read_own(probabilities.sphere), target)
-    mask = without_outermost_slices(target.like(probability.data >= threshold), brain, thick_mm=THICK_SLICES_MM)
+    labels, mask = read_own(anatomy.labels), target.like(probability.data >= threshold)
+    mask = plausible_lesions(mask, brain=brain, labels=labels, thick_mm=THICK_SLICES_MM)
     instances = split_confluent(mask, sphere_probability=peaks)
-    lesions = measure_lesions(instances, probability=probability, labels=read_own(anatomy.labels))
+    lesions = measure_lesions(instances, probability=probability, labels=labels)
     instances, lesions = without_small(instances, lesions, min_mm3=min_lesion_mm3)
     rows = [(row.id, f"lesion {row.id}") for row in lesions]
     how = {"Model": model, "Threshold": threshold, "MinimumLesionVolume": f"{min_lesion_mm3:g} mm3"}

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.special import expit
 
 from msrim.image import Volume
-from msrim.preprocess.masks import clean_mask, hysteresis, remove_superficial, without_outermost_slices
+from msrim.preprocess.masks import clean_mask, hysteresis, remove_superficial
 
 AFFINE = np.diag([1.0, 1.0, 3.0, 1.0])
 
@@ -113,18 +113,3 @@ def test_a_brain_that_fills_the_image_has_no_surface():
     full = Volume(np.ones((6, 6, 6), bool), np.eye(4))
     probability = full.like(np.full((6, 6, 6), 0.3, np.float32))
     np.testing.assert_array_equal(remove_superficial(probability, full, deeper_than_mm=4).data, probability.data)
-
-
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_only_what_ends_in_the_outermost_thick_slice_goes(axis):
-    spacing = np.where(np.arange(3) == axis, 6.5, 0.9)
-    brain, lesions = np.zeros((12, 12, 8), bool), np.zeros((12, 12, 8), bool)
-    brain[2:10, 2:10, 1:7] = True
-    lesions[3:5, 3:5, 1] = lesions[3:5, 3:5, 6] = True
-    lesions[7:9, 7:9, 5:7] = lesions[7:9, 3:5, 1:3] = lesions[3:5, 7:9, 3] = True
-    kept = lesions.copy()
-    kept[3:5, 3:5, [1, 6]] = False
-    lesions, kept, brain = (np.moveaxis(mask, 2, axis) for mask in (lesions, kept, brain))
-    volumes = (Volume(lesions, np.diag([*spacing, 1.0])), Volume(brain, np.diag([*spacing, 1.0])))
-    np.testing.assert_array_equal(without_outermost_slices(*volumes, thick_mm=5).data, kept)
-    np.testing.assert_array_equal(without_outermost_slices(*volumes, thick_mm=7).data, lesions)

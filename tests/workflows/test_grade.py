@@ -42,6 +42,7 @@ def graded(scanned: tuple[Anatomy, Path], painted: PaintedImages, found: np.ndar
         painted,
         out=folder / "out",
         brain=anatomy.files.brain,
+        labels=anatomy.files.labels,
         lesion=lesion,
         painted_lesion=write_volume(probability, folder / "found.nii"),
         threshold=THRESHOLD,
