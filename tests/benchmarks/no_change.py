@@ -70,8 +70,13 @@ def main() -> None:
         folder = given.out / "copies" / f"repeat-{repeat:02d}"
         copies = {name: write_volume(image, folder / f"{name}.nii.gz") for name, (image, _) in again.items()}
         visits = find_visits([scans["FLAIR"], copies["FLAIR"]])
+        # Each copy is a session of its own: its results would replace another one's.
+        sessions = ("00", f"{repeat + 1:02d}")
         mask = follow_visits(
-            [replace(visit, contrasts=paths) for visit, paths in zip(visits, (scans, copies), strict=True)],
+            [
+                replace(visit, session=session, contrasts=paths)
+                for visit, session, paths in zip(visits, sessions, (scans, copies), strict=True)
+            ],
             recipe,
             given.out / f"results-{given.flair.stem}",
             console=Console(quiet=True),
