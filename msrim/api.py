@@ -174,16 +174,20 @@ def rim_classify(
     from msrim.console import Console
     from msrim.errors import InputError
 
-    if subject is None and (flair is None or qsm is None):
+    if subject is not None:
+        visit = find_subject(Path(subject)) if flair is None else subject_from_files(Path(flair))
+        susceptibility = find_qsm(Path(subject)) if qsm is None else Path(qsm).absolute()
+    elif flair is not None and qsm is not None:
+        visit, susceptibility = subject_from_files(Path(flair)), Path(qsm).absolute()
+    else:
         raise InputError("no subject; give a folder with FLAIR and QSM, or --flair and --qsm")
-    visit = find_subject(Path(subject)) if flair is None else subject_from_files(Path(flair))
     settings = _settings(recipe, backend=backend, device=device, brain_extracted=brain_extracted)
     from msrim.workflows.rims import classify_rims
 
     folder = results_folder(out, visit)
     table = classify_rims(
         visit,
-        find_qsm(Path(subject)) if qsm is None else Path(qsm).absolute(),
+        susceptibility,
         settings,
         folder,
         console=Console(quiet=quiet),

@@ -66,9 +66,9 @@ def longitudinal(
 
     from msrim.workflows.evaluate import evaluate_changes
 
-    if None not in (baseline, followup, brain):
+    if baseline is not None and followup is not None and brain is not None:
         flairs = (baseline, followup, brain)
-    elif (baseline, followup, brain) == (None, None, None):
+    elif baseline is followup is brain is None:
         flairs = None
     else:
         raise InputError("to tell growing from shrinking give all of --baseline, --followup and --brain")

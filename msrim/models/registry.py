@@ -211,7 +211,7 @@ def _joined(cards: list[Card]) -> Card:
             )
     if len({card.sha256 for card in cards}) < len(cards):
         raise ModelError(f"{'+'.join(card.label for card in cards)}: one model twice; name each once")
-    ranges = [card.threshold_range for card in cards]
+    ranges = [card.threshold_range for card in cards if card.threshold_range is not None]
     return replace(
         cards[0],
         name="+".join(card.name for card in cards),
@@ -219,7 +219,9 @@ def _joined(cards: list[Card]) -> Card:
         required=tuple(dict.fromkeys(name for card in cards for name in card.required)),
         threshold=_mean_in_odds([card.threshold for card in cards]),
         thick_slice_threshold=_mean_in_odds([card.threshold_for(THICK_SLICES_MM) for card in cards]),
-        threshold_range=None if None in ranges else tuple(_mean_in_odds(ends) for ends in zip(*ranges, strict=True)),
+        threshold_range=(_mean_in_odds([low for low, _ in ranges]), _mean_in_odds([high for _, high in ranges]))
+        if len(ranges) == len(cards)
+        else None,
         sha256="+".join(card.sha256 for card in cards),
         limits="\n\n".join(f"{card.label}: {card.limits.strip()}" for card in cards),
         metrics={},

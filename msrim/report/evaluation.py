@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class Method:
 
 
 def write_cohort_page(
-    methods: Sequence[Method], comparisons: dict[str, Sequence[dict]], path: Path, *, min_volume_mm3: float
+    methods: Sequence[Method], comparisons: Mapping[str, Sequence[dict]], path: Path, *, min_volume_mm3: float
 ) -> Path:
     """Write the page.
 
@@ -63,7 +63,7 @@ def write_cohort_page(
     min_volume_mm3 : float
         As the figures were computed with, for the reader.
     """
-    unit = [(percent, f"{percent / 100:g}") for percent in (0, 20, 40, 60, 80, 100)]
+    unit: list[tuple[float, str]] = [(percent, f"{percent / 100:g}") for percent in (0, 20, 40, 60, 80, 100)]
     plots = [_strips(methods, unit), _volumes(methods)]
     for title, x_label, y_label, name in (
         ("Voxels", "Recall", "Precision", "precision_recall"),
@@ -113,7 +113,7 @@ def _volumes(methods: Sequence[Method]) -> Plot:
     top = max(1.0, *(float(values.max()) for values in pairs)) * 1.05
     agreement = Series(None, [], [[(0, 0), (100, 100)]])
     series = [agreement, *(Series(number, _percent(*(values.T / top)), []) for number, values in enumerate(pairs))]
-    ticks = [(percent, f"{percent * top / 100:.3g}") for percent in (0, 25, 50, 75, 100)]
+    ticks: list[tuple[float, str]] = [(percent, f"{percent * top / 100:.3g}") for percent in (0, 25, 50, 75, 100)]
     return Plot("Lesion volume, ml; on the line both agree", "Truth", "Found", ticks, ticks, series)
 
 

@@ -161,15 +161,13 @@ def quality_warnings(brain: Volume, sampled: Sampled) -> list[str]:
             f"The brain mask holds {brain_ml:.0f} ml; adults lie between {BRAIN_VOLUME_ML[0]:.0f} and "
             f"{BRAIN_VOLUME_ML[1]:.0f} ml. Look at the brain mask below."
         )
+    brain_voxels = int(np.count_nonzero(sampled.brain))
     for name, image in {"FLAIR": sampled.flair, **sampled.contrasts}.items():
-        uncovered = np.count_nonzero(sampled.brain & (image == 0)) / max(np.count_nonzero(sampled.brain), 1)
+        uncovered = np.count_nonzero(sampled.brain & (image == 0)) / max(brain_voxels, 1)
         if uncovered > MAX_UNCOVERED:
             warnings.append(f"{name} does not cover {uncovered:.0%} of the brain mask.")
     template = sampled.template > 0
-    both, total = (
-        np.count_nonzero(template & sampled.brain),
-        np.count_nonzero(template) + np.count_nonzero(sampled.brain),
-    )
+    both, total = np.count_nonzero(template & sampled.brain), int(np.count_nonzero(template)) + brain_voxels
     overlap = 2 * both / max(total, 1)
     if overlap < MIN_TEMPLATE_DICE:
         warnings.append(

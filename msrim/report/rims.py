@@ -114,7 +114,8 @@ def _pictures(patches: np.ndarray, around: np.ndarray) -> list[tuple[dict[str, s
             name: data_uri(_grey(picture_slice(image[row], AXIAL, index), *windows[name]))
             for name, image in images.items()
         }
-        rows.append((shown, *(outline(picture_slice(mask, AXIAL, index)) for mask in (lesion, around[row]))))
+        own, others = (outline(picture_slice(mask, AXIAL, index)) for mask in (lesion, around[row]))
+        rows.append((shown, own, others))
     return rows
 
 

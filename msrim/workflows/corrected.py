@@ -55,7 +55,8 @@ def check_correction(correction: Correction, subject: Subject, out: Path) -> Non
     """
     mask, flair = correction.mask, subject.contrasts["FLAIR"]
     for key, own, what in (("sub", subject.label, "patient"), ("ses", subject.session, "visit")):
-        named, known = entity_of(mask, key), {own, entity_of(flair, key)} - {None}
+        named = entity_of(mask, key)
+        known = {label for label in (own, entity_of(flair, key)) if label is not None}
         if named is not None and known and named not in known:
             raise InputError(
                 f"{mask}: is of {what} {key}-{named} by its name, not of {key}-{sorted(known)[0]}; "
@@ -141,9 +142,9 @@ def segment_corrected(
     check_results_folder(subject, out)
     read_subject(subject)
     check_correction(correction, subject, out)
-    before = subject, recipe
+    given = subject.contrasts, recipe
     subject, recipe = as_segmented(subject, recipe, out)
-    if (subject.contrasts, recipe) != (before[0].contrasts, before[1]):
+    if (subject.contrasts, recipe) != given:
         console.say(f"images and settings are those of `msrim segment` in {subject.folder(out)} ({recipe.model})")
     anatomy, found = segment_visit(subject, recipe, out, console=console)
     card = read_card(recipe.model)
@@ -174,8 +175,8 @@ def segment_corrected(
             folder=folder,
         )
         corrected = replace(found, files=written.files, rows=written.rows)
-        text, before = (lesions_text(summarise(each.rows)) for each in (corrected, found))
-        console.say(f"corrected: {text}; found: {before}")
+        now, before = (lesions_text(summarise(each.rows)) for each in (corrected, found))
+        console.say(f"corrected: {now}; found: {before}")
         if not run.is_finished:
             console.started("write page")
             report = replace(

@@ -111,13 +111,12 @@ def summarise_patient(visits: Sequence[Visit], out: Path) -> PatientReport | Non
     rows = join_lesions(
         [found.rows for found in done.values()], chain=chain, pairs=[pair.rows for pair in pairs], owners=owners
     )
-    columns = {
-        "visits": list(done),
-        "rims": [found.rims_in_rows for found in done.values()],
-        "compared": bool(pairs),
-    }
-    table = write_joined_tsv(rows, patient_file(patient, out, PATIENT["table"]), **columns)
-    write_json(joined_columns(**columns), patient_file(patient, out, PATIENT["table_columns"]))
+    names, rims, compared = list(done), [found.rims_in_rows for found in done.values()], bool(pairs)
+    path = patient_file(patient, out, PATIENT["table"])
+    table = write_joined_tsv(rows, path, visits=names, rims=rims, compared=compared)
+    write_json(
+        joined_columns(names, rims=rims, compared=compared), patient_file(patient, out, PATIENT["table_columns"])
+    )
     page = patient_page(patient, out)
     own = [visit.results(out) for visit in every]
     own += [folder / CORRECTED_FOLDER for folder in own]

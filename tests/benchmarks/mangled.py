@@ -33,7 +33,7 @@ from msrim import models
 from msrim.cli.main import app
 from msrim.models import brain, inference
 from msrim.models.registry import Card
-from msrim.workflows import rims
+from msrim.workflows import anatomy, rims
 
 SHAPE = (40, 44, 36)
 AFFINE = np.array([[4.0, 0, 0, -80], [0, 4, 0, -88], [0, 0, 4, -72], [0, 0, 0, 1]])
@@ -400,7 +400,7 @@ def stop_after_reading() -> None:
     def stop(*_: object, **__: object) -> None:
         raise TakenError
 
-    inference.parse_head = brain.extract_brain = stop
+    inference.parse_head = brain.extract_brain = anatomy.is_brain_alone = stop
     # Commands and networks are the same for all.
     testing._get_command = cache(testing._get_command)
     load, loaded = models.load_model, {}

@@ -30,6 +30,8 @@ def main() -> None:
     results = parser.parse_args().results
     shape = find_results(results).lesions().shape
     with tempfile.TemporaryDirectory() as folder, chromium(Path(folder)) as tab:
+        # A person's browser is at work already, with its drawing process.
+        tab.js("document.createElement('canvas').getContext('webgl2') !== null")
         before = processor_seconds(folder)
         start = perf_counter()
         command = [sys.executable, "-m", "msrim", "view", str(results)]
