@@ -1,7 +1,7 @@
 """A cohort of patients with known rims: QSM, FLAIR and lesions of as many as are wanted.
 
-How hard it is: :class:`msrim.simulation.rims.Dials`. No DA-TR-Net or QSMRim-Net has been trained on it, and nothing of
-it may be changed because of what these do.
+How hard it is: :class:`msrim.simulation.rims.Dials`, frozen before DA-TR-Net was trained on it. Nothing of it may be
+changed because of what the rim networks do.
 """
 
 from __future__ import annotations
