@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,29 @@ def test_imports_go_one_way():
         ["lint-imports"], cwd=ROOT, env=_path_of_this_python(), check=False, capture_output=True, text=True
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_what_is_imported_is_declared():
+    """A package that only another one brings along is gone with that one's next version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    declared = {_name(each) for each in [*project["dependencies"], *extras["radiomics"], *extras["gpu"]]}
+    owners = packages_distributions()
+    undeclared = {}
+    for path in (ROOT / "msrim").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            for module in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"msrim"}:
+                # Of an extra that is not installed here nobody knows the owner.
+                if module in owners and not declared & {_name(owner) for owner in owners[module]}:
+                    undeclared[module] = path.name
+    assert undeclared == {}
+
+
+def _name(requirement: str) -> str:
+    return re.split(r"[^\w.-]", requirement)[0].lower().replace("_", "-")
 
 
 def test_types_fit():
