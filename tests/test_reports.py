@@ -207,7 +207,7 @@ def test_files_that_cannot_be_looked_at(tmp_path):
 
 # Background.
 
-EXTRACTED = {"card": read_card("synthstrip"), "backend": "embedded", "brain_extracted": True, "device": "cpu"}
+EXTRACTED = {"card": read_card("synthstrip"), "program": "synthstrip", "brain_extracted": True, "device": "cpu"}
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,8 @@ def prepare(subject: Subject, recipe: Recipe, run: Run, *, out: Path) -> Anatomy
             image,
             source=path,
             card=read_card(BRAIN_MODEL),
-            backend=backend,
+            # Other backends do not matter here, so that what SynthStrip found is kept when another one is chosen.
+            program=backend if kind_of(backend) == "fsl" else BRAIN_MODEL,
             brain_extracted=recipe.brain_extracted,
             device=recipe.device,
         )
@@ -242,8 +243,10 @@ def reorient(path: Path, *, brain_extracted: bool) -> Path:
     return write_volume(to_ras(volume), Path("image.nii"))
 
 
-def extract_brain(image: Path, *, source: Path, card: Card, backend: str, brain_extracted: bool, device: str) -> Path:
+def extract_brain(image: Path, *, source: Path, card: Card, program: str, brain_extracted: bool, device: str) -> Path:
     """Brain mask on the image's grid: all that is not background, BET's, or SynthStrip's.
+
+    ``program`` is FSL with its version, or BRAIN_MODEL.
 
     Raises
     ------
@@ -269,7 +272,7 @@ def extract_brain(image: Path, *, source: Path, card: Card, backend: str, brain_
         )
     if alone:
         brain = clean_mask(foreground(volume), opening_mm=1.0, closing_mm=1.0, largest_only=True)
-    elif kind_of(backend) == "fsl":
+    elif program != BRAIN_MODEL:
         brain = fsl.extract_brain(volume)
     else:
         brain = synthstrip.extract_brain(volume, card=card, device=device)

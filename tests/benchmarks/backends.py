@@ -5,6 +5,7 @@ python -m tests.benchmarks.backends --data DIR --out DIR [--visits VISIT ...] [-
 Raw visits have published transforms and a brain mask below `bids/derivatives/expert` of --data. In a visit of `mni` the
 authors registered the images and extracted the brain: nothing is to be moved. Every visit is prepared by every backend
 that is installed; one that is not is named as absent. With --lesions they are found too, which takes as long again.
+What two backends do alike (SynthStrip, head labels of one image) is done once and told with the same cost.
 
 A run that is ended goes on with the same command: finished steps in --out are kept. One table for each visit is printed
 when its last backend has ended, and one over all of them. What a step costs is the processor's time and the peak memory
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,6 +145,7 @@ def run_visit(folder: Path, out: Path, *, lesions: bool, model: str) -> tuple[di
             absent[name] = str(error)
             continue
         subject, results = find_subject(folder), out / name
+        share_steps(subject.folder(out / BACKENDS[0]) / "work", subject.folder(results) / "work")
         recipe = Recipe(backend=name, model=model, brain_extracted="mni" in folder.parts)
         if lesions:
             anatomy, of_lesions = segment_visit(subject, recipe, results, console=Console())
@@ -151,6 +154,13 @@ def run_visit(folder: Path, out: Path, *, lesions: bool, model: str) -> tuple[di
         told = json.loads((subject.folder(results) / "run.json").read_text(encoding="utf-8"))
         found[name] = Result(backend, anatomy, of_lesions, told)
     return found, absent
+
+
+def share_steps(done: Path, work: Path) -> None:
+    """Start from what the first backend's run has done, so that a step that is the same work is done once."""
+    for folder in done.iterdir() if done.is_dir() and not work.exists() else ():
+        if folder.is_dir():
+            shutil.copytree(folder, work / folder.name)
 
 
 def print_table(title: str, backends: dict[str, str], columns: dict[str, list[Rows]]) -> None:

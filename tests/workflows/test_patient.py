@@ -30,12 +30,14 @@ from msrim.preprocess.template import load_template
 from msrim.recipe import Recipe, TrainingRecipe
 from msrim.results import comparison_of, rims_of, segmentation_of
 from msrim.training.loop import write_weights
-from msrim.transform import apply_transform, read_transform
+from msrim.transform import apply_transform, read_transform, write_transform
 from msrim.workflows import patient
 from msrim.workflows.cohort.tasks import Task, Visit, failure_reason
 from msrim.workflows.patient import find_patients, run_patients
 from msrim.workflows.patient_page import summarise_patient
+from msrim.workflows.segment import segment_visit
 from msrim.workflows.train_rims import write_rim_card
+from tests.benchmarks.backends import Result, Truth, compare, print_table
 
 QUIET = Console(quiet=True)
 
@@ -255,6 +257,33 @@ def test_ants_prepares_visits_comparison_and_rims(raw, models, done):
     assert not [note for run in runs.values() for note in run["fallbacks"] if "registration" in note]
     for session in ("ses-1", "ses-2"):
         check_places(done.results, raw / "sub-01" / session)
+
+
+def test_the_benchmark_of_backends_measures_a_visit(raw, models, done, tmp_path, capsys):
+    """Against what was published of it: transforms and, in a space of its own, the brain."""
+    subject = find_subject(raw / "sub-01" / "ses-1")
+    recipe = Recipe(backend="ants", brain_extracted=True, model=str(models[1]))
+    prepared, lesions = segment_visit(subject, recipe, done.results.parent, console=QUIET)
+    result = Result("ants 0.6.3", prepared, lesions, runs_of(done.results)["ses-1"])
+    unmoved = compare(result, result, truth=None)
+    assert unmoved["T1w to FLAIR, from the published place, mm"][0] == pytest.approx(np.sqrt(50), abs=1)
+    common = np.eye(4)
+    common[:3, 3] = 9, 0, -6
+    for target, matrix in (("T1w_to-FLAIR", np.linalg.inv(T1W_AWAY)), ("FLAIR_to-common", common)):
+        write_transform(matrix, tmp_path / "ses-1" / "xfm" / f"sub-01_ses-1_from-{target}_mode-image_xfm.txt")
+    brain = read_volume(prepared.files.brain, mask=True)
+    write_volume(
+        Volume(brain.data, common @ brain.affine), tmp_path / "anat" / "sub-01_space-common_desc-brain_mask.nii.gz"
+    )
+    rows = compare(result, result, truth=Truth(tmp_path, "sub-01_ses-1", "ses-1"))
+    assert rows["T1w to FLAIR, from the published place, mm"][0] < 1
+    assert rows["brain, Dice with the published one"][0] > 0.99
+    assert rows["tissue, Dice with embedded: CSF, GM, WM"] == (1, 1, 1)
+    assert rows["brain without a tissue class, ml"] == rows["FLAIR to MNI, from embedded, mm"] == (0,)
+    assert rows["distance to CSF, from embedded, mm: mean, 95 %"] == (0, 0)
+    assert rows["align_to_template, processor s, MiB"][0] > 0
+    print_table("2 visits", {"ants": "ants 0.6.3"}, {"ants": [{"away": (0.5,)}, {"away": (1.25,)}]})
+    assert capsys.readouterr().out.splitlines()[-1] == "| away | 0.88 (0.50-1.25, n = 2) |"
 
 
 def test_fsl_prepares_visits_comparison_and_rims(models, stand_in, tmp_path):

@@ -16,6 +16,7 @@ from msrim.console import Console
 from msrim.errors import InputError, OutputError
 from msrim.files import write_text
 from msrim.workflows.run import Run
+from tests.benchmarks.backends import share_steps
 
 STEPS = Path(run_steps.__file__).parent
 
@@ -75,6 +76,20 @@ def test_run_killed_in_the_middle_finishes_and_repeats_only_what_was_not_done(fo
     assert journal(folder) == ["publish"]
     assert [path.name for path in (folder / "out").iterdir()] == ["result.txt"]
     assert (folder / "out" / "result.txt").read_text() == "9"
+
+
+def test_another_run_starts_from_the_steps_of_one_that_did_the_same_work(folder, tmp_path):
+    """As the benchmark of backends has it: what lies elsewhere under the same name is the same work."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "number.txt").write_text((folder / "number.txt").read_text())
+    run_steps.told_by(run_steps.suspect, folder)
+    share_steps(folder / "work", other / "work")
+    [step] = run_steps.told_by(run_steps.suspect, other).steps
+    assert step.kept
+    (other / "number.txt").write_text("5")
+    [step] = run_steps.told_by(run_steps.suspect, other).steps
+    assert not step.kept
 
 
 def test_changed_input_is_done_again(folder):
