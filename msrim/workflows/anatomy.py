@@ -326,7 +326,7 @@ def classify_tissue(t1w: Path | None, *, brain: Path, to_flair: Path | None, bac
     The embedded backend takes them from the head labels.
     """
     program = TISSUE_PROGRAMS[kind_of(backend)]
-    if t1w is None:
+    if t1w is None or to_flair is None:
         warnings.warn(
             f"{program} needs a T1w and there is none: the tissue classes are those of the head network",
             Fallback,
@@ -596,7 +596,7 @@ def _on(target: Volume, mask: Volume) -> Volume:
 
 def read_own(path: Path) -> Volume:
     """An image that an earlier step wrote: labels keep their type, and all zeros is a valid answer."""
-    image = nib.load(path)
+    image = nib.Nifti1Image.from_filename(path)
     return Volume(np.asarray(image.dataobj), image.affine)
 
 

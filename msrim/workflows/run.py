@@ -153,8 +153,8 @@ class Run:
             raise failure from None
         outputs, kept = node.result.outputs, not node.interface.ran
         record = outputs.record
-        cost = (record[field.name] for field in fields(Cost))
-        self.manifest.steps.append(StepRecord(name, *cost, kept))
+        cost = {field.name: record[field.name] for field in fields(Cost)}
+        self.manifest.steps.append(StepRecord(name=name, kept=kept, **cost))
         manifest = self.manifest
         for text in record["remarks"]:
             # One remark about a file is one note, however many steps read it.
@@ -375,6 +375,7 @@ def logged(logs: Path) -> Iterator[None]:
     handlers, logger.handlers = logger.handlers, [handler]
     stdout = os.dup(1)
     sys.stdout.flush()
+    assert handler.stream is not None  # It is opened at once.
     os.dup2(handler.stream.fileno(), 1)
     try:
         yield
