@@ -24,7 +24,7 @@ CONTRASTS = {
     "T2w": r"t2w?|t2weighted|t2tse|t2fse",
     "PDw": r"pdw?|pdweighted|protondensity|pdtse|pdfse",
 }
-# Of these, what only networks that were trained with it look at.
+# Of these, used only by networks trained with it.
 MORE = ("PDw",)
 QSM = r"chimap|qsm|susceptibility"
 # A QSM as well, or a patient's name.
@@ -149,7 +149,7 @@ class Subject:
     contrasts : dict of str to Path
         Absolute paths by "FLAIR" (always there), "T1w", "T2w".
     more : dict of str to list of Path
-        What may be the "PDw", which nobody looks at but networks that know it.
+        Candidates for the "PDw", which is used only by networks trained with it.
     left_out : list of Path
         Images of the folder that were not taken.
     """

@@ -34,43 +34,62 @@ if TYPE_CHECKING:
 COLUMN_TYPES = {"rim": "boolean", "matched_id": "Int64", "change": "string", "ids": "string"}
 
 
-@dataclass(frozen=True)
-class Segmentation:
-    """Lesions of one visit; images lie on the grid of the FLAIR as it was given.
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """Files that every run leaves.
 
     Attributes
     ----------
     folder : Path
-        Of the visit's results.
-    mask, probability_map, instances : Path
-        Lesion mask; probability of lesion, 0 to 1; 0 outside lesions and their numbers inside.
-    table, summary_file : Path
-        What ``lesions`` and ``summary`` are read from.
-    brain, tissue : Path
-        Brain mask; 1 CSF, 2 grey matter, 3 white matter.
+        Of the results.
+    table : Path
+        One row per lesion.
+    summary_file : Path
+        JSON file that ``summary`` is read from.
     report : Path
-        The page.
+        HTML page.
     """
 
     folder: Path
+    table: Path
+    summary_file: Path
+    report: Path
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Totals of the table, the model and its threshold."""
+        return read_json(self.summary_file)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Remarks and warnings of the run, for example that a step fell back on another method."""
+        return warnings_of(self.folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmentation(RunResult):
+    """Lesions of one visit; images lie on the grid of the FLAIR as it was given.
+
+    Attributes
+    ----------
+    folder, table, summary_file, report : Path
+        As in :class:`RunResult`; ``lesions`` is read from the table, the summary has numbers and volumes by region.
+    mask, probability_map, instances : Path
+        Lesion mask; probability of lesion, 0 to 1; 0 outside lesions and their numbers inside.
+    brain, tissue : Path
+        Brain mask; 1 CSF, 2 grey matter, 3 white matter.
+    """
+
     mask: Path
     probability_map: Path
     instances: Path
-    table: Path
-    summary_file: Path
     brain: Path
     tissue: Path
-    report: Path
 
     @cached_property
     def lesions(self) -> pd.DataFrame:
         """One row per lesion, by its number; columns as in the table's JSON file."""
         return read_table(self.table)
-
-    @cached_property
-    def summary(self) -> dict[str, Any]:
-        """Number and volume of lesions, all and by region, model and threshold."""
-        return read_json(self.summary_file)
 
     @property
     def probability(self) -> np.ndarray:
@@ -79,93 +98,53 @@ class Segmentation:
 
         return read_map(self.probability_map).data
 
-    @property
-    def warnings(self) -> list[str]:
-        """What the user was told: what was replaced by what, and what cannot be trusted."""
-        return told_by(self.folder)
 
-
-@dataclass(frozen=True)
-class RimClassification:
+@dataclass(frozen=True, kw_only=True)
+class RimClassification(RunResult):
     """Rims of one visit; images lie on the grid that the lesions were given on, by default the FLAIR's.
 
     Attributes
     ----------
-    folder : Path
-        Of the results, ``rims`` below that of the visit.
-    table, summary_file : Path
-        What ``lesions`` and ``summary`` are read from.
+    folder, table, summary_file, report : Path
+        As in :class:`RunResult`; ``lesions`` is read from the table, the summary counts lesions with a rim as well.
     rims, instances : Path
         Numbers of the lesions with a rim alone, and of all.
-    report : Path
-        The page.
     """
 
-    folder: Path
-    table: Path
-    summary_file: Path
     rims: Path
     instances: Path
-    report: Path
 
     @cached_property
     def lesions(self) -> pd.DataFrame:
         """One row per lesion, by its number, with ``rim_probability`` and ``rim``."""
         return read_table(self.table)
 
-    @cached_property
-    def summary(self) -> dict[str, Any]:
-        """As that of a segmentation, with the number of lesions with a rim, model and threshold."""
-        return read_json(self.summary_file)
-
     @property
     def probability(self) -> pd.Series:
         """Probability of a rim by the lesion's number, 0 to 1; missing where a lesion could not be judged."""
         return self.lesions["rim_probability"]
 
-    @property
-    def warnings(self) -> list[str]:
-        """What the user was told: what was replaced by what, and what cannot be trusted."""
-        return told_by(self.folder)
 
-
-@dataclass(frozen=True)
-class Comparison:
-    """What changed between two visits.
+@dataclass(frozen=True, kw_only=True)
+class Comparison(RunResult):
+    """Changes between two visits.
 
     Attributes
     ----------
-    folder : Path
-        Of the pair's results.
+    folder, table, summary_file, report : Path
+        As in :class:`RunResult`; ``changes`` is read from the table, the summary has numbers of lesions by change,
+        volumes, and how well the two visits are registered.
     new, gone : Path
-        Masks: new tissue on the FLAIR of the later visit, gone tissue on that of the earlier one.
-    table, summary_file : Path
-        What ``changes`` and ``summary`` are read from.
-    report : Path
-        The page.
+        Masks: new tissue on the FLAIR of the later visit, vanished tissue on that of the earlier one.
     """
 
-    folder: Path
     new: Path
     gone: Path
-    table: Path
-    summary_file: Path
-    report: Path
 
     @cached_property
     def changes(self) -> pd.DataFrame:
-        """One row per lesion at either visit, with what became of it and its volumes."""
+        """One row per lesion at either visit, with its change and its volumes."""
         return read_table(self.table)
-
-    @cached_property
-    def summary(self) -> dict[str, Any]:
-        """Number of lesions by change, volumes, and how well the two visits agree."""
-        return read_json(self.summary_file)
-
-    @property
-    def warnings(self) -> list[str]:
-        """What the user was told: what was replaced by what, and what cannot be trusted."""
-        return told_by(self.folder)
 
 
 @dataclass(frozen=True)
@@ -251,8 +230,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def told_by(folder: Path) -> list[str]:
-    """What the user was told by the run whose results a folder holds."""
+def warnings_of(folder: Path) -> list[str]:
+    """Remarks and warnings of the run whose results a folder holds."""
     run = read_json(folder / "run.json")
     return [*run.get("warnings", []), *run["fallbacks"]]
 
@@ -265,7 +244,7 @@ def doubts_of(*folders: Path) -> list[str]:
 
 
 def segmentation_of(visit: Subject, out: Path, *, mask: Path | None = None, corrected: bool = False) -> Segmentation:
-    """What ``msrim segment`` has left of a visit in the dataset ``out``; of lesions that somebody has corrected."""
+    """Results of ``msrim segment`` for a visit in the dataset ``out``, found or corrected by hand."""
     out = out.absolute()
     found, anatomy = visit.outputs(out, LESIONS), visit.outputs(out, ANATOMY)
     folder = visit.folder(out) / CORRECTED_FOLDER if corrected else visit.folder(out)
@@ -284,7 +263,7 @@ def segmentation_of(visit: Subject, out: Path, *, mask: Path | None = None, corr
 
 
 def rims_of(visit: Subject, out: Path, *, corrected: bool = False) -> RimClassification:
-    """What ``msrim rim-classify`` has left of a visit in ``out``; of lesions that somebody has corrected."""
+    """Results of ``msrim rim-classify`` for a visit in ``out``, of lesions found or corrected by hand."""
     folder = visit.folder(out.absolute())
     folder = (folder / CORRECTED_FOLDER if corrected else folder) / RIM_FOLDER
     names = {key: visit.below(folder, suffix) for key, suffix in RIMS.items()}
@@ -299,14 +278,14 @@ def rims_of(visit: Subject, out: Path, *, corrected: bool = False) -> RimClassif
 
 
 def patient_of(visits: Sequence[Subject], out: Path, *, corrected: Sequence[bool] = ()) -> Patient:
-    """What ``msrim run`` has left of a patient's visits in the dataset ``out``.
+    """Results of ``msrim run`` for a patient's visits in the dataset ``out``.
 
     Parameters
     ----------
     visits : sequence of Subject
     out : Path
     corrected : sequence of bool, optional
-        Of each visit whether its lesions are those that somebody has corrected; none are if not given.
+        For each visit whether its lesions were corrected by hand; no visit's if not given.
     """
     out = out.absolute()
     by_hand = list(corrected) or [False] * len(visits)
@@ -321,7 +300,7 @@ def patient_of(visits: Sequence[Subject], out: Path, *, corrected: Sequence[bool
 
 
 def comparison_of(baseline: Subject, followup: Subject, out: Path, *, corrected: bool = False) -> Comparison:
-    """What ``msrim longitudinal`` has left of two visits in ``out``; with the lesions that somebody has corrected."""
+    """Results of ``msrim longitudinal`` for two visits in ``out``, of lesions found or corrected by hand."""
     folder = pair_folder(baseline, followup, out.absolute(), corrected=corrected)
     patient = Subject(baseline.label, None, {})
     return Comparison(
