@@ -16,9 +16,9 @@ Tissue is *new* when all of this holds in a connected piece of MIN_PIECE_MM3 or 
    brighter is not new;
 4. it was tissue at baseline, on average no darker than DARK deviations below the brain's mean. Where a dark sulcus or
    ventricle gives way to tissue, the brain has moved or changed its shape;
-5. the other scan would have shown it. What this visit's image would look like, sampled on the other scan's voxels, is
-   brighter there than the surroundings, and the other visit shows less than HALF_SHOWN of that. A small lesion between
-   two thick slices fades without being gone.
+5. the baseline's scan would have shown it. Sampled on that scan's voxels, the follow-up keeps VISIBLE_SHARE of what it
+   is brighter there than around it, and the baseline shows less than FADED_SHARE of that. A small lesion between two
+   thick slices fades without being gone.
 
 Such a piece is the sure part of a change: 2 and 3 leave out what a rater's outline holds, tissue that is not yet bright
 or that was already taken for lesion. What a network trained on changes (:mod:`msrim.models.networks.coactseg`) calls
@@ -30,7 +30,8 @@ mean of both probabilities says so. A lesion therefore only changes where the im
 visits swaps new and gone exactly.
 
 The numbers were chosen on a pair synthesised from one marked visit in 3 mm slices, with lesions of other people painted
-in; PEAK_SHARE, SEED_Z, LEAST_ODDS, DARK and T2W_WEIGHT on real pairs as well (two patients, both ways round).
+in; PEAK_SHARE, SEED_Z, LEAST_ODDS, DARK, T2W_WEIGHT and FADED_SHARE on real pairs as well (two patients, both ways
+round).
 tests/benchmarks/no_change.py counts what they take for new where nothing is.
 """
 
@@ -51,7 +52,7 @@ BRIGHT = 0.5
 DARK = 0.5
 LEAST_ODDS = 0.01
 T2W_WEIGHT = 0.3
-HALF_SHOWN = 0.5
+VISIBLE_SHARE, FADED_SHARE = 0.5, 0.7
 # What a piece is compared with: what is so far away from it, and neither lesion nor change.
 AROUND_MM = (2.0, 5.0)
 MIN_PIECE_MM3 = 10.0
@@ -64,7 +65,7 @@ CLEAR = f"z of the matched FLAIR difference over {SEED_Z:g} somewhere in it, {MI
 RULE = (
     f"z of the matched difference, less what all lesions became brighter, over {GROW_Z:g} everywhere and "
     f"{SEED_Z:g} somewhere, cut off at {PEAK_SHARE:g} of the peak; intensity over {BRIGHT:g} deviations, at the other "
-    f"visit over {-DARK:g} on average and under {HALF_SHOWN:g} of what its voxels would show; odds of lesion over "
+    f"visit over {-DARK:g} on average and under {FADED_SHARE:g} of what its voxels would show; odds of lesion over "
     f"{LEAST_ODDS:g} in half of it, mean probability higher than at the other visit and no lesion there; "
     f"{MIN_PIECE_MM3:g} mm3 or more"
 )
@@ -132,8 +133,8 @@ def decide_change(
     new = _appeared(z_new, images, (after, before), inside & (before < threshold), **limits)
     gone = _appeared(z_gone, images[::-1], (before, after), inside & (after < threshold), **limits)
     ground = inside & (np.maximum(before, after) < threshold) & ~new & ~gone
-    new = _without_faded(new, images[1], shown[1], ground, spacing=brain.spacing)
-    gone = _without_faded(gone, images[0], shown[0], ground, spacing=brain.spacing)
+    new = _without_faded(new, (followup.data, shown[1], baseline.data), ground, spacing=brain.spacing)
+    gone = _without_faded(gone, (baseline.data, shown[0], followup.data), ground, spacing=brain.spacing)
     claimed_gone, claimed_new = (
         claim.data.astype(bool) & inside & (image.data >= -DARK)
         for claim, image in zip(claims, (followup, baseline), strict=True)
@@ -262,9 +263,12 @@ def _appeared(
 
 
 def _without_faded(
-    change: np.ndarray, other: np.ndarray, shown: np.ndarray, ground: np.ndarray, *, spacing: np.ndarray
+    change: np.ndarray, images: tuple[np.ndarray, np.ndarray, np.ndarray], ground: np.ndarray, *, spacing: np.ndarray
 ) -> np.ndarray:
-    """Without pieces of which the other visit shows half of what it would: ``shown``, on its voxels."""
+    """Without pieces that the other scan does not show for want of resolution, or shows nearly as well as it can.
+
+    ``images`` are this visit's, the same on the other scan's voxels, and the other visit's.
+    """
     pieces = cc3d.connected_components(change, connectivity=26)
     kept = np.ones(int(pieces.max(initial=0)) + 1, bool)
     margin = np.ceil(AROUND_MM[1] / spacing).astype(int)
@@ -275,7 +279,7 @@ def _without_faded(
         around = ground[box] & (distance >= AROUND_MM[0]) & (distance <= AROUND_MM[1])
         if not around.any():
             continue
-        seen, expected = (image[box][inside].mean() - np.median(image[box][around]) for image in (other, shown))
-        kept[number] = seen < HALF_SHOWN * expected
+        own, expected, seen = (image[box][inside].mean() - np.median(image[box][around]) for image in images)
+        kept[number] = expected >= VISIBLE_SHARE * own and seen < FADED_SHARE * expected
     kept[0] = False
     return kept[pieces]
