@@ -146,7 +146,7 @@ def rim_classify(
     lesions : path, optional
         Mask or instance map on the FLAIR's or the QSM's grid; else those of :func:`segment`, which is run if need be.
     model : str
-        datrnet, qsmrimnet, or folder of one of your own.
+        datrnet, or folder of one of your own (`msrim train`).
     threshold : str or float
         "f1" or "sensitive", as the model's card says, or a probability.
     backend, device, brain_extracted, recipe, quiet
@@ -299,7 +299,7 @@ def run(
     *subjects : path
         Folders of patients, with ``ses-*`` folders where there are several visits; or of single visits.
     rim_model : str
-        For visits with a QSM: datrnet, qsmrimnet, or folder of one of your own.
+        For visits with a QSM: datrnet, or folder of one of your own (`msrim train`).
     out, model, backend, device, brain_extracted, recipe, grade, quiet
         As for :func:`segment`.
 

@@ -27,7 +27,7 @@ def rim_classify(
         typer.Option("--lesions", help="Mask or instance map on the FLAIR's or the QSM's grid; else they are found."),
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", help="datrnet, qsmrimnet, or folder of one of your own.")
+        str, typer.Option("--model", help="datrnet, or folder of one of your own (`msrim train`).")
     ] = "datrnet",
     threshold: Annotated[
         str, typer.Option("--threshold", help="f1 or sensitive, as the model's card says, or a probability.")
