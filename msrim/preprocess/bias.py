@@ -1,10 +1,12 @@
 """Bias field correction.
 
-N4 in SimpleITK, not antspyx: the same algorithm, but the fit can see a coarse crop around the brain while the field is
-evaluated on the full grid. `python -m tests.benchmarks.preprocess` compares them.
+N4 in SimpleITK, not antspyx: the same algorithm, whose field can be evaluated on the full grid. The fit sees a coarse
+crop around the brain. `python -m tests.benchmarks.preprocess` compares them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import SimpleITK as sitk
@@ -19,7 +21,7 @@ ITERATIONS = (20, 20, 20, 20)
 MARGIN_MM = 10.0
 
 
-def correct_bias(volume: Volume, mask: Volume) -> Volume:
+def correct_bias(volume: Volume, mask: Volume, *, fit: Callable[[Volume, Volume], np.ndarray] | None = None) -> Volume:
     """Divide an image by the smooth field that N4 finds inside a mask.
 
     Parameters
@@ -29,6 +31,8 @@ def correct_bias(volume: Volume, mask: Volume) -> Volume:
     mask : Volume of bool
         Brain, on the same grid. The field is fitted inside; around its box it goes on as at the box's border, so that
         the whole head is corrected.
+    fit : callable, optional
+        Another program's N4: the logarithm of the field, (X, Y, Z) float32, from an image and the mask on its grid.
 
     Returns
     -------
@@ -52,23 +56,26 @@ def correct_bias(volume: Volume, mask: Volume) -> Volume:
     margin = np.ceil(MARGIN_MM / volume.spacing).astype(int)
     box = bounding_box(usable, margin=margin)
     with one_itk_thread():
-        log_field = _fit(_cropped(image, box), _cropped(mask.like(usable), box))
+        log_field = (fit or _fit)(_cropped(image, box), _cropped(mask.like(usable), box))
     around = [(s.start, n - s.start - m) for s, n, m in zip(box, volume.shape, log_field.shape, strict=True)]
     return image.like(image.data / np.exp(np.pad(log_field, around, mode="edge")))
 
 
-def _fit(volume: Volume, mask: Volume) -> np.ndarray:
-    """Logarithm of the field on the grid of ``volume``: (X, Y, Z) float32."""
-    image = to_sitk(volume)
+def averaged(volume: Volume, mask: Volume) -> tuple[sitk.Image, sitk.Image]:
+    """Image and mask at about FIT_SPACING_MM, by averages over blocks of whole voxels."""
+    image, usable = to_sitk(volume), sitk.Cast(to_sitk(mask), sitk.sitkFloat32)
     factors = [max(1, round(FIT_SPACING_MM / s)) for s in volume.spacing]
     # Averages over usable voxels alone: a block at the brain's edge keeps the brain's brightness.
-    weight = sitk.BinShrink(sitk.Cast(to_sitk(mask), sitk.sitkFloat32), factors)
-    total = sitk.BinShrink(image * sitk.Cast(to_sitk(mask), sitk.sitkFloat32), factors)
-    inside = weight > 0.5
+    weight = sitk.BinShrink(usable, factors)
+    return sitk.BinShrink(image * usable, factors) / sitk.Maximum(weight, 1e-3), weight > 0.5
+
+
+def _fit(volume: Volume, mask: Volume) -> np.ndarray:
+    """Logarithm of the field on the grid of ``volume``: (X, Y, Z) float32."""
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations(ITERATIONS)
-    n4.Execute(total / sitk.Maximum(weight, 1e-3), inside)
-    return sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image)).T
+    n4.Execute(*averaged(volume, mask))
+    return sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(to_sitk(volume))).T
 
 
 def _cropped(volume: Volume, box: tuple[slice, ...]) -> Volume:
