@@ -17,10 +17,11 @@ class Dials:
     """How hard a cohort is: frozen on 26 November 2026, before any network was trained on it.
 
     Set on what can be seen. In ten simulated patients with 140 rims and 2083 other lesions the edge is 10 ppb above the
-    core in 92 % of rims, rim+ lesions are 11.4 ppb above others, and the mean alone has a pROC AUC of 0.17::
+    core in 92 % of rims, rim+ lesions are 11.4 ppb above others, and the mean alone has a pROC AUC of 0.17.
+    It is harder than real data for APRL (RF) and easier for APRL (NN): the benchmarks' README has the figures::
 
         python -m tests.benchmarks.rim_calibration --lesion-bank NPZ --head-labels DIR --out DIR
-            --subjects 10 --lesions 14 210 --seed 100 --methods mean aprl-rf
+            --subjects 10 --lesions 14 210 --seed 100 --methods mean aprl-rf aprl-nn
 
     Attributes
     ----------

@@ -10,6 +10,7 @@ from msrim.errors import InputError
 from msrim.recipe import TrainingRecipe
 from msrim.training.rims import RimLesions
 from msrim.workflows.evaluate_rims import CrossValidated, cross_validate
+from tests.benchmarks.rims_end_to_end import COLUMNS, compare
 
 QUIET = Console(quiet=True)
 RECIPE = TrainingRecipe(
@@ -85,3 +86,15 @@ def test_too_few_rims_are_refused(trained, tmp_path):
     with pytest.raises(InputError, match="1 subjects with a rim are too few for 5 folds"):
         cross_validate(RECIPE, cohort([0] * 9 + [3]), tmp_path, console=QUIET)
     assert not trained
+
+
+def test_from_scan_to_rim_a_split_rim_counts_once():
+    """A lesion with a rim found as two, one without found as one, one with a rim missed; and one that is none."""
+    truth, found = np.zeros((2, 12, 1), int)
+    truth[0:4], truth[5:8], truth[9:10] = 1, 2, 3
+    found[0:2], found[2:4], found[6:7], found[11:] = 4, 5, 6, 7
+    counts = compare(truth, {1, 3}, found, {4, 5, 6, 7})
+    assert dict(zip(COLUMNS, counts, strict=True)) == {
+        "lesions made": 3, "found": 2, "split": 1, "invented": 1, "rims made": 2, "found as lesions": 1,
+        "called rim+": 1, "invented rim+": 2,
+    }  # fmt: skip
