@@ -170,7 +170,9 @@ def keep_freed_memory() -> None:
 def main() -> None:
     """Run the command line."""
     end_on_sigterm()
-    keep_freed_memory()
+    # Patients beside each other share the memory.
+    if sys.argv[1:2] != ["cohort"]:
+        keep_freed_memory()
     # Paths need not be UTF-8.
     sys.stdout.reconfigure(errors="surrogateescape")
     app()

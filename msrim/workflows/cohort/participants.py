@@ -30,9 +30,9 @@ from msrim.workflows.patient import WAITING, do_task
 from msrim.workflows.patient_page import check_patient_page, write_pages
 from msrim.workflows.run import cached_call, logged
 
-# A visit's peak is 3.1 GiB, of SynthStrip, and 4.0 GiB where freed memory is kept (msrim.cli.main); each of the three
-# workflows segments first whatever is not segmented yet.
-MEMORY_GIB = 4.5
+# A visit's peak is 3.1 GiB, of SynthStrip, and 0.9 GiB between two; each of the three workflows segments first whatever
+# is not segmented yet.
+MEMORY_GIB = 3.5
 # Patients beside each other use cores better than threads within one.
 CORES = 1
 
