@@ -22,6 +22,7 @@ and a ``Doubt`` where the results cannot be trusted before somebody has looked.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import logging
@@ -114,6 +115,7 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.close()
+        _give_back_memory()
         if error is not None and (told := as_output_error(error, self.folder)) is not error:
             raise told from error
 
@@ -201,6 +203,12 @@ class Run:
     def write_manifest(self, outputs: Iterable[Path]) -> Path:
         """Write run.json into the folder."""
         return self.manifest.write(self.folder / "run.json", outputs=list(outputs))
+
+
+def _give_back_memory() -> None:
+    """Give the system what was freed: the command line keeps it from step to step, but not from visit to visit."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def cached_call(name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> nipype.Node:

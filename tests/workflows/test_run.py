@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import gzip
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -195,3 +196,23 @@ def test_environment_is_not_stored_beside_results(folder, monkeypatch):
     stored = [gzip.decompress(path.read_bytes()) for path in (folder / "work").rglob("*.pklz")]
     assert stored
     assert not any(b"correct-horse" in content for content in stored)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")
+def test_memory_kept_between_steps_is_given_back_after_the_run(folder):
+    """300 MB, freed: still the process's within the run, and no more after it."""
+    code = f"""
+import numpy as np, os
+from pathlib import Path
+from msrim.cli.main import keep_freed_memory
+from msrim.console import Console
+from msrim.workflows.run import Run
+resident_mb = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+keep_freed_memory()
+with Run(Path({str(folder)!r}), Console(quiet=True), recipe={{}}, inputs={{}}):
+    np.ones(300_000_000, np.uint8)
+    within = resident_mb()
+print(within - resident_mb())
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(told.stdout) > 250
