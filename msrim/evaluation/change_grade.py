@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from msrim.evaluation.grade import share_found
-from msrim.files import write_tsv
 
 # What is painted; the patient's own lesions are stable by construction as well.
 PAINTED_CHANGES = ("new", "vanished", "enlarging", "shrinking", "stable")
@@ -103,21 +101,3 @@ def summarise_change_grade(painted: Sequence[PaintedChange], own: Iterable[str],
         | {"lesions": len(ratios)},
         "statement": statement,
     }
-
-
-def write_change_grade_tsv(painted: Sequence[PaintedChange], path: Path) -> Path:
-    """Write the table of painted changes: tab-separated, "n/a" where nothing was found.
-
-    Raises
-    ------
-    OutputError
-        The file can't be written.
-    """
-    rows = [
-        [
-            f"{value:.3f}" if isinstance(value, float) else value
-            for value in (getattr(row, c) for c in CHANGE_GRADE_COLUMNS)
-        ]
-        for row in painted
-    ]
-    return write_tsv(rows, path, columns=CHANGE_GRADE_COLUMNS)

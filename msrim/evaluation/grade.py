@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,19 +156,18 @@ def smallest_found(
     return sizes
 
 
-def write_grade_tsv(lesions: Sequence[PaintedLesion], path: Path) -> Path:
-    """Write the table of painted lesions: tab-separated, "n/a" where nothing was found.
+def write_grade_tsv(rows: Iterable[Any], path: Path, *, columns: Collection[str] = tuple(GRADE_COLUMNS)) -> Path:
+    """Write the table of what was painted, by the columns' names: tab-separated, "n/a" where nothing was found.
 
     Raises
     ------
     OutputError
         The file can't be written.
     """
-    rows = [
-        [f"{value:.3f}" if isinstance(value, float) else value for value in (getattr(row, c) for c in GRADE_COLUMNS)]
-        for row in lesions
-    ]
-    return write_tsv(rows, path, columns=GRADE_COLUMNS)
+    cells = [[getattr(row, column) for column in columns] for row in rows]
+    return write_tsv(
+        [[f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in cells], path, columns=columns
+    )
 
 
 def share_found(found: int, painted: int) -> dict[str, Any]:

@@ -16,12 +16,8 @@ import numpy as np
 from scipy import ndimage
 
 from msrim.bids import GRADE, Subject
-from msrim.evaluation.change_grade import (
-    CHANGE_GRADE_COLUMNS,
-    PaintedChange,
-    summarise_change_grade,
-    write_change_grade_tsv,
-)
+from msrim.evaluation.change_grade import CHANGE_GRADE_COLUMNS, PaintedChange, summarise_change_grade
+from msrim.evaluation.grade import write_grade_tsv
 from msrim.files import write_json
 from msrim.image import Volume, labels_on_grid, resample, write_volume
 from msrim.labels import WHITE_MATTER
@@ -366,7 +362,7 @@ def grade_changes(
     patient = Subject(subject.label, None, {})
     names = {key: patient.below(folder, suffix) for key, suffix in GRADE.items()}
     return ChangeGrade(
-        table=write_change_grade_tsv(found, names["table"]),
+        table=write_grade_tsv(found, names["table"], columns=CHANGE_GRADE_COLUMNS),
         table_columns=write_json(CHANGE_GRADE_COLUMNS, names["table_columns"]),
         summary=summarise_change_grade(found, own, seed=seed),
     )
