@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import cc3d
 import numpy as np
 
-from msrim.image import Volume
+from msrim.image import Volume, labels_on_grid
 from msrim.labels import HeadLabel
 
 # Of a lesion, what may lie in the ventricles: CSF that flows is bright on FLAIR. Of 451 lesions of 10 mm3 or more that
 # experts marked in thirteen patients one exceeds it, with 15 mm3; head labels at the edge of a lesion are not exact.
 MOST_IN_VENTRICLES = 2 / 3
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One of several visits: what was marked there, and what a mark is judged by.
+
+    Attributes
+    ----------
+    marked : Volume of bool
+        On the grid that all visits share.
+    brain : Volume of bool
+        On the visit's own scan.
+    labels : Volume of int
+        HEAD_LABELS on the same grid.
+    scan_from_shared : (4, 4) float
+        From the world of ``marked`` to that of the scan.
+    """
+
+    marked: Volume
+    brain: Volume
+    labels: Volume
+    scan_from_shared: np.ndarray
 
 
 def plausible_lesions(mask: Volume, *, brain: Volume, labels: Volume, thick_mm: float) -> Volume:
@@ -46,3 +71,34 @@ def plausible_lesions(mask: Volume, *, brain: Volume, labels: Volume, thick_mm: 
         kept &= np.isin(np.arange(count), np.take(parts, np.arange(slices[0] + 1, slices[-1]), axis=axis))
     kept[0] = False
     return mask.like(kept[parts])
+
+
+def implausible_everywhere(visits: Sequence[Seen], *, thick_mm: float) -> Volume:
+    """What :func:`plausible_lesions` removes at every visit that it is marked at.
+
+    Marks of the visits that touch are judged together: were a mark removed at one visit and kept at another, it would
+    look new or vanished. What one visit shows as a lesion stays at all of them, and the visits' order has no say.
+
+    Parameters
+    ----------
+    visits : sequence of Seen
+    thick_mm : float
+        As there.
+
+    Returns
+    -------
+    Volume of bool
+        On the visits' shared grid.
+    """
+    grid = visits[0].marked
+    marked = np.logical_or.reduce([visit.marked.data for visit in visits])
+    parts = cc3d.connected_components(marked.astype(np.uint8), connectivity=26)
+    kept = np.zeros(int(parts.max()) + 1, bool)
+    for visit in visits:
+        own = labels_on_grid(
+            grid.like(np.where(visit.marked.data, parts, 0)), visit.brain, target_from_source=visit.scan_from_shared
+        )
+        plausible = plausible_lesions(own.like(own.data > 0), brain=visit.brain, labels=visit.labels, thick_mm=thick_mm)
+        kept[np.unique(own.data[plausible.data])] = True
+    kept[0] = True
+    return grid.like(~kept[parts])

@@ -32,9 +32,10 @@ from msrim.lesions.change import (
 )
 from msrim.lesions.correct import with_corrections
 from msrim.lesions.expansion import brain_volume_change
+from msrim.lesions.plausible import Seen, implausible_everywhere
 from msrim.lesions.split import split_confluent
 from msrim.lesions.track import TrackedLesion, lesions_of_visit, track_lesions
-from msrim.models.registry import Card, read_card
+from msrim.models.registry import THICK_SLICES_MM, Card, read_card
 from msrim.preprocess.deform import halfway_deformation, log_jacobian
 from msrim.preprocess.masks import remove_superficial
 from msrim.preprocess.match import match_intensities
@@ -52,6 +53,11 @@ Pair = tuple[T, T]
 VISITS = ("baseline", "followup")
 # What draws the outlines of changes that the rule found.
 OUTLINE_MODEL = "coactseg"
+# How the method is told.
+LEFT_OUT = (
+    "no lesion is what lies in the ventricles, or wholly in the outermost of thick slices, at every visit that it is "
+    "marked at"
+)
 # Two visits of one patient overlap at 0.97 and more, the brains of two patients at 0.92 and less.
 MIN_OVERLAP = 0.95
 # Another contrast that covers less of the brain tells too little of its own noise.
@@ -126,6 +132,14 @@ class Matched:
 
 
 @dataclass(frozen=True)
+class Anatomical:
+    """By what a visit's lesions are judged: brain on the grid of the corrected FLAIR, head labels in its world."""
+
+    brain: Path
+    labels: Path
+
+
+@dataclass(frozen=True)
 class Compared:
     """What a network sees: probabilities of lesion at each visit, masks of new and gone tissue."""
 
@@ -185,6 +199,7 @@ def decide(
     """
     threshold = common_threshold(visits, recipe, card=card)
     baseline, followup = (visit.lesions for visit in visits)
+    anatomies = each(lambda visit: Anatomical(visit.anatomy.brain, visit.anatomy.working.labels), visits)
     if baseline is None or followup is None:
         matched = run.step(f"match{of}", match, midway)
         how = {"device": recipe.device, "threshold": threshold, "stride": recipe.stride, "plain": recipe.plain}
@@ -195,6 +210,7 @@ def decide(
             midway,
             matched=matched,
             compared=compared,
+            anatomies=anatomies,
             threshold=threshold,
             plain=recipe.plain,
         )
@@ -219,6 +235,7 @@ def decide(
         matched=matched,
         scans=(visits[0].anatomy.corrected["FLAIR"], visits[1].anatomy.corrected["FLAIR"]),
         compared=compared,
+        anatomies=anatomies,
         lesions=lesions,
         spheres=(baseline.probabilities.sphere, followup.probabilities.sphere),
         threshold=threshold,
@@ -240,14 +257,15 @@ def change_method(card: Card, visits: Pair[PreparedVisit], *, plain: bool = Fals
     if plain:
         return f"{card.label}: what its head for new lesions says of the pair, by no further rule"
     if card.task == "longitudinal":
-        return f"{card.label}; {CLEAR}"
+        return f"{card.label}; {CLEAR}; {LEFT_OUT}"
     images = (
         f"FLAIR, and of the T2w with a weight of {T2W_WEIGHT:g} where both visits show it,"
         if contrast_of(visits, "T2w")
         else "FLAIR"
     )
     outlines = read_card(OUTLINE_MODEL).label
-    return f"rule on the difference of the {images} with {card.label}: {RULE}; outlines completed by {outlines}"
+    how = f"rule on the difference of the {images} with {card.label}: {RULE}"
+    return f"{how}; outlines completed by {outlines}; {LEFT_OUT}"
 
 
 def contrast_of(visits: Pair[PreparedVisit], contrast: str) -> Pair[Aligned] | None:
@@ -430,6 +448,7 @@ def decide_by_rule(
     matched: Matched,
     scans: Pair[Path],
     compared: Compared,
+    anatomies: Pair[Anatomical],
     lesions: Pair[Path],
     spheres: Pair[Path],
     threshold: float,
@@ -447,7 +466,21 @@ def decide_by_rule(
         t2w=None if matched.t2w is None else each(read_own, matched.t2w),
     )
     sphere = write_volume(baseline.like((baseline.data + followup.data) / 2), Path("sphere.nii"))
-    return _write_tissue(tissue, probabilities, sphere=sphere)
+    return _write_tissue(_plausible(tissue, midway, anatomies), probabilities, sphere=sphere)
+
+
+def _plausible(tissue: ChangedTissue, midway: Midway, anatomies: Pair[Anatomical]) -> ChangedTissue:
+    """Without what no visit shows as a lesion, see :func:`msrim.lesions.plausible.implausible_everywhere`."""
+    seen = []
+    for marked, anatomy, transform in zip(
+        (tissue.baseline, tissue.followup), anatomies, midway.transforms, strict=True
+    ):
+        brain = read_mask(anatomy.brain)
+        labels = resample(read_own(anatomy.labels), brain, nearest=True)
+        seen.append(Seen(marked, brain, labels, np.linalg.inv(read_transform(transform))))
+    refused = implausible_everywhere(seen, thick_mm=THICK_SLICES_MM).data
+    masks = (tissue.baseline, tissue.followup, tissue.new, tissue.gone)
+    return ChangedTissue(*(mask.like(mask.data & ~refused) for mask in masks))
 
 
 def _as_sampled_by_other(flairs: Pair[Path], midway: Midway, *, scans: Pair[Path]) -> Pair[Volume]:
@@ -465,9 +498,18 @@ def _as_sampled_by_other(flairs: Pair[Path], midway: Midway, *, scans: Pair[Path
 
 
 def decide_by_network(
-    midway: Midway, *, matched: Matched, compared: Compared, threshold: float, plain: bool = False
+    midway: Midway,
+    *,
+    matched: Matched,
+    compared: Compared,
+    anatomies: Pair[Anatomical],
+    threshold: float,
+    plain: bool = False,
 ) -> Tissue:
-    """The same from what CoactSeg says alone; unless ``plain``, what the images do not show clearly is no change."""
+    """The same from what CoactSeg says alone.
+
+    Unless ``plain``, what the images do not show clearly is no change, and what no visit shows as a lesion is none.
+    """
     brain = read_mask(midway.brain)
     z = difference_z(*each(read_own, matched.flairs), brain=brain)
     baseline, followup = lesions = each(read_own, compared.lesions)
@@ -475,7 +517,8 @@ def decide_by_network(
     new, gone = read_mask(compared.new), read_mask(compared.gone)
     if not plain:
         new, gone = clear_change(new, z), clear_change(gone, z.like(-z.data))
-    return _write_tissue(changed_tissue(lesion, new=new, gone=gone), lesions)
+    tissue = changed_tissue(lesion, new=new, gone=gone)
+    return _write_tissue(tissue if plain else _plausible(tissue, midway, anatomies), lesions)
 
 
 def correct_tissue(midway: Midway, *, tissue: Tissue, edits: Pair[Edit | None]) -> Tissue:

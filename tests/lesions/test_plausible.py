@@ -7,7 +7,7 @@ import pytest
 
 from msrim.image import Volume
 from msrim.labels import HeadLabel
-from msrim.lesions.plausible import plausible_lesions
+from msrim.lesions.plausible import Seen, implausible_everywhere, plausible_lesions
 
 SHAPE = (12, 12, 8)
 
@@ -39,3 +39,28 @@ def test_what_lies_in_the_ventricles_goes_and_what_leans_on_them_stays():
     kept[5, 2:4, 2:4] = kept[3:8, 8, 6] = False
     found = plausible_lesions(brain.like(lesions), brain=brain, labels=brain.like(labels), thick_mm=5)
     np.testing.assert_array_equal(found.data, kept)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_what_one_visit_shows_as_a_lesion_stays_at_both(swapped):
+    """In the ventricles of both visits, of the one it is marked at, and of one of the two it is marked at."""
+    narrow, wide = (np.full(SHAPE, HeadLabel.CEREBRAL_WHITE, np.uint8) for _ in range(2))
+    narrow[4:6], wide[4:8] = HeadLabel.VENTRICLES, HeadLabel.VENTRICLES
+    marked = np.zeros((2, *SHAPE), bool)
+    marked[:, 4:6, 1:3, 2] = True
+    marked[1, 6:8, 5:7, 2] = True
+    marked[:, 6:8, 9:11, 2] = True
+    # A lesion beyond the ventricles, at the narrow visit alone.
+    marked[0, 9:11, 5:7, 5] = True
+    refused = np.zeros(SHAPE, bool)
+    refused[4:6, 1:3, 2] = refused[6:8, 5:7, 2] = True
+    brain = Volume(np.ones(SHAPE, bool), np.eye(4))
+    # The second visit's scan lies elsewhere.
+    moved = np.eye(4)
+    moved[:3, 3] = 5.0, -2.0, 3.0
+    visits = [
+        Seen(brain.like(marked[0]), brain, brain.like(narrow), np.eye(4)),
+        Seen(brain.like(marked[1]), Volume(brain.data, moved), Volume(wide, moved), moved),
+    ]
+    found = implausible_everywhere(visits[::-1] if swapped else visits, thick_mm=5)
+    np.testing.assert_array_equal(found.data, refused)

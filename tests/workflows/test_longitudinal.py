@@ -20,6 +20,7 @@ from msrim.console import Console
 from msrim.errors import InputError
 from msrim.files import sha256_of, write_tsv
 from msrim.image import Volume, read_volume, write_volume
+from msrim.labels import HeadLabel
 from msrim.lesions.track import EXPANSION_COLUMNS
 from msrim.models import build
 from msrim.models.inference import find_changes
@@ -29,6 +30,7 @@ from msrim.transform import read_transform, write_transform
 from msrim.workflows.anatomy import Anatomy, AnatomyFiles, Working
 from msrim.workflows.changes import (
     Aligned,
+    Anatomical,
     Edit,
     Matched,
     Midway,
@@ -49,6 +51,8 @@ SHAPE = (60, 60, 40)
 # Centre and radius in mm, in the first visit's world.
 OLD, GROWING, NEW, GONE = ((20, 0, 0), 7), ((-20, 5, 0), 5), ((0, 22, 5), 5), ((0, -22, -5), 5)
 GROWN = ((-20, 5, 0), 8)
+# Flowing CSF, as bright as a lesion, and the ventricle around it.
+FLOW, VENTRICLE = ((0, 0, -20), 4), ((0, 0, -20), 9)
 SWAPPED = {"new": "vanished", "vanished": "new", "enlarging": "shrinking", "shrinking": "enlarging", "stable": "stable"}
 
 
@@ -69,6 +73,8 @@ def visit(folder: Path, session: str, *lesions, moved: np.ndarray, seed: int) ->
     image = np.where(depth > 0, 100 + folds + 60 * marked, 0)
     image += (depth > 0) * np.random.default_rng(seed).normal(0, 4, SHAPE)
     brain = Volume(depth > 0, affine)
+    inside = np.linalg.norm(points - VENTRICLE[0], axis=-1) < VENTRICLE[1]
+    labels = np.select([inside, depth > 0], [HeadLabel.VENTRICLES, HeadLabel.CEREBRAL_WHITE], 0)
     files = {
         "image": write_volume(brain.like(image.astype(np.float32)), folder / "flair.nii"),
         "brain": write_volume(brain, folder / "brain.nii"),
@@ -76,7 +82,7 @@ def visit(folder: Path, session: str, *lesions, moved: np.ndarray, seed: int) ->
         "sphere": write_volume(
             brain.like(ndimage.gaussian_filter(marked, 1).astype(np.float32)), folder / "sphere.nii"
         ),
-        "labels": write_volume(brain.like(np.where(depth > 0, 5, 0).astype(np.uint8)), folder / "labels.nii"),
+        "labels": write_volume(brain.like(labels.astype(np.uint8)), folder / "labels.nii"),
         "mni": write_transform(np.linalg.inv(moved), folder / "mni.txt"),
     }
     anatomy = Anatomy(
@@ -124,8 +130,8 @@ def visits(tmp_path_factory) -> Pair[PreparedVisit]:
     moved[:3, :3] = rotation(x_deg=4, z_deg=-3)
     moved[:3, 3] = (3, -2, 1)
     return (
-        visit(folder / "one", "01", OLD, GROWING, GONE, moved=np.eye(4), seed=1),
-        visit(folder / "two", "02", OLD, GROWN, NEW, moved=moved, seed=2),
+        visit(folder / "one", "01", OLD, GROWING, GONE, FLOW, moved=np.eye(4), seed=1),
+        visit(folder / "two", "02", OLD, GROWN, NEW, FLOW, moved=moved, seed=2),
     )
 
 
@@ -412,8 +418,10 @@ def test_a_network_decides_where_there_is_one(tmp_path, monkeypatch):
     matched = {name: write_volume(Volume(data, affine), tmp_path / f"{name}.nii") for name, data in images.items()}
     brain = np.zeros((48, 40, 44), bool)
     brain[4:-4, 4:-4, 4:-4] = True
-    unread = (Path(), Path())
-    midway = Midway(write_volume(Volume(brain, affine), tmp_path / "in_brain.nii"), unread, unread, {})
+    inside, identity = Volume(brain, affine), write_transform(affine, tmp_path / "identity.txt")
+    midway = Midway(write_volume(inside, tmp_path / "in_brain.nii"), (Path(), Path()), (identity, identity), {})
+    white = write_volume(inside.like(np.where(brain, HeadLabel.CEREBRAL_WHITE, 0)), tmp_path / "white.nii")
+    anatomies = (Anatomical(write_volume(inside, tmp_path / "brain.nii"), white),) * 2
     _, claims = find_changes(images["baseline"], images["followup"], card=read_card(tmp_path))
     threshold = float(np.quantile(claims, 0.8))
 
@@ -421,7 +429,7 @@ def test_a_network_decides_where_there_is_one(tmp_path, monkeypatch):
         images = Matched((baseline, followup))
         given = {"card": read_card(tmp_path), "device": "cpu", "threshold": threshold, "stride": 60}
         compared = compare(midway, matched=images, **given)
-        tissue = decide_by_network(midway, matched=images, compared=compared, threshold=threshold)
+        tissue = decide_by_network(midway, matched=images, compared=compared, anatomies=anatomies, threshold=threshold)
         files = {"new": tissue.new, "gone": tissue.gone, **dict(zip(matched, tissue.lesions, strict=True))}
         return {name: read_volume(path, mask=True).data for name, path in files.items()}
 
@@ -451,7 +459,12 @@ def test_a_network_decides_where_there_is_one(tmp_path, monkeypatch):
         images["baseline"], images["followup"], card=read_card(tmp_path), stride=20, both_ways=False
     )
     plain = decide_by_network(
-        midway, matched=Matched(tuple(matched.values())), compared=loud, threshold=threshold, plain=True
+        midway,
+        matched=Matched(tuple(matched.values())),
+        compared=loud,
+        anatomies=anatomies,
+        threshold=threshold,
+        plain=True,
     )
     np.testing.assert_array_equal(read_volume(plain.new, mask=True).data, (new >= threshold) & brain)
     nothing = answer(*quiet.values())
