@@ -19,38 +19,58 @@ from msrim.files import write_json, write_text
 
 # Words of plain names, in the order in which they are tried: a "T2-FLAIR" is no T2w.
 CONTRASTS = {
-    "FLAIR": r".*flair.*|darkfluid|tirm",
-    "T1w": r"t1w?|t1weighted|t1mprage|mprage|t1spgr|spgr|t1tfe",
-    "T2w": r"t2w?|t2weighted|t2tse|t2fse",
-    "PDw": r"pdw?|pdweighted|protondensity|pdtse|pdfse",
+    "FLAIR": r".*flair.*|darkfluid|tirm|t2f",
+    "T1w": r"s?t1w?i?|t1n|t1weighted|t1mprage|mprage|t1spgr|f?spgr|bravo|t1tfe",
+    "T2w": r"s?t2w?i?|t2weighted|t2tse|t2fse",
+    "PDw": r"pdw?i?|pdweighted|protondensity|pdtse|pdfse",
 }
 # Of these, used only by networks trained with it.
 MORE = ("PDw",)
-QSM = r"chimap|qsm|susceptibility"
+QSM = r"chimap|qsm(map)?|susceptibility(map)?"
 # A QSM as well, or a patient's name.
 CHI = r"chi"
 # What a plain name may say besides, and then is no such image. Masks and results:
 NOT_AN_IMAGE = (
-    r".*mask|.*seg|labels?|lesions?|truth|gt|consensus|manual|expert|bias|biasfield|pve|prob.*|"
-    r"warp|xfm|rois?|atlas|aparc"
+    r".*masks?\d*|.*seg\d*|labels?\d*|lesions?\d*|.*les|wmh.*|anno.*|(ground)?truth|ground|gt|consensus|manual|experts?\d*|"
+    r"raters?\d*|readers?\d*|bias|biasfield|pve|prob.*|pred.*|uncertainty|entropy|overlay|heatmap|thr|thresh.*|binary|"
+    r"distance.*|.*warp|inverse.*|xfm|field|coeffs?|jac.*|rois?\d*|rims?|atlas|.*parc|ribbon|thickness|mixeltype|"
+    # SPM's tissue classes and what has been done to them:
+    r"[mwr]*[cp][1-6][mrsw]*(t1|t2|pd|flair).*"
 )
+# The same, where they stand behind another word: in front they are somebody's initials.
+TISSUE = r"[wg]m|csf"
+# SPM's deformations begin so.
+DEFORMATION = r"i?y"
 # T1w after gadolinium, which shows other things:
-AFTER_CONTRAST_AGENT = r"gd|gad.*|post.*|contrast|km|ce|c|t1ce|t1c|t1gd"
+AFTER_CONTRAST_AGENT = (
+    r"gd.*|gad.*|post.*|contrast|enh(anced)?|km|ce|c|t1w?(c|ce|gd|km|post)|dotarem|clariscan|prohance|multihance|"
+    r"magnevist|omniscan|vueway|elucirem"
+)
+# In front of a contrast agent they say that there was none.
+WITHOUT = ("no", "non", "not", "pre", "before", "without", "wo", "ohne", "vor", "sans")
 # Series of other kinds that carry a contrast's name: T2*, maps, echoes, diffusion, angiography, scouts, other organs:
 ANOTHER_SERIES = (
-    r"ha?emo.*|swi|swan|.*star|t2s|medic|me[23]d|r2s?|.*maps?|inv\d?|pha(se)?|imag|real|dwi|dti|diff.*|adc|trace.*|ep2d|"
-    r"epi|asl|pcasl|perf.*|dsc|bold|fmri|tof|mra|angio.*|loc|locali[sz]er|scout|survey|mip|stir|psir|sub|subtr.*|"
-    r"spin(e|al)|cord|csp|cerv.*|thor.*|lumb.*|orbit.*"
+    r"ha?em[eo].*|swi|swan|.*star|t2s|medic|me[23]d|r2s?|.*maps?|inv\d?|pha?\d*|phase|imag|imaginary|real|dwi|dti|diff.*|adc|"
+    r"trace.*|ep2d|epi|asl|pcasl|perf.*|dsc|bold|fmri|tof|mra|angio.*|loc|locali[sz]er|scout|survey|mip|stir|psir|dir|"
+    r"sub|subtr.*|mtr|mtsat|mton|ciss|fiesta.*|iac|spin(e|al)|cord|csp|[hbl]ws|cerv.*|thor.*|lumb.*|neck|orbit.*|optic.*|"
+    r"nerve|sella|pituitary|hypophys.*|abdomen.*|liver|pelvis|knee"
 )
 # Gradient echoes: a T2w of them is a T2*, a T1w is one.
 GRADIENT_ECHO = r"gre|ffe|fl2d|fl3d"
-NOT_A_QSM = r"mag|magnitude|pha(se)?|.*field|r2s?|unwrapped|swi|swan|weighted"
+NOT_A_QSM = (
+    r"mag.*|pha?\d*|phase|.*field|rdf|r2.*|unwrapped|swi|swan|smwi|weight(s|ed)?|pos(itive)?|neg(ative)?|para.*|dia.*"
+)
 # Keys of BIDS names (and derivatives): their values are labels, whatever they say; but these few change what a file is.
 BIDS_KEYS = (
     r"sub|ses|sample|task|tracksys|acq|nuc|voi|ce|trc|stain|rec|dir|run|mod|echo|flip|inv|mt|part|proc|hemi|space|split|"
     r"recording|chunk|seg|res|den|label|desc|atlas|scale|from|to|mode|cohort|stat"
 )
-NOT_THE_IMAGE_KEYS = {"ce", "label", "seg", "part", "mod", "from", "inv", "atlas", "stat"}
+NOT_THE_IMAGE_KEYS = {"ce", "label", "seg", "part", "mod", "from", "inv", "mt", "atlas", "stat"}
+# ... unless they say this, of what would be taken without them.
+STILL_THE_IMAGE = {("part", "mag"), ("mt", "off")}
+# Behind these stands what an image was registered to, if anything.
+TOWARDS = ("to", "2", "in", "on", "onto", "into", "reg2", "regto")
+REGISTERED = ("reg", "coreg", "registered", "aligned")
 # Which result is which file: of a visit's anatomy, of its lesions, of its rims, ...
 TEMPLATE = "MNI152NLin2009aSym"
 ANATOMY = {
@@ -392,17 +412,20 @@ def contrast_of(name: str) -> str | None:
     >>> contrast_of("sub-12_ses-01_T1w.nii.gz"), contrast_of("t2_tse_dark-fluid.nii"), contrast_of("FLAIR_mask.nii")
     ('T1w', 'FLAIR', None)
     """
-    entities, rest, words = _parts(name)
-    if entities & NOT_THE_IMAGE_KEYS:
+    entities, rest, words, after = _parts(name)
+    if _is_of_another_kind(entities - STILL_THE_IMAGE):
         return None
     if entities and len(rest) == 1 and rest[0] in CONTRASTS:
         return rest[0]
-    if _says(words, f"{NOT_AN_IMAGE}|{AFTER_CONTRAST_AGENT}|{ANOTHER_SERIES}|{QSM}"):
+    if _is_derived([*words, *after]) or _says(_without_denials(words), AFTER_CONTRAST_AGENT):
+        return None
+    # A "sub" in front is half of "sub-12" with another sign.
+    if _says(words, QSM) or _says(words[words[:1] == ["sub"] :], ANOTHER_SERIES):
         return None
     said = [contrast for contrast, pattern in CONTRASTS.items() if _says(words, pattern)]
     if {"T1w", "FLAIR"} <= set(said):
-        # An inversion recovery with the contrast of a T1w, as GE calls it.
-        return "T1w"
+        # An inversion recovery with the contrast of a T1w, as GE calls it; in the other order it may be either.
+        return "T1w" if _first(words, CONTRASTS["T1w"]) < _first(words, CONTRASTS["FLAIR"]) else None
     if {"T2w", "PDw"} <= set(said) or (said == ["T2w"] and _says(words, GRADIENT_ECHO)):
         # Two echoes in one file, or a T2*.
         return None
@@ -417,39 +440,83 @@ def is_qsm(name: str) -> bool:
     >>> is_qsm("sub-12_Chimap.nii.gz"), is_qsm("QSM_mask.nii.gz"), is_qsm("sub-12_acq-qsm_GRE.nii.gz")
     (True, False, False)
     """
-    entities, rest, words = _parts(name)
-    if entities & NOT_THE_IMAGE_KEYS:
+    entities, rest, words, after = _parts(name)
+    if _is_of_another_kind(entities):
         return False
     if entities and rest == ["Chimap"]:
         return True
-    said = _says(words, QSM) or (_says(words, CHI) and contrast_of(name) is None)
-    return said and not _says(words, f"{NOT_AN_IMAGE}|{NOT_A_QSM}")
+    if not (_says(words, QSM) or (_says(words, CHI) and contrast_of(name) is None)):
+        return False
+    # Programs put their own name in front: "QSM_T2star", but "T2star_QSM" is a QSM.
+    behind = words[_first(words, QSM) :]
+    return not (_is_derived([*words, *after]) or _says(words, NOT_A_QSM) or _says(behind, ".*star"))
 
 
 def _says(words: list[str], pattern: str) -> bool:
     return any(re.fullmatch(pattern, word) for word in words)
 
 
-def _parts(name: str) -> tuple[set[str], list[str], list[str]]:
-    """Keys of a BIDS name, its parts that are no entities, and their words in lower case.
+def _first(words: list[str], pattern: str) -> int:
+    return next((index for index, word in enumerate(words) if re.fullmatch(pattern, word)), len(words))
 
-    Behind "to", "in" and the like stands what an image was registered to: those words are left out.
+
+def _is_of_another_kind(entities: set[tuple[str, str]]) -> bool:
+    return any(key in NOT_THE_IMAGE_KEYS for key, _ in entities)
+
+
+def _is_derived(words: list[str]) -> bool:
+    """Whether a name is that of a mask, a map or a deformation made from an image."""
+    return _says(words, NOT_AN_IMAGE) or _says(words[1:], TISSUE) or _says(words[:1], DEFORMATION)
+
+
+def _without_denials(words: list[str]) -> list[str]:
+    return [word for index, word in enumerate(words) if not (index and words[index - 1] in WITHOUT)]
+
+
+def _parts(name: str) -> tuple[set[tuple[str, str]], list[str], list[str], list[str]]:
+    """Entities of a BIDS name, its parts that are no entities, and their words in lower case.
+
+    Returns
+    -------
+    entities : set of (str, str)
+        Keys and labels.
+    rest : list of str
+    words : list of str
+        Those that say what the image is.
+    after : list of str
+        Those behind a "to", "in" or the like, but for the name of what the image was registered to.
     """
     stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
     entities, rest = set(), []
     for part in stem.split("_"):
-        entity = re.fullmatch(rf"({BIDS_KEYS})-[^_]+", part)
+        entity = re.fullmatch(rf"({BIDS_KEYS})-([^_]+)", part)
         if entity:
-            entities.add(entity[1])
+            entities.add((entity[1], entity[2]))
         else:
             rest.append(part)
-    plain = "_".join(rest).lower().replace("dark-fluid", "darkfluid").replace("dark_fluid", "darkfluid")
-    words = [word for word in re.split(r"[^a-z0-9]+", plain) if word]
+    words = _words("_".join(rest))
     any_contrast = "|".join([*CONTRASTS.values(), QSM, CHI])
     for index, word in enumerate(words):
-        if word in ("to", "2", "in", "on", "reg", "coreg") and _says(words[:index], any_contrast):
-            return entities, rest, words[:index]
-    return entities, rest, words
+        if word in (*TOWARDS, *REGISTERED) and _says(words[:index], any_contrast):
+            after = words[index:]
+            named = {place + 1 for place, each in enumerate(after) if each in TOWARDS}
+            return entities, rest, words[:index], [each for place, each in enumerate(after) if place not in named]
+    return entities, rest, words, []
+
+
+def _words(plain: str) -> list[str]:
+    """Words of a plain name in lower case, those that are often written together taken apart.
+
+    Examples
+    --------
+    >>> _words("3DT1_to-FLAIR"), _words("T1toFLAIR"), _words("T2* dark-fluid")
+    (['3d', 't1', 'to', 'flair'], ['t1', 'to', 'flair'], ['t2star', 'darkfluid'])
+    """
+    text = re.sub(r"dark[-_ ]fluid", "darkfluid", plain.lower())
+    text = re.sub(r"(t2|flair)[-_ ]?\*", r"\1star ", text)
+    text = re.sub(r"(t[12]w?|flair|qsm)(to|2|in|on)(?=t[12]|flair|mni)", r"\1 \2 ", text)
+    text = re.sub(r"(t[12]w?)(?=flair)|([23]d)(?=t[12]|flair|pd)|(?<=t[12])(?=[23]d)", r"\1\2 ", text)
+    return [word for word in re.split(r"[^a-z0-9]+", text) if word]
 
 
 def check_description(out: Path, *, kind: str = "derivative") -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
+from scipy import ndimage
 
 from msrim.errors import Fallback, InputError, Remark
 from msrim.files import written_atomically
@@ -34,9 +35,15 @@ MIN_EXTENT_MM, MAX_EXTENT_MM, MAX_POSITION_MM = 1.0, 1500.0, 10_000.0
 SAME_GRID_VOXELS, TOLD_GRID_GAP_VOXELS, MAX_GRID_GAP_VOXELS = 0.02, 0.1, 0.5
 # Masks resampled by splines overshoot 1.
 MAX_OVERSHOOT = 1.5
+# Of the outermost voxels: the background is there.
+MAX_MARKED_FACES = 0.75
 # Tables of lesions and the arrays that are indexed by their numbers stay small.
 MAX_LABEL = 1_000_000
+# Whole numbers may be off by this; voxel sizes that a header says twice may differ by this share.
+ROUNDING, SIZE_ROUNDING = 1e-3, 0.02
 GZIP_MAGIC = b"\x1f\x8b"
+# Of bzip2, xz, zip and 7z.
+ARCHIVES = (b"BZh", b"\xfd7zXZ", b"PK\x03\x04", b"7z\xbc\xaf")
 # What deflate can do at best.
 GZIP_MAX_RATIO = 1040
 HEADER_BYTES = 544
@@ -51,10 +58,13 @@ class Volume:
     data : (X, Y, Z) array
     affine : (4, 4) float64
         Voxel index to RAS mm.
+    posed : bool
+        Whether the file said how it lies; if not, the affine is the library's guess.
     """
 
     data: np.ndarray
     affine: np.ndarray
+    posed: bool = True
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -75,7 +85,7 @@ class Volume:
         """Another array on this grid."""
         if data.shape != self.shape:
             raise ValueError(f"array of shape {data.shape} does not lie on a grid of {self.shape}")
-        return Volume(data, self.affine)
+        return Volume(data, self.affine, self.posed)
 
 
 def same_grid(a: Volume, b: Volume, *, tolerance_mm: float | None = None) -> bool:
@@ -97,7 +107,8 @@ def on_grid_of(volume: Volume, target: Volume, *, name: object, target_name: obj
     """A user's mask or map on the grid that it is said to share with another file.
 
     Axes that are stored in another order or direction are reordered. What then lies within a tenth of a voxel is on the
-    grid; within half a voxel it is taken so with a :class:`msrim.errors.Remark`.
+    grid; within half a voxel it is taken so with a :class:`msrim.errors.Remark`. Where the header of only one of them
+    says how it lies, voxels of the same number and size are taken one for one, with a remark.
 
     Parameters
     ----------
@@ -122,6 +133,15 @@ def on_grid_of(volume: Volume, target: Volume, *, name: object, target_name: obj
     >>> bool((on_grid_of(flipped, stored, name="a.nii", target_name="b.nii").data == stored.data).all())
     True
     """
+    same_voxels = volume.shape == target.shape and np.allclose(volume.spacing, target.spacing, rtol=SAME_GRID_VOXELS)
+    if same_voxels and volume.posed != target.posed:
+        warnings.warn(
+            f"{target_name if volume.posed else name}: its header does not say how the head lies; "
+            f"voxels of {name} are taken for those of {target_name} one for one",
+            Remark,
+            stacklevel=2,
+        )
+        return target.like(volume.data)
     order = nib.orientations.ornt_transform(nib.io_orientation(volume.affine), nib.io_orientation(target.affine))
     data = nib.apply_orientation(volume.data, order)
     affine = volume.affine @ nib.orientations.inv_ornt_aff(order, volume.shape)
@@ -145,7 +165,7 @@ def on_grid_of(volume: Volume, target: Volume, *, name: object, target_name: obj
             Remark,
             stacklevel=2,
         )
-    return Volume(data, target.affine)
+    return target.like(data)
 
 
 def read_volume(path: Path, *, mask: bool = False) -> Volume:
@@ -168,10 +188,11 @@ def read_volume(path: Path, *, mask: bool = False) -> Volume:
         Inf, of impossible size or position, or its qform and sform disagree. An image: a single slice, constant. A
         mask: values that no mask, label map or probability map has, or none above 0.5 although it is not empty.
     """
+    if mask:
+        data, affine, posed = _read(Path(path))
+        return Volume(_inside(data, Path(path)), affine, posed)
     volume = read_map(path)
     data, shape = volume.data, volume.shape
-    if mask:
-        return volume.like(_inside(data, Path(path)))
     if min(shape) < MIN_SLICES:
         raise InputError(f"{path}: only {min(shape)} slice(s) along one axis {shape}; a volume of the brain is needed")
     if data.min() == data.max():
@@ -181,13 +202,7 @@ def read_volume(path: Path, *, mask: bool = False) -> Volume:
 
 def read_map(path: Path) -> Volume:
     """Read a NIfTI file as float32 whatever its finite values are, all zeros too; errors as :func:`read_volume`."""
-    path = Path(path)
-    image, affine = _open(path)
-    with _guarded(path):
-        data = np.asarray(image.dataobj, dtype=np.float32).reshape(_shape(image.header, path))
-    if not np.isfinite(data).all():
-        raise InputError(f"{path}: {np.count_nonzero(~np.isfinite(data))} voxels are NaN or infinite; export it again")
-    return Volume(data, affine)
+    return Volume(*_read(Path(path), dtype=np.float32))
 
 
 def read_labels(path: Path) -> Volume:
@@ -200,41 +215,77 @@ def read_labels(path: Path) -> Volume:
     InputError
         As a mask, or a number above MAX_LABEL.
     """
-    mask = read_volume(path, mask=True)
-    image, _ = _open(Path(path))
-    with _guarded(Path(path)):
-        data = np.asarray(image.dataobj).reshape(mask.shape)
+    data, affine, posed = _read(Path(path))
+    inside = _inside(data, Path(path))
     if not np.array_equal(data, data.round()):
-        return mask.like(mask.data.astype(np.int32))
+        return Volume(inside.astype(np.int32), affine, posed)
     if data.max(initial=0) > MAX_LABEL:
         raise InputError(
             f"{path}: holds the label {int(data.max())}; numbers up to {MAX_LABEL} can be kept: number the lesions anew"
         )
-    return mask.like(np.where(mask.data, data, 0).astype(np.int32))
+    return Volume(np.where(inside, data, 0).astype(np.int32), affine, posed)
 
 
-def _open(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
-    """A user's file, whole in memory with its header judged, and its affine."""
+def _read(path: Path, *, dtype: type[np.floating] | None = None) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Finite data of a user's file in its own type or another, 0 where it is NaN around the head; affine and posed.
+
+    Numbers that are whole but for rounding, as scaling and interpolation leave labels, are whole in its own type.
+    """
+    image, affine, posed = _open(path)
+    with _guarded(path):
+        data = np.asarray(image.dataobj, dtype=dtype).reshape(_shape(image.header, path))
+    if data.dtype.kind != "f":
+        return data, affine, posed
+    unknown = ~np.isfinite(data)
+    if unknown.any() and not unknown.all() and (around := unknown & _reaches_face(np.isnan(data))).any():
+        data = np.where(around, 0, data)
+        unknown &= ~around
+        _doubt(f"{path}: {np.count_nonzero(around)} voxels around the head are NaN and count as background")
+    if unknown.any():
+        raise InputError(f"{path}: {np.count_nonzero(unknown)} voxels are NaN or infinite; export it again")
+    whole = data.round()
+    if dtype is None and np.abs(data - whole).max(initial=0) < ROUNDING and whole.any() == (data > 0).any():
+        data = whole
+    return data, affine, posed
+
+
+def _reaches_face(mask: np.ndarray) -> np.ndarray:
+    """Connected parts of a mask that reach a face of the image: (X, Y, Z) bool."""
+    parts, _ = ndimage.label(mask)
+    faces = [np.unique(np.moveaxis(parts, axis, 0)[edge]) for axis in range(parts.ndim) for edge in (0, -1)]
+    return mask & np.isin(parts, np.concatenate(faces))
+
+
+def _open(path: Path) -> tuple[nib.Nifti1Image, np.ndarray, bool]:
+    """A user's file, whole in memory with its header judged, its affine, and whether that is the header's."""
     with _guarded(path):
         if not path.is_file():
             if path.is_symlink():
                 raise InputError(f"{path}: is a link to a file that is not there; fetch it (for example datalad get)")
             raise InputError(f"{path}: no such file{', but a folder' if path.is_dir() else ''}; check the path")
         with open(path, "rb") as stream:
-            start = stream.read(HEADER_BYTES)
-        zipped = start.startswith(GZIP_MAGIC)
-        if not zipped and _kind(start) is not None and _is_called_zipped(path):
-            raise InputError(f"{path}: its name says compressed, but it is not; rename it to .nii")
-        if zipped and not _is_called_zipped(path):
-            raise InputError(f"{path}: is compressed, but its name does not say so; rename it to .nii.gz")
+            zipped = stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
         with (gzip.open if zipped else open)(path, "rb") as stream:
             start = stream.read(HEADER_BYTES)
             kind = _kind(start)
             if kind is None:
-                raise InputError(f"{path}: not a NIfTI image; convert it to .nii or .nii.gz, for example with dcm2niix")
-            header = kind.header_class(start[: kind.header_class.template_dtype.itemsize])
+                raise InputError(f"{path}: not a NIfTI image{_what_else(start, path)}")
+            if not zipped and _is_called_zipped(path):
+                raise InputError(f"{path}: its name says compressed, but it is not; rename it to .nii")
+            if zipped and not _is_called_zipped(path):
+                raise InputError(f"{path}: is compressed, but its name does not say so; rename it to .nii.gz")
+            block = start[: kind.header_class.template_dtype.itemsize]
+            header = kind.header_class(block)
             shape = _shape(header, path)
-            affine = _affine(header, shape, path)
+            affine, posed = _affine(header, shape, path)
+            # What nibabel has mended to 1.
+            if not posed and not kind.header_class(block, check=False)["pixdim"][1:4].all():
+                raise InputError(f"{path}: a voxel size of 0 in its header; export it again")
+            if 0 <= (begin := float(header["vox_offset"])) < kind.header_class.single_vox_offset:
+                raise InputError(
+                    f"{path}: damaged: its header says that the data begin at byte {begin:.0f}, within the header; "
+                    "export it again"
+                )
             # Asked for before it is read: a damaged header may claim more than any memory holds.
             wanted = int(header.get_data_offset()) + math.prod(shape) * header.get_data_dtype().itemsize
             if wanted > path.stat().st_size * (GZIP_MAX_RATIO if zipped else 1):
@@ -244,7 +295,27 @@ def _open(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
             stream.read(1)
         if len(content) < wanted:
             raise InputError(f"{path}: damaged or truncated ({len(content)} of {wanted} bytes); copy it again")
-        return kind.from_bytes(content), affine
+        return kind.from_bytes(content), affine, posed
+
+
+def _what_else(start: bytes, path: Path) -> str:
+    """What a file is that is no NIfTI image, by its first bytes, and what to do: the end of a sentence."""
+    known = {
+        "an empty file; copy or export it again": not start,
+        "a file of DICOM; convert its series with dcm2niix": start[128:132] == b"DICM",
+        "one of FreeSurfer; convert it with mri_convert": start[:4] == b"\0\0\0\1",
+        "one of 3D Slicer (NRRD); save it as .nii.gz": start.startswith(b"NRRD"),
+        "a MetaImage; save it as .nii.gz": start.startswith((b"ObjectType", b"NDims")),
+        "one of a pair of .hdr and .img; join them, for example with fslchfiletype NIFTI_GZ": (
+            path.suffix.lower() == ".img" or start[:4] in (b"\x5c\1\0\0", b"\0\0\1\x5c")
+        ),
+        "compressed twice; unpack it once": start.startswith(GZIP_MAGIC),
+        "an archive, or compressed by another program than gzip; unpack it": start.startswith(ARCHIVES),
+        "a pointer of Git LFS to one; fetch it (git lfs pull)": start.startswith(b"version https://git-lfs"),
+        "a pointer of git-annex to one; fetch it (datalad get)": b"/annex/objects/" in start[:100],
+    }
+    what = next((what for what, so in known.items() if so), None)
+    return f", but {what}" if what else "; convert it to .nii or .nii.gz, for example with dcm2niix"
 
 
 def _is_called_zipped(path: Path) -> bool:
@@ -295,8 +366,8 @@ def _shape(header: nib.Nifti1Header, path: Path) -> tuple[int, int, int]:
     return shape
 
 
-def _affine(header: nib.Nifti1Header, shape: tuple[int, int, int], path: Path) -> np.ndarray:
-    """Voxel index to RAS mm by what is sound in the header: (4, 4) float64."""
+def _affine(header: nib.Nifti1Header, shape: tuple[int, int, int], path: Path) -> tuple[np.ndarray, bool]:
+    """Voxel index to RAS mm by what is sound in the header, (4, 4) float64; and whether it is there at all."""
     found: dict[str, np.ndarray] = {}
     damaged = []
     for name, get in (("sform", header.get_sform), ("qform", header.get_qform)):
@@ -315,7 +386,8 @@ def _affine(header: nib.Nifti1Header, shape: tuple[int, int, int], path: Path) -
         raise InputError(f"{path}: its affine {what}; the voxel size or orientation in the header is broken")
     if damaged:
         _doubt(f"{path}: its {damaged[0]} is damaged; its {next(iter(found))} is used", Fallback)
-    if not found:
+    posed = bool(found)
+    if not posed:
         affine = header.get_base_affine()
         if not _is_sound(affine):
             raise InputError(f"{path}: its affine is singular; the voxel size in the header is broken")
@@ -333,7 +405,17 @@ def _affine(header: nib.Nifti1Header, shape: tuple[int, int, int], path: Path) -
                 f"{path}: its qform and sform place the image {gap_mm:.1f} mm apart; "
                 "keep the right one (for example fslorient -copysform2qform) and run again"
             )
-    return affine
+    elif posed and not damaged and "sform" in found:
+        _check_size(affine, header, path)
+    return affine, posed
+
+
+def _check_size(affine: np.ndarray, header: nib.Nifti1Header, path: Path) -> None:
+    """Tell of a sform, which stands alone, that says another size of voxels than the rest of the header."""
+    edges, others = np.linalg.norm(affine[:3, :3], axis=0), np.abs(header["pixdim"][1:4])
+    if not np.allclose(edges, others, rtol=SIZE_ROUNDING):
+        said, also = (" x ".join(f"{edge:.3g}" for edge in sizes) for sizes in (edges, others))
+        _doubt(f"{path}: its voxels measure {said} mm by its sform, which is used, and {also} by its pixdim")
 
 
 def _check_place(affine: np.ndarray, shape: tuple[int, int, int], header: nib.Nifti1Header, path: Path) -> None:
@@ -377,6 +459,12 @@ def _gap_mm(a: np.ndarray, b: np.ndarray, shape: tuple[int, int, int]) -> float:
 def _inside(data: np.ndarray, path: Path) -> np.ndarray:
     """Where a mask, label map or probability map is above 0.5: (X, Y, Z) bool."""
     inside = data > 0.5
+    faces = [np.moveaxis(inside, axis, 0)[edge].ravel() for axis in range(inside.ndim) for edge in (0, -1)]
+    if (outside := np.concatenate(faces)).size and outside.mean() > MAX_MARKED_FACES:
+        raise InputError(
+            f"{path}: marks {100 * outside.mean():.0f} % of the image's outermost voxels, where 0 must be; "
+            "give a mask whose background is 0"
+        )
     low, high = float(data.min(initial=0)), float(data.max(initial=0))
     if low <= -0.5:
         raise InputError(f"{path}: holds values down to {low:g}; no mask, label map or probability map has those")

@@ -30,7 +30,7 @@ from msrim.recipe import Recipe
 from msrim.transform import read_transform
 from msrim.workflows.anatomy import extract_brain, read_mask, reorient
 from msrim.workflows.inputs import check_results_folder, read_head, read_subject
-from msrim.workflows.rims import read_lesions
+from msrim.workflows.rims import read_lesions, read_qsm
 from msrim.workflows.segment import as_segmented
 
 SHAPE, AFFINE = (40, 44, 36), pose(RAS, (4.0, 4.0, 4.0), origin_mm=(-80.0, -88.0, -72.0))
@@ -174,6 +174,59 @@ def test_a_bit_that_turned_in_a_compressed_file(tmp_path):
     assert "damaged" in refused("preprocess", "--flair", flair, "--out", tmp_path / "out", naming=flair)
 
 
+def test_nan_around_the_head_is_background_and_nowhere_else(tmp_path):
+    flair = save(np.where(brain() > 0, brain(), np.nan).astype(np.float32), tmp_path / "FLAIR.nii.gz")
+    with pytest.warns(Remark, match="46808 voxels around the head are NaN and count as background"):
+        np.testing.assert_array_equal(read_volume(flair).data, brain())
+    mask = save(np.where(soft(1) > 0, 1, np.nan).astype(np.float32), tmp_path / "mask.nii.gz")
+    with pytest.warns(Remark, match="count as background"):
+        np.testing.assert_array_equal(read_labels(mask).data, soft(1))
+    for value, where, count in ((np.nan, (20, 22, 18), 1), (np.inf, (0, 0, 0), 1), (np.nan, ..., brain().size)):
+        data = brain()
+        data[where] = value
+        flair = save(data, tmp_path / "FLAIR.nii.gz")
+        assert f"{count} voxels are NaN" in refused(
+            "preprocess", "--flair", flair, "--out", tmp_path / "out", naming=flair
+        )
+
+
+def test_a_header_with_two_sizes_of_voxels(tmp_path):
+    flair = save(brain(), tmp_path / "FLAIR.nii", qform=0, pixdim=[1, 1, 1, 2, 1, 1, 1, 1])
+    with pytest.warns(Remark, match="measure 4 x 4 x 4 mm by its sform, which is used, and 1 x 1 x 2 by its pixdim"):
+        assert read_volume(flair).spacing == pytest.approx([4, 4, 4])
+    flair = save(brain(), tmp_path / "FLAIR.nii", qform=0, sform=0, pixdim=[1, 0, 4, 4, 1, 1, 1, 1])
+    assert "voxel size" in refused("preprocess", "--flair", flair, "--out", tmp_path / "out", naming=flair)
+
+
+def test_data_that_begin_within_the_header(tmp_path):
+    flair = save(brain().astype(np.int16), tmp_path / "FLAIR.nii", vox_offset=0)
+    assert "begin at byte 0" in refused("preprocess", "--flair", flair, "--out", tmp_path / "out", naming=flair)
+
+
+OTHER_FORMATS = {
+    "pair.img": (b"", "an empty file"),
+    "a.hdr": (nib.AnalyzeHeader().binaryblock, "one of a pair of .hdr and .img"),
+    "a.img": (bytes(1000), "one of a pair of .hdr and .img"),
+    "a.mgz": (gzip.compress(b"\0\0\0\1" + bytes(600)), "mri_convert"),
+    "a.dcm": (bytes(128) + b"DICM" + bytes(600), "dcm2niix"),
+    "a.nrrd": (b"NRRD0004", "3D Slicer"),
+    "a.mha": (b"ObjectType = Image", "MetaImage"),
+    "twice.nii.gz": (gzip.compress(gzip.compress(b"x")), "compressed twice"),
+    "zip.nii.gz": (b"PK\x03\x04", "an archive"),
+    "lfs.nii.gz": (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+    "annex.nii.gz": (b"/annex/objects/MD5E-s1--0.nii.gz", "datalad get"),
+    "page.nii.gz": (b"<!DOCTYPE html>", "convert it to .nii or .nii.gz"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "what"), [(name, *rest) for name, rest in OTHER_FORMATS.items()])
+def test_other_formats_are_told_by_their_content(tmp_path, name, content, what):
+    path = tmp_path / name
+    path.write_bytes(content)
+    line = refused("preprocess", "--flair", path, "--out", tmp_path / "out", naming=path)
+    assert "not a NIfTI image" in line and what in line
+
+
 # Names.
 
 
@@ -226,6 +279,14 @@ def test_a_brain_on_another_background_has_the_same_mask(tmp_path, monkeypatch, 
     plain = reorient(save(brain(), tmp_path / "plain.nii.gz"), brain_extracted=True)
     expected = extract_brain(plain, source=Path("x"), **EXTRACTED)
     np.testing.assert_array_equal(read_mask(mask).data, read_mask(expected).data)
+
+
+@pytest.mark.parametrize("value", [255, 4095])
+def test_a_background_brighter_than_the_brain(value):
+    data = np.where(brain() > 0, brain(), value).astype(np.float32)
+    with pytest.warns(Remark, match=f"its background is {value}, brighter than what is darkest in the head"):
+        moved = rest_on_zero(Volume(data, AFFINE), name="FLAIR.nii", brain_extracted=True)
+    np.testing.assert_array_equal(moved.data > 0, brain() > 0)
 
 
 def test_a_brain_that_was_z_scored_within_its_mask(tmp_path):
@@ -335,7 +396,38 @@ def test_masks_are_masks(tmp_path, data, recwarn):
     assert not recwarn.list
 
 
+@pytest.mark.parametrize("scale", [0.999999, 1.0000001, 0.9999])
+def test_labels_that_scaling_has_rounded_are_labels(tmp_path, scale, recwarn):
+    data = np.zeros(SHAPE, np.int16)
+    for number in range(1, 5):
+        data[6 * number : 6 * number + 3, 3:6, 3:6] = number
+    labels = read_labels(save((data * scale).astype(np.float32), tmp_path / "labels.nii.gz"))
+    np.testing.assert_array_equal(labels.data, data)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("data", [1 - soft(1), 1 + soft(1), soft(0) + 1], ids=["inverted", "from 1 on", "all"])
+def test_a_mask_whose_background_is_not_zero(tmp_path, data):
+    prediction, truth = save(data, tmp_path / "p.nii.gz"), save(soft(1), tmp_path / "t.nii.gz")
+    line = refused("evaluate", "segmentation", "--truth", truth, "--prediction", prediction, naming=prediction)
+    assert "give a mask whose background is 0" in line
+
+
 # Grids.
+
+
+@pytest.mark.parametrize("unknown", ["truth", "prediction"])
+def test_a_mask_without_a_pose_lies_as_its_image_is_stored(tmp_path, unknown):
+    """The library takes it for mirrored."""
+    data = soft(1)
+    data[30:33, 5:9, 20:24] = 1
+    files = {
+        name: save(data, tmp_path / f"{name}.nii.gz", **({"qform": 0, "sform": 0} if name == unknown else {}))
+        for name in ("truth", "prediction")
+    }
+    shown = run("evaluate", "segmentation", "--truth", files["truth"], "--prediction", files["prediction"])
+    assert json.loads(shown.stdout)["dice"] == 1.0
+    assert f"{files[unknown]}: its header does not say how the head lies; voxels of" in shown.stderr
 
 
 @pytest.mark.parametrize(
@@ -467,6 +559,17 @@ def test_images_and_fields_are_no_susceptibility():
     field = np.where(brain() > 0, 120 * (i**2 - j * k) - 20, 0)  # Hz
     with pytest.raises(InputError, match="as smoothly as a field"):
         susceptibility_ppm(Volume(field, AFFINE), name="x")
+
+
+@pytest.mark.parametrize("change", [lambda x: x + 0.02, lambda x: x - 0.01, lambda x: np.where(x == 0, -1000, x)])
+def test_a_susceptibility_map_on_another_background(tmp_path, monkeypatch, change):
+    """Referenced to CSF, or filled around the brain."""
+    monkeypatch.chdir(tmp_path)
+    given = susceptibility()
+    with pytest.warns(Remark, match=r"QSM.nii.gz: its background is .* and was set to 0"):
+        found = read_volume(read_qsm(save(change(given).astype(np.float32), tmp_path / "QSM.nii.gz")).qsm)
+    np.testing.assert_array_equal(found.data != 0, given != 0)
+    np.testing.assert_allclose(found.data[given != 0], change(given)[given != 0], atol=1e-6)
 
 
 def test_values_of_any_size_are_brought_to_what_can_be_summed():

@@ -75,7 +75,9 @@ def rest_on_zero(volume: Volume, *, name: object, brain_extracted: bool = False)
         moved, what = data - background, f"its background is {background:g} and not 0"
     else:
         moved, what = data - darkest, f"{100 * below:.0f} % of its values are below 0"
+        if background is not None and below < NEGATIVE_SHARE:
+            what = f"its background is {background:g}, brighter than what is darkest in the head"
     # However dark, what is not background stays above it.
     moved = np.where(around, 0, np.maximum(moved, 1e-3 * (brightest - darkest)))
-    warnings.warn(f"{name}: {what}; its values were moved up", Remark, stacklevel=2)
+    warnings.warn(f"{name}: {what}; its values were moved", Remark, stacklevel=2)
     return volume.like(moved.astype(np.float32))

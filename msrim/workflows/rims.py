@@ -24,6 +24,7 @@ from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summa
 from msrim.lesions.patches import cut_patches, looks_inverted, susceptibility_ppm
 from msrim.models.registry import Card, read_card
 from msrim.preprocess.backends import align
+from msrim.preprocess.background import background_of
 from msrim.preprocess.masks import grown_mask
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.recipe import Recipe
@@ -295,7 +296,7 @@ def check_rims(
     load_model(card)
     images = read_subject(subject)
     with without_doubts():
-        volume, _ = susceptibility_ppm(read_head(qsm), name=str(qsm))
+        volume, _ = susceptibility_ppm(_on_zero(read_head(qsm), name=qsm), name=str(qsm))
     _check_overlap(volume, images["FLAIR"], names=(qsm, subject.contrasts["FLAIR"]))
     if magnitude is not None:
         _check_overlap(volume, read_head(magnitude), names=(qsm, magnitude))
@@ -316,7 +317,7 @@ def _check_overlap(qsm: Volume, other: Volume, *, names: tuple[Path, Path]) -> N
 
 def read_qsm(path: Path) -> Susceptibility:
     """Read and check a user's QSM; write it in ppm, and say which unit it was in."""
-    qsm, unit = susceptibility_ppm(read_volume(path), name=str(path))
+    qsm, unit = susceptibility_ppm(_on_zero(read_volume(path), name=path), name=str(path))
     if looks_inverted(qsm):
         warnings.warn(
             "the QSM's sign looks inverted: dark values reach further than bright ones. Rims are told by being bright; "
@@ -331,6 +332,15 @@ def read_qsm(path: Path) -> Susceptibility:
             stacklevel=2,
         )
     return Susceptibility(write_volume(qsm, Path("qsm.nii")), unit)
+
+
+def _on_zero(qsm: Volume, *, name: Path) -> Volume:
+    """A QSM that is 0 outside the brain: an offset or a reference may have moved what lies there, too."""
+    background = background_of(qsm.data)
+    if not background:
+        return qsm
+    warnings.warn(f"{name}: its background is {background:g} and was set to 0", Remark, stacklevel=2)
+    return qsm.like(np.where(qsm.data == background, 0, qsm.data).astype(np.float32))
 
 
 def align_to_qsm(
