@@ -168,7 +168,7 @@ def on_grid_of(volume: Volume, target: Volume, *, name: object, target_name: obj
     return target.like(data)
 
 
-def read_volume(path: Path, *, mask: bool = False) -> Volume:
+def read_volume(path: Path, *, mask: bool = False, filling: bool = False) -> Volume:
     """Read a NIfTI file as float32, in the orientation in which it is stored.
 
     What is taken with a doubt is told by a :class:`msrim.errors.Remark`: no pose in the header, a damaged qform or
@@ -180,6 +180,8 @@ def read_volume(path: Path, *, mask: bool = False) -> Volume:
         ``.nii`` or ``.nii.gz``; NIfTI-1 or NIfTI-2.
     mask : bool
         Read a mask, a label map or a probability map: bool data, true above 0.5. All zeros is a valid answer.
+    filling : bool
+        A mask of a brain, which may reach the image's edges all around.
 
     Raises
     ------
@@ -190,7 +192,7 @@ def read_volume(path: Path, *, mask: bool = False) -> Volume:
     """
     if mask:
         data, affine, posed = _read(Path(path))
-        return Volume(_inside(data, Path(path)), affine, posed)
+        return Volume(_inside(data, Path(path), filling=filling), affine, posed)
     volume = read_map(path)
     data, shape = volume.data, volume.shape
     if min(shape) < MIN_SLICES:
@@ -456,11 +458,11 @@ def _gap_mm(a: np.ndarray, b: np.ndarray, shape: tuple[int, int, int]) -> float:
     return float(np.abs((a - b) @ _corners(shape)).max())
 
 
-def _inside(data: np.ndarray, path: Path) -> np.ndarray:
+def _inside(data: np.ndarray, path: Path, *, filling: bool = False) -> np.ndarray:
     """Where a mask, label map or probability map is above 0.5: (X, Y, Z) bool."""
     inside = data > 0.5
     faces = [np.moveaxis(inside, axis, 0)[edge].ravel() for axis in range(inside.ndim) for edge in (0, -1)]
-    if (outside := np.concatenate(faces)).size and outside.mean() > MAX_MARKED_FACES:
+    if not filling and (outside := np.concatenate(faces)).size and outside.mean() > MAX_MARKED_FACES:
         raise InputError(
             f"{path}: marks {100 * outside.mean():.0f} % of the image's outermost voxels, where 0 must be; "
             "give a mask whose background is 0"

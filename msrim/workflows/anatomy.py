@@ -602,4 +602,4 @@ def read_own(path: Path) -> Volume:
 
 def read_mask(path: Path) -> Volume:
     """A mask that an earlier step wrote."""
-    return read_volume(path, mask=True)
+    return read_volume(path, mask=True, filling=True)

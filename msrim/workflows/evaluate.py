@@ -84,7 +84,7 @@ def evaluate_changes(
             resample(read_volume(path), marked, target_from_source=matrix)
             for path, matrix in zip(visits, matrices, strict=True)
         ]
-        inside = on_grid_of(read_volume(brain, mask=True), marked, name=brain, target_name=truth)
+        inside = on_grid_of(read_volume(brain, mask=True, filling=True), marked, name=brain, target_name=truth)
         marked, _ = split_change(marked, *images, brain=inside)
     found = read_volume(prediction, mask=True)
     found = resample(found.like(found.data.astype(np.float32)), marked, target_from_source=matrices[1])

@@ -138,7 +138,7 @@ def _failures(visit: Visit, out: Path, *, shown: Path, longitudinal: Task | None
 
 def _lesion_figures(subject: Subject, out: Path, *, summary: Path) -> dict[str, Any]:
     totals = _json(summary)
-    brain = read_volume(subject.output(out, ANATOMY["brain"]), mask=True)
+    brain = read_volume(subject.output(out, ANATOMY["brain"]), mask=True, filling=True)
     run = _json(subject.folder(out) / "run.json")
     return {
         "brain_ml": round(float(brain.data.sum() * brain.voxel_volume_mm3) / 1000, 1),
