@@ -117,9 +117,9 @@ COMPARED_VISIT = {
     "midway": "space-midway_desc-matched_FLAIR.nii.gz",
     "transform": "from-FLAIR_to-midway_mode-image_xfm.txt",
 }
-GONE_AT_BASELINE = {
-    "changed": "space-orig_label-L_desc-gone_mask.nii.gz",
-    "changed_sidecar": "space-orig_label-L_desc-gone_mask.json",
+VANISHED_AT_BASELINE = {
+    "changed": "space-orig_label-L_desc-vanished_mask.nii.gz",
+    "changed_sidecar": "space-orig_label-L_desc-vanished_mask.json",
 }
 NEW_AT_FOLLOWUP = {
     "changed": "space-orig_label-L_desc-new_mask.nii.gz",

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from msrim.bids import (
     ANATOMY,
     CORRECTED_FOLDER,
-    GONE_AT_BASELINE,
     LESIONS,
     NEW_AT_FOLLOWUP,
     PAIR,
     PATIENT,
     RIM_FOLDER,
     RIMS,
+    VANISHED_AT_BASELINE,
     Subject,
     pair_folder,
     patient_file,
@@ -134,12 +134,12 @@ class Comparison(RunResult):
     folder, table, summary_file, report : Path
         As in :class:`RunResult`; ``changes`` is read from the table, the summary has numbers of lesions by change,
         volumes, and how well the two visits are registered.
-    new, gone : Path
+    new, vanished : Path
         Masks: new tissue on the FLAIR of the later visit, vanished tissue on that of the earlier one.
     """
 
     new: Path
-    gone: Path
+    vanished: Path
 
     @cached_property
     def changes(self) -> pd.DataFrame:
@@ -306,7 +306,7 @@ def comparison_of(baseline: Subject, followup: Subject, out: Path, *, corrected:
     return Comparison(
         folder=folder,
         new=followup.below(folder, NEW_AT_FOLLOWUP["changed"]),
-        gone=baseline.below(folder, GONE_AT_BASELINE["changed"]),
+        vanished=baseline.below(folder, VANISHED_AT_BASELINE["changed"]),
         table=patient.below(folder, PAIR["changes"]),
         summary_file=patient.below(folder, PAIR["summary"]),
         report=folder / "report.html",

@@ -16,7 +16,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from msrim import __version__
-from msrim.cli.main import PANELS, app
+from msrim.cli.main import OWN_PROCESS, PANELS, app
 from msrim.errors import InputError
 from msrim.image import Volume, write_volume
 from msrim.recipe import Recipe
@@ -202,6 +202,16 @@ def test_doctor_says_what_is_broken(monkeypatch):
     shown = runner.invoke(app, ["doctor"])
     assert shown.exit_code == 2
     assert "broken   antspyx: not installed; install msrim again with `make`" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "process", "kept"), [("segment", OWN_PROCESS, 1), ("cohort", OWN_PROCESS, 0), ("segment", None, 0)]
+)
+def test_commands_keep_freed_memory_but_not_for_patients_side_by_side(command, process, kept, monkeypatch):
+    calls = []
+    monkeypatch.setattr("msrim.cli.main.keep_freed_memory", lambda: calls.append(command))
+    assert runner.invoke(app, [command], obj=process).exit_code == 2  # without arguments
+    assert len(calls) == kept
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")

@@ -16,6 +16,9 @@ from msrim.errors import InputError
 class BidsAppCommand(TyperCommand):
     """Takes several labels after one option, as BIDS Apps do: ``--participant-label 01 02``."""
 
+    # Patients who are processed side by side share the machine's memory.
+    keeps_freed_memory = False
+
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         spread, option = [], None
         for argument in args:

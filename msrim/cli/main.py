@@ -33,6 +33,8 @@ from msrim.errors import MsrimError, Remark
 
 # Of glibc's malloc.h.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+# Given to the application by the command line, which has its process for itself.
+OWN_PROCESS = "own process"
 PANELS = PATIENT, DATASET, TRUTH, NETWORKS, MACHINE = (
     "One patient",
     "A whole dataset",
@@ -141,11 +143,16 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback(help=HELP)
 def options(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """What there is beside the commands."""
+    """Options of msrim itself, and what is done before any command."""
+    command = ctx.command.get_command(ctx, ctx.invoked_subcommand)
+    # A program that calls the application keeps its own memory as it likes.
+    if ctx.obj == OWN_PROCESS and getattr(command, "keeps_freed_memory", True):
+        keep_freed_memory()
 
 
 def end_on_sigterm() -> None:
@@ -170,9 +177,6 @@ def keep_freed_memory() -> None:
 def main() -> None:
     """Run the command line."""
     end_on_sigterm()
-    # Patients beside each other share the memory.
-    if sys.argv[1:2] != ["cohort"]:
-        keep_freed_memory()
     # Paths need not be UTF-8.
     sys.stdout.reconfigure(errors="surrogateescape")
-    app()
+    app(obj=OWN_PROCESS)

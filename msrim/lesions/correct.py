@@ -29,7 +29,7 @@ def with_corrections(tissue: ChangedTissue, *, baseline: Given | None, followup:
     Returns
     -------
     ChangedTissue
-        Of the voxels of a correction, those that are lesion at one visit alone are new or gone.
+        Of the voxels of a correction, those that are lesion at one visit alone are new or vanished.
 
     Examples
     --------
@@ -38,16 +38,16 @@ def with_corrections(tissue: ChangedTissue, *, baseline: Given | None, followup:
     >>> nothing = found.like(np.zeros((1, 1, 5), bool))
     >>> given = line(0, 0, 0, 1, 1), line(0, 0, 0, 1, 0), line(1, 1, 0, 0, 0)
     >>> after = with_corrections(ChangedTissue(found, found, nothing, nothing), baseline=None, followup=given)
-    >>> [mask.data.astype(int).ravel().tolist() for mask in (after.followup, after.new, after.gone)]
+    >>> [mask.data.astype(int).ravel().tolist() for mask in (after.followup, after.new, after.vanished)]
     [[0, 0, 0, 1, 1], [0, 0, 0, 1, 0], [1, 1, 0, 0, 0]]
     """
     before, touched_before = _corrected(tissue.baseline, baseline)
     after, touched_after = _corrected(tissue.followup, followup)
     touched = touched_before | touched_after
     new = np.where(touched, after & ~before, tissue.new.data & after)
-    gone = np.where(touched, before & ~after, tissue.gone.data & before)
+    vanished = np.where(touched, before & ~after, tissue.vanished.data & before)
     like = tissue.baseline.like
-    return ChangedTissue(like(before), like(after), like(new), like(gone))
+    return ChangedTissue(like(before), like(after), like(new), like(vanished))
 
 
 def _corrected(lesion: Volume, given: Given | None) -> tuple[np.ndarray, np.ndarray]:

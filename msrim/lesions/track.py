@@ -50,7 +50,7 @@ CHANGE_COLUMNS = {
     "followup_mm3": {"Description": "Volume at follow-up on the midway grid, comparable", "Units": "mm3"},
     "change_mm3": {"Description": "Volume at follow-up minus volume at baseline", "Units": "mm3"},
     "new_mm3": {"Description": "Tissue that is lesion at follow-up alone", "Units": "mm3"},
-    "gone_mm3": {"Description": "Tissue that was lesion at baseline alone", "Units": "mm3"},
+    "vanished_mm3": {"Description": "Tissue that was lesion at baseline alone", "Units": "mm3"},
     "expansion_percent": {
         "Description": "Growth of the lesion's place by the deformation between the visits; n/a where not measured",
         "Units": "percent",
@@ -85,7 +85,7 @@ class TrackedLesion:
     followup_mm3: float
     change_mm3: float
     new_mm3: float
-    gone_mm3: float
+    vanished_mm3: float
     expansion_percent: float | None = None
     expansion_percent_per_year: float | None = None
     sel_candidate: bool | None = None
@@ -130,7 +130,7 @@ def track_lesions(baseline: Volume, followup: Volume) -> list[TrackedLesion]:
     # A voxel belongs to one group, whichever visit it is asked of.
     group = np.where(before > 0, group_before[before], group_after[after])
     unit = baseline.voxel_volume_mm3
-    parts = {"before": before > 0, "after": after > 0, "new": before == 0, "gone": after == 0}
+    parts = {"before": before > 0, "after": after > 0, "new": before == 0, "vanished": after == 0}
     mm3 = {name: np.bincount(group[where], minlength=count) * unit for name, where in parts.items()}
     first_voxel = np.full(count, voxels.size)
     np.minimum.at(first_voxel, group, np.arange(voxels.size))
@@ -152,7 +152,7 @@ def track_lesions(baseline: Volume, followup: Volume) -> list[TrackedLesion]:
                 *volumes,
                 round(volumes[1] - volumes[0], 3),
                 round(float(mm3["new"][index]), 3),
-                round(float(mm3["gone"][index]), 3),
+                round(float(mm3["vanished"][index]), 3),
             )
         )
     return rows
@@ -220,16 +220,16 @@ def swapped_change(change: str) -> str:
 
 
 def changed_parts(
-    rows: Sequence[TrackedLesion], instances: tuple[Volume, Volume], *, new: Volume, gone: Volume
+    rows: Sequence[TrackedLesion], instances: tuple[Volume, Volume], *, new: Volume, vanished: Volume
 ) -> tuple[Volume, Volume]:
-    """The changed parts of each visit's lesions: gone tissue of those that shrink, new tissue of those that grow.
+    """The changed parts of each visit's lesions: vanished tissue of those that shrink, new tissue of those that grow.
 
     Parameters
     ----------
     rows : sequence of TrackedLesion
     instances : (Volume, Volume) of int
         Lesions of baseline and follow-up on one grid.
-    new, gone : Volume of bool
+    new, vanished : Volume of bool
         Changed tissue.
 
     Returns
@@ -241,7 +241,7 @@ def changed_parts(
     shrinking = [number for row in rows if swapped_change(row.change) in GROWING for number in row.baseline_ids]
     growing = [number for row in rows if row.change in GROWING for number in row.followup_ids]
     return (
-        baseline.like(np.where(gone.data & np.isin(baseline.data, shrinking), baseline.data, 0)),
+        baseline.like(np.where(vanished.data & np.isin(baseline.data, shrinking), baseline.data, 0)),
         followup.like(np.where(new.data & np.isin(followup.data, growing), followup.data, 0)),
     )
 
@@ -278,7 +278,7 @@ def summarise_changes(lesions: Sequence[TrackedLesion]) -> dict:
     Returns
     -------
     dict
-        Ready for JSON: ``lesions`` by change, volumes in mm3 at both visits, their difference, tissue new and gone.
+        Ready for JSON: ``lesions`` by change, volumes in mm3 at both visits, their difference, tissue new and vanished.
 
     Examples
     --------
@@ -287,7 +287,7 @@ def summarise_changes(lesions: Sequence[TrackedLesion]) -> dict:
     """
     totals = {
         name: round(float(sum(getattr(lesion, name) for lesion in lesions)), 3)
-        for name in ("baseline_mm3", "followup_mm3", "change_mm3", "new_mm3", "gone_mm3")
+        for name in ("baseline_mm3", "followup_mm3", "change_mm3", "new_mm3", "vanished_mm3")
     }
     counts = {change: sum(lesion.change == change for lesion in lesions) for change in CHANGES}
     return {"lesions": counts, **totals, "use": "research use only"}

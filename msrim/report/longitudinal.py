@@ -37,7 +37,7 @@ HEADINGS = {
     "followup_mm3": "Follow-up",
     "change_mm3": "Difference",
     "new_mm3": "New tissue",
-    "gone_mm3": "Gone tissue",
+    "vanished_mm3": "Vanished tissue",
     "expansion_percent": "Expansion",
     "expansion_percent_per_year": "Expansion",
     "sel_candidate": "Slowly expanding",
@@ -51,7 +51,7 @@ HEADINGS = {
 # Shown where they were measured.
 MEASURED = (*EXPANSION_COLUMNS, "rim_probability")
 UNITS = {
-    **dict.fromkeys(("baseline_mm3", "followup_mm3", "change_mm3", "new_mm3", "gone_mm3"), "mm³"),
+    **dict.fromkeys(("baseline_mm3", "followup_mm3", "change_mm3", "new_mm3", "vanished_mm3"), "mm³"),
     "expansion_percent": "%",
     "expansion_percent_per_year": "% a year",
 }
@@ -83,7 +83,7 @@ class ChangeReport(Provenance):
     tracked : Volume of int
         Number of the lesion in ``rows``, at either visit.
     lesions : (Volume of bool, Volume of bool)
-    new, gone : Volume of bool
+    new, vanished : Volume of bool
         Tissue that is lesion at one visit alone.
     mni_from_midway : (4, 4) float
     rows : sequence of TrackedLesion
@@ -100,7 +100,7 @@ class ChangeReport(Provenance):
     tracked: Volume
     lesions: tuple[Volume, Volume]
     new: Volume
-    gone: Volume
+    vanished: Volume
     mni_from_midway: np.ndarray
     rows: Sequence[TrackedLesion]
     summary: dict
@@ -153,7 +153,7 @@ def _rows_of_pictures(report: ChangeReport, frame: Frame) -> list[list[Picture]]
         for z in report.differences.values()
     ]
     before, after = report.lesions
-    volumes = {"new": report.new, "gone": report.gone, "before": before, "after": after, "all": report.tracked}
+    volumes = {"new": report.new, "vanished": report.vanished, "before": before, "after": after, "all": report.tracked}
     masks = {name: on_grid(volume) for name, volume in volumes.items()}
     changed = [row.id for row in report.rows if row.change != "stable"]
     wanted = np.where(np.isin(masks["all"], changed), masks["all"], 0)
@@ -178,7 +178,7 @@ def _row_of_pictures(
     images : sequence of (X, Y, Z) uint8
         Baseline, follow-up, differences.
     masks : dict of str to (X, Y, Z) array
-        "before", "after", "new" and "gone" where not 0; "all" are the numbers of the lesions of both visits.
+        "before", "after", "new" and "vanished" where not 0; "all" are the numbers of the lesions of both visits.
     changed : sequence of int
         Which of these get their number drawn.
     """
@@ -186,7 +186,7 @@ def _row_of_pictures(
     lesions = {int(number): cut["all"] == number for number in np.unique(cut["all"][cut["all"] > 0])}
     numbers = place_numbers({n: mask for n, mask in lesions.items() if n in changed}, cut["all"] > 0)
     pixels = {number: int(np.count_nonzero(mask)) for number, mask in lesions.items()}
-    changes = {name: outline(cut[name]) for name in ("new", "gone")}
+    changes = {name: outline(cut[name]) for name in ("new", "vanished")}
     of_visits = [{"lesion": outline(cut[name]), **changes} for name in ("before", "after")]
     return [
         Picture(

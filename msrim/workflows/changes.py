@@ -21,10 +21,9 @@ from msrim.errors import Doubt, Fallback
 from msrim.image import Volume, on_grid_of, read_volume, resample, write_volume
 from msrim.labels import Tissue as TissueClass
 from msrim.lesions.change import (
-    CLEAR,
     RULE,
-    T2W_WEIGHT,
     ChangedTissue,
+    ComparedScan,
     changed_tissue,
     clear_change,
     decide_change,
@@ -141,11 +140,11 @@ class Anatomical:
 
 @dataclass(frozen=True)
 class Compared:
-    """What a network sees: probabilities of lesion at each visit, masks of new and gone tissue."""
+    """What a network sees: probabilities of lesion at each visit, masks of new and vanished tissue."""
 
     lesions: Pair[Path]
     new: Path
-    gone: Path
+    vanished: Path
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ class Tissue:
 
     Attributes
     ----------
-    new, gone : Path
+    new, vanished : Path
         Masks of changed tissue.
     lesions : pair of Path
         Masks of each visit.
@@ -183,7 +182,7 @@ class Tissue:
     """
 
     new: Path
-    gone: Path
+    vanished: Path
     lesions: Pair[Path]
     probabilities: Pair[Path]
     sphere: Path | None = None
@@ -257,15 +256,9 @@ def change_method(card: Card, visits: Pair[PreparedVisit], *, plain: bool = Fals
     if plain:
         return f"{card.label}: what its head for new lesions says of the pair, by no further rule"
     if card.task == "longitudinal":
-        return f"{card.label}; {CLEAR}; {LEFT_OUT}"
-    images = (
-        f"FLAIR, and of the T2w with a weight of {T2W_WEIGHT:g} where both visits show it,"
-        if contrast_of(visits, "T2w")
-        else "FLAIR"
-    )
-    outlines = read_card(OUTLINE_MODEL).label
-    how = f"rule on the difference of the {images} with {card.label}: {RULE}"
-    return f"{how}; outlines completed by {outlines}; {LEFT_OUT}"
+        return f"{card.label}; {RULE.clear_text}; {LEFT_OUT}"
+    rule = RULE.text(card.label, t2w=contrast_of(visits, "T2w") is not None)
+    return f"{rule}; outlines completed by {read_card(OUTLINE_MODEL).label}; {LEFT_OUT}"
 
 
 def contrast_of(visits: Pair[PreparedVisit], contrast: str) -> Pair[Aligned] | None:
@@ -417,10 +410,11 @@ def compare(
     stride: int,
     plain: bool = False,
 ) -> Compared:
-    """What CoactSeg, run both ways round, says: lesions at either visit (probabilities), new and gone tissue (masks).
+    """Run CoactSeg both ways round: lesions at either visit (probabilities), new and vanished tissue (masks).
 
-    What keeps to the brain's surface is neither lesion nor change, as in :func:`msrim.models.inference.find_lesions`.
-    With ``plain`` it may be, and what is new is what the network says of the visits in their order alone.
+    Tissue that keeps to the brain's surface is neither lesion nor change, as in
+    :func:`msrim.models.inference.find_lesions`. With ``plain`` it may be, and new tissue is that of the visits in their
+    order alone.
     """
     from msrim.models.inference import SURFACE_MM, find_changes
 
@@ -431,14 +425,14 @@ def compare(
     anything = np.maximum(lesions.max(axis=0), changes.max(axis=0)) * brain.data
     if not plain:
         anything = remove_superficial(brain.like(anything), brain, deeper_than_mm=SURFACE_MM).data
-    gone, new = (np.minimum(change, anything) >= threshold for change in changes)
-    # Where both ways claim a change the two claims contradict each other, and nothing is said; plainly, new tissue
-    # is what the network says of the visits in their order.
-    both = gone & new
+    vanished, new = (np.minimum(change, anything) >= threshold for change in changes)
+    # Where both ways mark a change they contradict each other, and neither counts; plainly, new tissue is that of the
+    # visits in their order.
+    both = vanished & new
     return Compared(
         lesions=write_pair([brain.like(np.minimum(lesion, anything)) for lesion in lesions], "{}.nii"),
         new=write_volume(brain.like(new if plain else new & ~both), Path("new.nii")),
-        gone=write_volume(brain.like(gone & ~both), Path("gone.nii")),
+        vanished=write_volume(brain.like(vanished & ~both), Path("vanished.nii")),
     )
 
 
@@ -456,15 +450,14 @@ def decide_by_rule(
     """Lesions of both visits and changed tissue, see :mod:`msrim.lesions.change`; ``scans`` are the FLAIRs."""
     probabilities = on_midway(lesions, midway)
     baseline, followup = on_midway(spheres, midway)
-    tissue = decide_change(
-        *each(read_own, matched.flairs),
-        brain=read_mask(midway.brain),
-        probabilities=probabilities,
-        threshold=threshold,
-        claims=(read_mask(compared.gone), read_mask(compared.new)),
-        sampled=_as_sampled_by_other(matched.flairs, midway, scans=scans),
-        t2w=None if matched.t2w is None else each(read_own, matched.t2w),
+    resampled = _as_sampled_by_other(matched.flairs, midway, scans=scans)
+    t2w = (None, None) if matched.t2w is None else each(read_own, matched.t2w)
+    marked = read_mask(compared.vanished), read_mask(compared.new)
+    one, other = (
+        ComparedScan(flair, probability, marked[which], resampled[which], t2w[which])
+        for which, (flair, probability) in enumerate(zip(each(read_own, matched.flairs), probabilities, strict=True))
     )
+    tissue = decide_change(one, other, brain=read_mask(midway.brain), threshold=threshold)
     sphere = write_volume(baseline.like((baseline.data + followup.data) / 2), Path("sphere.nii"))
     return _write_tissue(_plausible(tissue, midway, anatomies), probabilities, sphere=sphere)
 
@@ -479,7 +472,7 @@ def _plausible(tissue: ChangedTissue, midway: Midway, anatomies: Pair[Anatomical
         labels = resample(read_own(anatomy.labels), brain, nearest=True)
         seen.append(Seen(marked, brain, labels, np.linalg.inv(read_transform(transform))))
     refused = implausible_everywhere(seen, thick_mm=THICK_SLICES_MM).data
-    masks = (tissue.baseline, tissue.followup, tissue.new, tissue.gone)
+    masks = (tissue.baseline, tissue.followup, tissue.new, tissue.vanished)
     return ChangedTissue(*(mask.like(mask.data & ~refused) for mask in masks))
 
 
@@ -514,10 +507,10 @@ def decide_by_network(
     z = difference_z(*each(read_own, matched.flairs), brain=brain)
     baseline, followup = lesions = each(read_own, compared.lesions)
     lesion = brain.like((baseline.data + followup.data) / 2 >= threshold)
-    new, gone = read_mask(compared.new), read_mask(compared.gone)
+    new, vanished = read_mask(compared.new), read_mask(compared.vanished)
     if not plain:
-        new, gone = clear_change(new, z), clear_change(gone, z.like(-z.data))
-    tissue = changed_tissue(lesion, new=new, gone=gone)
+        new, vanished = clear_change(new, z), clear_change(vanished, z.like(-z.data))
+    tissue = changed_tissue(lesion, new=new, vanished=vanished)
     return _write_tissue(tissue if plain else _plausible(tissue, midway, anatomies), lesions)
 
 
@@ -537,7 +530,7 @@ def correct_tissue(midway: Midway, *, tissue: Tissue, edits: Pair[Edit | None]) 
             resample(found.like(mask.astype(np.float32)), brain, target_from_source=read_transform(transform))
             for mask in (corrected.data, corrected.data & ~found.data, found.data & ~corrected.data)
         ))  # fmt: skip
-    decided = ChangedTissue(*each(read_mask, tissue.lesions), read_mask(tissue.new), read_mask(tissue.gone))
+    decided = ChangedTissue(*each(read_mask, tissue.lesions), read_mask(tissue.new), read_mask(tissue.vanished))
     after = with_corrections(decided, baseline=given[0], followup=given[1])
     probabilities = each(read_own, tissue.probabilities)
     return _write_tissue(after, probabilities, sphere=tissue.sphere)
@@ -546,7 +539,7 @@ def correct_tissue(midway: Midway, *, tissue: Tissue, edits: Pair[Edit | None]) 
 def _write_tissue(tissue: ChangedTissue, probabilities: Pair[Volume], *, sphere: Path | None = None) -> Tissue:
     return Tissue(
         new=write_volume(tissue.new, Path("new.nii")),
-        gone=write_volume(tissue.gone, Path("gone.nii")),
+        vanished=write_volume(tissue.vanished, Path("vanished.nii")),
         lesions=write_pair((tissue.baseline, tissue.followup), "{}.nii"),
         probabilities=write_pair(probabilities, "{}_probability.nii"),
         sphere=sphere,

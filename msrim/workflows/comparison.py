@@ -17,11 +17,11 @@ import numpy as np
 
 from msrim.bids import (
     COMPARED_VISIT,
-    GONE_AT_BASELINE,
     NEW_AT_FOLLOWUP,
     PAIR,
     RIM_FOLDER,
     RIMS,
+    VANISHED_AT_BASELINE,
     Subject,
     pair_folder,
     write_dataset_description,
@@ -267,7 +267,7 @@ def write_changes(
         for instances, subject, transform in zip((baseline, followup), subjects, midway.transforms, strict=True)
     ]
     rows = _with_rims(rows, (own[0], own[1]), rims)
-    changed = changed_parts(rows, (baseline, followup), new=read_mask(tissue.new), gone=read_mask(tissue.gone))
+    changed = changed_parts(rows, (baseline, followup), new=read_mask(tissue.new), vanished=read_mask(tissue.vanished))
     written = []
     for which in (0, 1):
         at_midway = _AtMidway(
@@ -317,7 +317,7 @@ class _AtMidway:
     Attributes
     ----------
     changed : Volume of int
-        The new or gone parts of its lesions, by number.
+        The new or vanished parts of its lesions, by number.
     probability, image : Volume
         Of lesion; the matched FLAIR.
     from_flair : (4, 4) float
@@ -344,13 +344,18 @@ def _write_visit(
     """What the user gets of one visit: 0 is the baseline, 1 the follow-up, ``own`` its lesions on its own grid."""
     target = read_volume(subject.contrasts["FLAIR"])
     moved = np.linalg.inv(visit.from_flair)
-    # New and gone tissue keep their lesion's number until they lie on the visit's grid, so that none is lost.
+    # New and vanished tissue keep their lesion's number until they lie on the visit's grid, so that none is lost.
     part = labels_on_grid(visit.changed, target, target_from_source=moved)
     probability = resample(visit.probability, target, target_from_source=moved)
     measured = measure_lesions(own, probability=probability, labels=labels)
-    suffixes = COMPARED_VISIT | (GONE_AT_BASELINE, NEW_AT_FOLLOWUP)[which]
+    suffixes = COMPARED_VISIT | (VANISHED_AT_BASELINE, NEW_AT_FOLLOWUP)[which]
     names = {key: subject.below(folder, suffix) for key, suffix in suffixes.items()}
-    sidecar = {"Type": "Lesion", "Manual": False, "Description": f"{('Gone', 'New')[which]} tissue", "Method": method}
+    sidecar = {
+        "Type": "Lesion",
+        "Manual": False,
+        "Description": f"{('Vanished', 'New')[which]} tissue",
+        "Method": method,
+    }
     return VisitFiles(
         instances=write_volume(own, names["instances"]),
         table=write_lesions_tsv([with_change(lesion, rows, VISITS[which]) for lesion in measured], names["table"]),
@@ -483,7 +488,7 @@ def _report(
         tracked=read_own(changes.files.tracked),
         lesions=each(read_mask, tissue.lesions),
         new=read_mask(tissue.new),
-        gone=read_mask(tissue.gone),
+        vanished=read_mask(tissue.vanished),
         mni_from_midway=mni_from_followup @ np.linalg.inv(read_transform(midway.transforms[1])),
         rows=changes.rows,
         summary=changes.summary,

@@ -54,7 +54,7 @@ def main() -> None:
         "new > 10 mm3",
         "vanished > 10 mm3",
         "new mm3",
-        "gone mm3",
+        "vanished mm3",
         "expanding",
         "brain %",
         "seconds",
@@ -88,7 +88,7 @@ def main() -> None:
         new = sum(row[1] == "new" and float(row[5]) > LARGE_MM3 for row in rows)
         vanished = sum(row[1] == "vanished" and float(row[4]) > LARGE_MM3 for row in rows)
         large += new
-        volumes = [f"{summary[name]:.0f}" for name in ("new_mm3", "gone_mm3")]
+        volumes = [f"{summary[name]:.0f}" for name in ("new_mm3", "vanished_mm3")]
         both = sum(row[1] not in ("new", "vanished") for row in rows)
         volumes += (
             [f"{summary['sel_candidates']} of {both}", f"{summary['brain_volume_change_percent']:+.2f}"]

@@ -26,8 +26,8 @@ def given(found: Volume, corrected: Volume) -> tuple[Volume, Volume, Volume]:
 
 
 def tissue(baseline: Volume, followup: Volume) -> ChangedTissue:
-    new, gone = followup.data & ~baseline.data, baseline.data & ~followup.data
-    return ChangedTissue(baseline, followup, baseline.like(new), baseline.like(gone))
+    new, vanished = followup.data & ~baseline.data, baseline.data & ~followup.data
+    return ChangedTissue(baseline, followup, baseline.like(new), baseline.like(vanished))
 
 
 def as_boxes(volume: Volume) -> list[str]:
@@ -41,28 +41,37 @@ def as_boxes(volume: Volume) -> list[str]:
 def test_nothing_corrected_changes_nothing():
     before = tissue(mask(ONE, OTHER), mask(ONE, THIRD))
     after = with_corrections(before, baseline=None, followup=given(mask(ONE, THIRD), mask(ONE, THIRD)))
-    for name in ("baseline", "followup", "new", "gone"):
+    for name in ("baseline", "followup", "new", "vanished"):
         np.testing.assert_array_equal(getattr(after, name).data, getattr(before, name).data)
 
 
 def test_a_false_lesion_removed_at_both_visits_leaves_no_trace():
     both = given(mask(ONE, OTHER), mask(ONE))
     after = with_corrections(tissue(mask(ONE, OTHER), mask(ONE, OTHER)), baseline=both, followup=both)
-    assert [as_boxes(m) for m in (after.baseline, after.followup, after.new, after.gone)] == [["one"], ["one"], [], []]
+    assert [as_boxes(m) for m in (after.baseline, after.followup, after.new, after.vanished)] == [
+        ["one"],
+        ["one"],
+        [],
+        [],
+    ]
 
 
 @pytest.mark.parametrize("visit", ["baseline", "followup"])
-def test_a_lesion_removed_at_one_visit_alone_is_new_or_gone(visit):
+def test_a_lesion_removed_at_one_visit_alone_is_new_or_vanished(visit):
     edits = {"baseline": None, "followup": None} | {visit: given(mask(ONE, OTHER), mask(ONE))}
     after = with_corrections(tissue(mask(ONE, OTHER), mask(ONE, OTHER)), **edits)
-    changed, unchanged = (after.gone, after.new) if visit == "followup" else (after.new, after.gone)
+    changed, unchanged = (after.vanished, after.new) if visit == "followup" else (after.new, after.vanished)
     assert as_boxes(changed) == ["other"] and as_boxes(unchanged) == []
 
 
 def test_a_false_new_lesion_goes_and_a_missed_one_comes():
     before = tissue(mask(ONE), mask(ONE, OTHER))
     after = with_corrections(before, baseline=None, followup=given(mask(ONE, OTHER), mask(ONE, THIRD)))
-    assert (as_boxes(after.followup), as_boxes(after.new), as_boxes(after.gone)) == (["one", "third"], ["third"], [])
+    assert (as_boxes(after.followup), as_boxes(after.new), as_boxes(after.vanished)) == (
+        ["one", "third"],
+        ["third"],
+        [],
+    )
 
 
 def test_of_a_removed_lesion_no_rim_is_left_where_the_comparison_drew_it_larger():
@@ -70,12 +79,12 @@ def test_of_a_removed_lesion_no_rim_is_left_where_the_comparison_drew_it_larger(
     wide.data[1:10, 1:10, 1:9] = True
     after = with_corrections(tissue(wide, wide), baseline=None, followup=given(mask(ONE, OTHER), mask(OTHER)))
     assert not after.followup.data[1:10, 1:10, 1:9].any()
-    np.testing.assert_array_equal(after.gone.data, wide.data)
+    np.testing.assert_array_equal(after.vanished.data, wide.data)
 
 
-def test_an_erased_part_is_gone_and_the_rest_stays():
+def test_an_erased_part_has_vanished_and_the_rest_stays():
     rest = mask(ONE)
     rest.data[3:5] = False
     after = with_corrections(tissue(mask(ONE), mask(ONE)), baseline=None, followup=given(mask(ONE), rest))
     np.testing.assert_array_equal(after.followup.data, rest.data)
-    np.testing.assert_array_equal(after.gone.data, mask(ONE).data & ~rest.data)
+    np.testing.assert_array_equal(after.vanished.data, mask(ONE).data & ~rest.data)

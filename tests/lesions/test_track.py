@@ -72,8 +72,12 @@ def test_every_change_is_recognised_with_its_volumes():
         "merged": (60, 72),
         "split": (126, 108),
     }
-    assert (found["shrinking"].new_mm3, found["shrinking"].gone_mm3, found["shrinking"].change_mm3) == (0, 128, -128)
-    assert (found["merged"].new_mm3, found["merged"].gone_mm3) == (12, 0)
+    assert (found["shrinking"].new_mm3, found["shrinking"].vanished_mm3, found["shrinking"].change_mm3) == (
+        0,
+        128,
+        -128,
+    )
+    assert (found["merged"].new_mm3, found["merged"].vanished_mm3) == (12, 0)
     assert (len(found["merged"].baseline_ids), len(found["merged"].followup_ids)) == (2, 1)
 
 
@@ -101,7 +105,7 @@ def test_swapped_visits_swap_lesion_by_lesion(seed):
             one.followup_mm3,
             one.baseline_mm3,
             -one.change_mm3,
-            one.gone_mm3,
+            one.vanished_mm3,
             one.new_mm3,
         )
 
@@ -111,7 +115,7 @@ def test_rows_add_up_to_the_masks():
     summary = summarise_changes(track_lesions(before, after))
     assert summary["baseline_mm3"] == np.count_nonzero(before.data) * 2
     assert summary["followup_mm3"] == np.count_nonzero(after.data) * 2
-    assert summary["change_mm3"] == summary["new_mm3"] - summary["gone_mm3"]
+    assert summary["change_mm3"] == summary["new_mm3"] - summary["vanished_mm3"]
     assert summary["lesions"] == dict.fromkeys(CHANGES, 1)
 
 

@@ -27,14 +27,14 @@ def ball(x: float, y: float, z: float, radius: float) -> np.ndarray:
 
 
 def two_visits(*, changed: bool = True) -> ChangeReport:
-    """A ball of brain with a lesion that stays, one on the patient's left that is new, one in front that is gone."""
+    """A ball of brain with a lesion that stays, one on the patient's left that is new, one in front that vanishes."""
     brain, stays = ball(0, 0, 0, 50), ball(20, 0, 10, 6)
     new = ball(-25, 0, 10, 6) if changed else np.zeros(SHAPE, bool)
-    gone = ball(0, 30, 10, 5) if changed else np.zeros(SHAPE, bool)
+    vanished = ball(0, 30, 10, 5) if changed else np.zeros(SHAPE, bool)
     volume = lambda data: Volume(data, AFFINE)  # noqa: E731
     noise = np.random.default_rng(0).normal(0, 0.1, (2, *SHAPE)).astype(np.float32)
-    images = (noise[0] + 2.0 * (stays | gone)) * brain, (noise[1] + 2.0 * (stays | new)) * brain
-    before, after = volume(label_lesions(stays | gone)), volume(label_lesions(stays | new))
+    images = (noise[0] + 2.0 * (stays | vanished)) * brain, (noise[1] + 2.0 * (stays | new)) * brain
+    before, after = volume(label_lesions(stays | vanished)), volume(label_lesions(stays | new))
     rows = track_lesions(before, after)
     tracked = np.zeros(SHAPE, np.int32)
     for row in rows:
@@ -47,12 +47,12 @@ def two_visits(*, changed: bool = True) -> ChangeReport:
         method="rule of thumb",
         model_limits="finds balls alone",
         images=tuple(volume(image.astype(np.float32)) for image in images),
-        differences={"FLAIR": volume((5.0 * new - 5.0 * gone).astype(np.float32))},
+        differences={"FLAIR": volume((5.0 * new - 5.0 * vanished).astype(np.float32))},
         brain=volume(brain),
         tracked=volume(tracked),
-        lesions=(volume(stays | gone), volume(stays | new)),
+        lesions=(volume(stays | vanished), volume(stays | new)),
         new=volume(new),
-        gone=volume(gone),
+        vanished=volume(vanished),
         mni_from_midway=np.eye(4),
         rows=rows,
         summary={**summarise_changes(rows), **agreement, "method": "rule of thumb"},
@@ -151,10 +151,10 @@ def test_the_difference_of_every_contrast_that_decided_has_its_column(page, tmp_
 def test_new_tissue_is_outlined_where_it_lies_in_all_three_pictures(page):
     """The patient's left is on the picture's right, front is up; outlines are in mm."""
     triplets = re.findall(r'<div class="visits".*?(?=<div class="visits"|</section>)', page, flags=re.DOTALL)
-    shown = [t for t in triplets if t.count('class="drawn new"') == 3 and t.count('class="drawn gone"') == 3]
+    shown = [t for t in triplets if t.count('class="drawn new"') == 3 and t.count('class="drawn vanished"') == 3]
     assert shown
     width, height = map(float, re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', shown[0]).groups())
-    for style, (x, y) in {"new": (25, 0), "gone": (0, -30)}.items():
+    for style, (x, y) in {"new": (25, 0), "vanished": (0, -30)}.items():
         for path in re.findall(rf'class="drawn {style}" d="([^"]+)"', shown[0]):
             points = np.array([[float(n) for n in p.split()] for p in re.split("[ML]", path)[1:]])
             middle = (points.min(axis=0) + points.max(axis=0)) / 2 - (width / 2, height / 2)

@@ -136,7 +136,7 @@ def test_what_is_found_is_counted(painted, tmp_path, monkeypatch, seen):
     tissue = changed_tissue(
         grid.like(visits[0] & visits[1]),
         new=grid.like(visits[1] & ~visits[0]),
-        gone=grid.like(visits[0] & ~visits[1]),
+        vanished=grid.like(visits[0] & ~visits[1]),
     )
     identity = write_transform(np.eye(4), tmp_path / "identity.txt")
     midway = Midway(anatomy.working.brain, (anatomy.working.brain,) * 2, (identity, identity), {})
@@ -146,7 +146,7 @@ def test_what_is_found_is_counted(painted, tmp_path, monkeypatch, seen):
         midway=midway,
         tissue=Tissue(
             new=write_volume(tissue.new, tmp_path / "new.nii"),
-            gone=write_volume(tissue.gone, tmp_path / "gone.nii"),
+            vanished=write_volume(tissue.vanished, tmp_path / "vanished.nii"),
             lesions=(
                 write_volume(tissue.baseline, tmp_path / "before.nii"),
                 write_volume(tissue.followup, tmp_path / "after.nii"),

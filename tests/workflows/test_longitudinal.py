@@ -49,7 +49,7 @@ from msrim.workflows.segment import LesionFiles, Lesions, Probabilities
 SPACING_MM = (2.0, 2.0, 3.0)
 SHAPE = (60, 60, 40)
 # Centre and radius in mm, in the first visit's world.
-OLD, GROWING, NEW, GONE = ((20, 0, 0), 7), ((-20, 5, 0), 5), ((0, 22, 5), 5), ((0, -22, -5), 5)
+OLD, GROWING, NEW, VANISHED = ((20, 0, 0), 7), ((-20, 5, 0), 5), ((0, 22, 5), 5), ((0, -22, -5), 5)
 GROWN = ((-20, 5, 0), 8)
 # Flowing CSF, as bright as a lesion, and the ventricle around it.
 FLOW, VENTRICLE = ((0, 0, -20), 4), ((0, 0, -20), 9)
@@ -130,7 +130,7 @@ def visits(tmp_path_factory) -> Pair[PreparedVisit]:
     moved[:3, :3] = rotation(x_deg=4, z_deg=-3)
     moved[:3, 3] = (3, -2, 1)
     return (
-        visit(folder / "one", "01", OLD, GROWING, GONE, FLOW, moved=np.eye(4), seed=1),
+        visit(folder / "one", "01", OLD, GROWING, VANISHED, FLOW, moved=np.eye(4), seed=1),
         visit(folder / "two", "02", OLD, GROWN, NEW, FLOW, moved=moved, seed=2),
     )
 
@@ -280,7 +280,7 @@ def test_every_lesion_is_tracked(written):
     # Slices of 3 mm blur what changes, and raters draw wider than half of the blurred edge: so does the rule.
     assert found["enlarging"] == pytest.approx((ball_mm3(GROWING), ball_mm3(GROWN)), rel=0.5)
     assert found["new"] == pytest.approx((0, ball_mm3(NEW)), rel=0.4)
-    assert found["vanished"] == pytest.approx((ball_mm3(GONE), 0), rel=0.4)
+    assert found["vanished"] == pytest.approx((ball_mm3(VANISHED), 0), rel=0.4)
 
 
 def test_the_new_mask_holds_the_new_lesion_and_the_grown_part_on_the_follow_up_s_grid(visits, written):
@@ -331,8 +331,8 @@ def test_swapped_visits_swap_lesion_by_lesion_and_voxel_by_voxel(written, swappe
             "baseline_mm3": one.followup_mm3,
             "followup_mm3": one.baseline_mm3,
             "change_mm3": -one.change_mm3,
-            "new_mm3": one.gone_mm3,
-            "gone_mm3": one.new_mm3,
+            "new_mm3": one.vanished_mm3,
+            "vanished_mm3": one.new_mm3,
         }
     for one, other in zip(written.visits, swapped.visits[::-1], strict=True):
         np.testing.assert_array_equal(data_of(one.changed), data_of(other.changed))
@@ -430,7 +430,7 @@ def test_a_network_decides_where_there_is_one(tmp_path, monkeypatch):
         given = {"card": read_card(tmp_path), "device": "cpu", "threshold": threshold, "stride": 60}
         compared = compare(midway, matched=images, **given)
         tissue = decide_by_network(midway, matched=images, compared=compared, anatomies=anatomies, threshold=threshold)
-        files = {"new": tissue.new, "gone": tissue.gone, **dict(zip(matched, tissue.lesions, strict=True))}
+        files = {"new": tissue.new, "vanished": tissue.vanished, **dict(zip(matched, tissue.lesions, strict=True))}
         return {name: read_volume(path, mask=True).data for name, path in files.items()}
 
     masks = []
@@ -442,10 +442,10 @@ def test_a_network_decides_where_there_is_one(tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path / folder)
         masks.append(answer(*given))
     forth, back = masks
-    for name, other in (("new", "gone"), ("gone", "new"), ("baseline", "followup"), ("followup", "baseline")):
+    for name, other in (("new", "vanished"), ("vanished", "new"), ("baseline", "followup"), ("followup", "baseline")):
         np.testing.assert_array_equal(forth[name], back[other])
     assert forth["new"].any() and not (forth["new"] & forth["baseline"]).any() and not (forth["new"] & ~brain).any()
-    assert not (forth["gone"] & forth["followup"]).any()
+    assert not (forth["vanished"] & forth["followup"]).any()
     quiet = {
         name: write_volume(Volume(data - 9 * (data > 5), affine), tmp_path / f"quiet_{name}.nii")
         for name, data in images.items()
@@ -468,7 +468,7 @@ def test_a_network_decides_where_there_is_one(tmp_path, monkeypatch):
     )
     np.testing.assert_array_equal(read_volume(plain.new, mask=True).data, (new >= threshold) & brain)
     nothing = answer(*quiet.values())
-    assert not nothing["new"].any() and not nothing["gone"].any()
+    assert not nothing["new"].any() and not nothing["vanished"].any()
     # A layer of brain in which nothing lies deep: the same answers are none of a lesion.
     brain[:, :, 12:] = False
     write_volume(Volume(brain, affine), tmp_path / "in_brain.nii")
