@@ -231,8 +231,8 @@ class TrainingRecipe(BaseModel):
         Whether a lesion network's sphere head is taught (ALL-Net, Table 4).
     samples : str
         What a "longitudinal" network learns from: pairs of visits, single visits, or as many of each.
-    relations, staged : bool
-        Whether the relations between its heads are asked for, and only in the second half (CoactSeg, Table 3).
+    relation_loss, relation_warmup : bool
+        The loss of the relations between its heads, and whether it joins in the second half only (CoactSeg, Table 3).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -267,8 +267,8 @@ class TrainingRecipe(BaseModel):
     max_angle_deg: float = Field(default=5.0, ge=0, le=180)
     les_loss: bool = True
     samples: Literal["both", "pairs", "singles"] = "both"
-    relations: bool = True
-    staged: bool = True
+    relation_loss: bool = True
+    relation_warmup: bool = True
 
     @model_validator(mode="after")
     def _rims_are_neither_averaged_nor_rounded(self) -> TrainingRecipe:

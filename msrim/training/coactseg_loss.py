@@ -25,7 +25,7 @@ def coactseg_loss(logits: Tensor, lesions: Tensor, new: Tensor, known: Tensor, r
         Whether all lesions are marked in a sample, and whether the new ones are. The paper's single visits are
         (True, False) and its pairs (False, True); synthesised pairs are (True, True).
     relation_weight : (N,) float
-        lambda2 of this step, the same for all samples: 0 in the first half of a staged training, then 1.
+        lambda2 of this step, the same for all samples: 0 in the first half of a training with a warm-up, then 1.
 
     Returns
     -------
@@ -48,11 +48,11 @@ def coactseg_loss(logits: Tensor, lesions: Tensor, new: Tensor, known: Tensor, r
     marked, paired = known[:, 0], known[:, 1]
     loss = soft_dice(baseline[marked], lesions[marked, :1]) + soft_dice(followup[marked], lesions[marked, 1:])
     loss = loss + NEW_LESION_WEIGHT * soft_dice(change[paired], new[paired])
-    return loss + relation_weight[0] * relations(baseline, followup, new, paired)
+    return loss + relation_weight[0] * relation_loss(baseline, followup, new, paired)
 
 
-def relations(baseline: Tensor, followup: Tensor, new: Tensor, paired: Tensor) -> Tensor:
-    """What must hold between the heads (Eq. 3), each term zero where it holds.
+def relation_loss(baseline: Tensor, followup: Tensor, new: Tensor, paired: Tensor) -> Tensor:
+    """Loss of the relations between the heads (Eq. 3); each term is zero where its relation holds.
 
     A visit against itself has the same lesions twice; where tissue is new, baseline has no lesion and follow-up has
     one.

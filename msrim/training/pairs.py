@@ -73,8 +73,8 @@ class VisitCrops(Dataset):
         Of the crop, voxels.
     kinds : str
         "both", "pairs" or "singles" (Table 3 of the paper).
-    relations, staged : bool
-        lambda2 is 1 if ``relations``, but 0 in the first half if ``staged``.
+    relation_loss, relation_warmup : bool
+        lambda2 is 1 if ``relation_loss``, but 0 in the first half if ``relation_warmup``.
     """
 
     def __init__(
@@ -88,15 +88,15 @@ class VisitCrops(Dataset):
         samples: int,
         seed: int = 0,
         kinds: str = "both",
-        relations: bool = True,
-        staged: bool = True,
+        relation_loss: bool = True,
+        relation_warmup: bool = True,
     ) -> None:
         names = sorted({patient.name for patient in patients})
         self.visits = [[patient for patient in patients if patient.name == name] for name in names]
         self.lesions = {id(patient): np.argwhere(patient.lesions) for patient in patients}
         self.pairs, self.bank, self.channel = list(pairs), bank, channel
         self.shape, self.samples, self.seed = tuple(shape), samples, seed
-        self.kinds, self.relations, self.staged = kinds, relations, staged
+        self.kinds, self.relation_loss, self.relation_warmup = kinds, relation_loss, relation_warmup
 
     def __len__(self) -> int:
         return self.samples
@@ -114,7 +114,7 @@ class VisitCrops(Dataset):
         else:
             sample = self._made_pair(rng)
         second_half = 2 * index >= self.samples
-        return *sample, torch.tensor(float(self.relations and (second_half or not self.staged)))
+        return *sample, torch.tensor(float(self.relation_loss and (second_half or not self.relation_warmup)))
 
     def _single(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         patient, points = self._place(rng)

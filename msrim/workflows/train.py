@@ -173,8 +173,8 @@ def pair_samples(recipe: TrainingRecipe, source: Source) -> Samples:
         samples=recipe.steps * recipe.batch_size,
         seed=recipe.seed,
         kinds=recipe.samples,
-        relations=recipe.relations,
-        staged=recipe.staged,
+        relation_loss=recipe.relation_loss,
+        relation_warmup=recipe.relation_warmup,
     )
     names = sorted({patient.name for patient in patients} | {pair.name for pair in pairs})
     made = f"{len(pairs)} marked pairs" if pairs else "pairs made from them"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from msrim.training.coactseg_loss import coactseg_loss, relations
+from msrim.training.coactseg_loss import coactseg_loss, relation_loss
 
 
 def batch(*, relation: float):
@@ -47,7 +47,7 @@ def test_relations_of_right_answers_are_nothing():
     new = torch.tensor([1.0, 0.0]).reshape(1, 1, 2, 1, 1).repeat(2, 1, 1, 1, 1)
     baseline = torch.tensor([[0.5, 0.5], [0.0, 1.0]]).reshape(2, 1, 2, 1, 1)
     followup = torch.tensor([[0.5, 0.5], [1.0, 0.0]]).reshape(2, 1, 2, 1, 1)
-    assert float(relations(baseline, followup, new, torch.tensor([False, True]))) == 0
+    assert float(relation_loss(baseline, followup, new, torch.tensor([False, True]))) == 0
 
 
 @pytest.mark.parametrize("known", [[[True, False]], [[False, True]]], ids=["single", "pair"])

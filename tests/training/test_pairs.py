@@ -96,8 +96,8 @@ def test_some_pairs_have_no_change_and_visits_differ_all_the_same(patient, bank)
 def test_relations_are_staged(patient, bank):
     weights = [float(crops(patient, bank)[i][4]) for i in (0, 11, 12, 23)]
     assert weights == [0, 0, 1, 1]
-    assert float(crops(patient, bank, staged=False)[0][4]) == 1
-    assert float(crops(patient, bank, relations=False)[23][4]) == 0
+    assert float(crops(patient, bank, relation_warmup=False)[0][4]) == 1
+    assert float(crops(patient, bank, relation_loss=False)[23][4]) == 0
 
 
 def test_marked_pairs_are_cropped_at_their_new_lesions():

@@ -41,7 +41,8 @@ PAPERS = {
     # 9.48 million parameters, lambda2 from the second half on.
     "coactseg-msseg2": {
         "learning_rate": 1e-2, "batch_size": 8, "crop": (80, 80, 80), "seed": 1337, "epochs": 8 * 20_000,
-        "millions": 9.484502, "samples": "both", "relations": True, "staged": True, "contrasts": ("FLAIR",),
+        "millions": 9.484502, "samples": "both", "relation_loss": True, "relation_warmup": True,
+        "contrasts": ("FLAIR",),
         "optimiser": {**ADAM, "schedule": "constant", "weight_decay": 0.0, "milestones": ()},
     },
     # Parameters as counted in networks of the printed sizes.

@@ -64,7 +64,7 @@ def pairs(recipe: TrainingRecipe, data: Path, out: Path) -> Path:
     real = [MarkedPair("pair", visit.images.repeat(2, 1, 1, 1), visit.lesions)] if recipe.version == "msseg2" else []
     crops = VisitCrops(
         [visit], real, None, channel=0, shape=recipe.crop, samples=recipe.steps * recipe.batch_size, seed=recipe.seed,
-        kinds=recipe.samples, relations=recipe.relations, staged=recipe.staged,
+        kinds=recipe.samples, relation_loss=recipe.relation_loss, relation_warmup=recipe.relation_warmup,
     )  # fmt: skip
     return train_on(recipe, Samples(crops, coactseg_loss, "made data"), out=out, console=QUIET)
 
