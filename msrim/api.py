@@ -1,6 +1,6 @@
 """msrim from Python: a function for each command, with its options as arguments.
 
-Paths may be text. What a command says while it works is kept still unless ``quiet=False``; what the user should know is
+Paths may be text. Progress messages are shown only with ``quiet=False``; what the user should know is
 in ``warnings`` of the result. Whatever is wrong with an input is raised as :class:`msrim.errors.MsrimError`, with a
 message of one line. Nothing heavy is imported before a function is called.
 """
@@ -60,7 +60,7 @@ def segment(
     flair, t1, t2 : path, optional
         Images, instead of ``subject``.
     lesions : path, optional
-        Lesions that somebody has corrected, a mask or numbered, on the FLAIR's grid: they are measured beside those
+        Manually corrected lesions, a mask or numbered, on the FLAIR's grid: they are measured beside those
         that are found, and the result is of them.
     model : str, optional
         Names from ``msrim models`` or folders of your own; + lets several decide together.
@@ -71,9 +71,9 @@ def segment(
     recipe : path, optional
         Settings: a TOML file, or the name of a packaged recipe; arguments win over it.
     grade : bool, optional
-        Paint lesions of known size and contrast into the images, and tell how many are found.
+        Paint lesions of known size and contrast into the images, and report how many are found.
     quiet : bool
-        Say nothing on stderr.
+        No messages on stderr.
 
     Returns
     -------
@@ -131,7 +131,7 @@ def rim_classify(
     recipe: AnyPath | None = None,
     quiet: bool = True,
 ) -> RimClassification:
-    """Tell which lesions of one visit carry a paramagnetic rim.
+    """Classify which lesions of one visit carry a paramagnetic rim.
 
     Parameters
     ----------
@@ -225,9 +225,9 @@ def longitudinal(
     expansion : bool, optional
         Measure how much each lesion and the brain expand or shrink, and find slowly expanding lesions.
     years : sequence of float
-        From each visit to the next; as the dates beside the images say if empty.
+        From each visit to the next; from the dates beside the images if empty.
     grade : bool, optional
-        Paint lesions into each visit, and changes into a pair made of the baseline; tell how many are found.
+        Paint lesions into each visit, and changes into a pair made of the baseline; report how many are found.
 
     Returns
     -------
@@ -373,7 +373,7 @@ def _settings(recipe: AnyPath | None, **overrides: Any) -> Recipe:
 
 
 def results_folder(out: AnyPath | None, visit: Subject) -> Path:
-    """What the user says, or the place for results of such a patient."""
+    """The user's folder, or the default place for results of such a patient."""
     from msrim.bids import default_results_folder
 
     return default_results_folder(visit) if out is None else Path(out)

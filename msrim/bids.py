@@ -29,7 +29,7 @@ MORE = ("PDw",)
 QSM = r"chimap|qsm(map)?|susceptibility(map)?"
 # A QSM as well, or a patient's name.
 CHI = r"chi"
-# What a plain name may say besides, and then is no such image. Masks and results:
+# Words of a plain name that exclude such an image. Masks and results:
 NOT_AN_IMAGE = (
     r".*masks?\d*|.*seg\d*|labels?\d*|lesions?\d*|.*les|wmh.*|anno.*|(ground)?truth|ground|gt|consensus|manual|experts?\d*|"
     r"raters?\d*|readers?\d*|bias|biasfield|pve|prob.*|pred.*|uncertainty|entropy|overlay|heatmap|thr|thresh.*|binary|"
@@ -99,7 +99,7 @@ EDITED = {
     "mask": "space-orig_label-L_desc-edited_mask.nii.gz",
     "sidecar": "space-orig_label-L_desc-edited_mask.json",
 }
-# What is measured on it, below the visit's (the patient's) folder, under the names of what was found.
+# Measured on it, below the visit's (the patient's) folder, under the names of the results that were found.
 CORRECTED_FOLDER = "corrected"
 # Below the visit's folder, so that a later `msrim segment` finds its own results as it left them.
 RIM_FOLDER = "rims"
@@ -142,14 +142,14 @@ PATIENT = {
     "table_columns": "desc-patient.json",
     "changes": PAIR["changes"],
 }
-# What BIDS has no names for.
+# Results without names in BIDS.
 NOT_BIDS = ["work", "**/work", "logs", "**/logs", "**/rims", "**/ses-*_to_ses-*", "**/xfm", "cohort*"]
 NOT_BIDS += ["**/corrected"]
 NOT_BIDS += ["**/report.html", "**/run.json", "**/*_desc-lesions.*", "**/*_desc-summary.json", "**/*_desc-changes.tsv"]
 NOT_BIDS += ["**/*_desc-grade.*"]
 NOT_BIDS += ["**/patient.html", "**/*_desc-patient.*"]
 NOT_BIDS += ["simulation.json", "rims.png", "rims.json"]
-# What BIDS asks of images in spaces that it does not know.
+# BIDS requires these of images in spaces that it does not know.
 SPACES = {
     "orig": "FLAIR of the same visit, as it was given",
     "Chimap": "Susceptibility map of the same visit, as it was given",
@@ -242,7 +242,7 @@ class Subject:
 
 
 def transform_name(contrast: str) -> str:
-    """What the transform of a contrast is called: the FLAIR's to MNI152, any other's to the FLAIR.
+    """File name of a contrast's transform: the FLAIR's to MNI152, any other's to the FLAIR.
 
     Examples
     --------
@@ -253,7 +253,7 @@ def transform_name(contrast: str) -> str:
 
 
 def pair_folder(baseline: Subject, followup: Subject, out: Path, *, corrected: bool = False) -> Path:
-    """Folder of what is found between two visits, or of what is with the lesions that somebody has corrected.
+    """Folder of the results between two visits, or of those with manually corrected lesions.
 
     Examples
     --------
@@ -276,7 +276,7 @@ def entity_of(path: Path, key: str) -> str | None:
 
 
 def patient_file(visit: Subject, out: Path, suffix: str, *, corrected: bool = False) -> Path:
-    """Path of a result about all visits of a patient, or of what is with the lesions that somebody has corrected.
+    """Path of a result about all visits of a patient, or of the one with manually corrected lesions.
 
     Examples
     --------
@@ -337,7 +337,7 @@ def find_subject(path: Path) -> Subject:
 
 
 def find_qsm(path: Path) -> Path:
-    """The susceptibility map in a subject's folder: ``*_Chimap.nii.gz``, or a name that says QSM or chi.
+    """The susceptibility map in a subject's folder: ``*_Chimap.nii.gz``, or a name with QSM or chi.
 
     Raises
     ------
@@ -390,7 +390,7 @@ def subject_from_files(flair: Path, *, t1: Path | None = None, t2: Path | None =
 
 
 def default_results_folder(subject: Subject) -> Path:
-    """Where results go unless the user says where: to the dataset's derivatives, or beside a plain folder.
+    """Where results go unless the user names a folder: to the dataset's derivatives, or beside a plain folder.
 
     Examples
     --------
@@ -405,7 +405,7 @@ def default_results_folder(subject: Subject) -> Path:
 
 
 def contrast_of(name: str) -> str | None:
-    """The contrast that a file's name tells, or None.
+    """The contrast by a file's name, or None.
 
     Examples
     --------
@@ -433,7 +433,7 @@ def contrast_of(name: str) -> str | None:
 
 
 def is_qsm(name: str) -> bool:
-    """Whether a file's name says that it is a susceptibility map.
+    """Whether a file is a susceptibility map by its name.
 
     Examples
     --------
@@ -520,7 +520,7 @@ def _words(plain: str) -> list[str]:
 
 
 def check_description(out: Path, *, kind: str = "derivative") -> dict[str, Any]:
-    """What ``dataset_description.json`` of an output folder says, empty if there is none.
+    """Content of an output folder's ``dataset_description.json``, empty if there is none.
 
     Raises
     ------
@@ -546,7 +546,7 @@ def check_description(out: Path, *, kind: str = "derivative") -> dict[str, Any]:
 def write_dataset_description(out: Path, *, name: str = "msrim", kind: str = "derivative") -> Path:
     """Write ``dataset_description.json``, which makes a folder a BIDS dataset, and what its validator needs.
 
-    Of an earlier description by msrim, and of a ``.bidsignore``, whatever somebody has added stays.
+    Of an earlier description by msrim, and of a ``.bidsignore``, additions by hand stay.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the user sees while msrim works: stderr only, because stdout carries the result."""
+"""Messages while msrim works: on stderr only, because stdout carries the result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Column
 from rich.text import Text
 
-# Of the work; before so much is done, nobody knows how long the rest takes on this machine.
+# Of the work; before so much is done, the rest cannot be estimated on this machine.
 ENOUGH_TO_JUDGE = 0.03
 
 
@@ -22,7 +22,7 @@ class Console:
     Parameters
     ----------
     quiet : bool
-        Say nothing.
+        No messages.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -34,7 +34,7 @@ class Console:
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing is said."""
+        """Whether no messages are shown."""
         return self._rich.quiet
 
     def say(self, text: str) -> None:
@@ -42,16 +42,16 @@ class Console:
         self._print(text)
 
     def note(self, text: str) -> None:
-        """Tell what was replaced by something else, or what to think of when the results are read."""
+        """Show a remark: a replaced method, or a caution for reading the results."""
         self._print(f"note: {text}", style="yellow")
 
     def error(self, text: str) -> None:
-        """Tell why msrim stops; quiet or not."""
+        """Show why msrim stops; quiet or not."""
         self._rich.quiet = False
         self._print(f"msrim: error: {text}", style="bold red")
 
     def result(self, text: str, *, doubts: Sequence[str] = ()) -> None:
-        """Tell on one line what was found, and on the same line why it cannot be trusted, where that is so."""
+        """Show the result on one line, and on the same line why it cannot be trusted, where that is so."""
         line = Text(text, style="bold")
         if doubts:
             line.append(f". WARNING: {'; '.join(doubts)}", style="bold red")
@@ -62,7 +62,7 @@ class Console:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Say before every step of the block what it is a part of."""
+        """Put the name of the whole before every step of the block."""
         before, self._part = self._part, f"{name}: "
         try:
             yield
@@ -152,7 +152,7 @@ class _Bar:
 
 
 class _Left(ProgressColumn):
-    """What is left, as text."""
+    """The time left, as text."""
 
     def __init__(self, bar: _Bar) -> None:
         super().__init__(table_column=Column(no_wrap=True))

@@ -1,7 +1,7 @@
 """The one tree of errors that msrim raises on purpose.
 
 The command line turns any of them into a single line on stderr and exit code 2; whatever else escapes is a bug and
-shows its traceback with exit code 1. A message says which file, what is wrong and what to do.
+shows its traceback with exit code 1. A message names the file, the fault and the remedy.
 """
 
 
@@ -26,7 +26,7 @@ class BackendError(MsrimError):
 
 
 class Remark(UserWarning):
-    """Something that whoever reads the results must know.
+    """Something that a reader of the results must know.
 
     Raised as a warning, ``warnings.warn("lesion 3: reaches the edge of the image", Remark)``, from any room. The step
     that runs says it to the user once, and run.json keeps it, also when a later run finds the step done.
@@ -38,4 +38,4 @@ class Fallback(Remark):
 
 
 class Doubt(Remark):
-    """The results cannot be trusted before somebody has looked: told in the first line of what a run has found."""
+    """The results cannot be trusted without visual inspection: shown on the first line of a run's result."""

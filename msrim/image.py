@@ -27,7 +27,7 @@ from msrim.transform import LPS_FROM_RAS, itk_from_ras
 # Scanners round header fields; further apart than this the two poses of a file would move a lesion by a voxel.
 MAX_POSE_DISAGREEMENT_MM = 0.5
 MIN_SLICES = 8
-# More voxels than any scan of a head has (0.25 mm: 400 million); a header that claims more is damaged.
+# More voxels than any scan of a head has (0.25 mm: 400 million); a header with more is damaged.
 MAX_VOXELS = 2**29
 # Of what may be read at all; whether it can be a head is asked in :mod:`msrim.workflows.inputs`.
 MIN_EXTENT_MM, MAX_EXTENT_MM, MAX_POSITION_MM = 1.0, 1500.0, 10_000.0
@@ -44,7 +44,7 @@ ROUNDING, SIZE_ROUNDING = 1e-3, 0.02
 GZIP_MAGIC = b"\x1f\x8b"
 # Of bzip2, xz, zip and 7z.
 ARCHIVES = (b"BZh", b"\xfd7zXZ", b"PK\x03\x04", b"7z\xbc\xaf")
-# What deflate can do at best.
+# Best compression that deflate reaches.
 GZIP_MAX_RATIO = 1040
 HEADER_BYTES = 544
 
@@ -104,9 +104,9 @@ def same_grid(a: Volume, b: Volume, *, tolerance_mm: float | None = None) -> boo
 
 
 def on_grid_of(volume: Volume, target: Volume, *, name: object, target_name: object) -> Volume:
-    """A user's mask or map on the grid that it is said to share with another file.
+    """A user's mask or map on the grid that it should share with another file.
 
-    Axes that are stored in another order or direction are reordered. What then lies within a tenth of a voxel is on the
+    Axes that are stored in another order or direction are reordered. A grid within a tenth of a voxel then is the
     grid; within half a voxel it is taken so with a :class:`msrim.errors.Remark`. Where the header of only one of them
     says how it lies, voxels of the same number and size are taken one for one, with a remark.
 
@@ -114,7 +114,7 @@ def on_grid_of(volume: Volume, target: Volume, *, name: object, target_name: obj
     ----------
     volume, target : Volume
     name, target_name : object
-        What the user calls them, for the message.
+        Names for the message.
 
     Returns
     -------
@@ -171,7 +171,7 @@ def on_grid_of(volume: Volume, target: Volume, *, name: object, target_name: obj
 def read_volume(path: Path, *, mask: bool = False, filling: bool = False) -> Volume:
     """Read a NIfTI file as float32, in the orientation in which it is stored.
 
-    What is taken with a doubt is told by a :class:`msrim.errors.Remark`: no pose in the header, a damaged qform or
+    A :class:`msrim.errors.Remark` warns of doubtful input: no pose in the header, a damaged qform or
     sform beside a good one, a mask that is not binary.
 
     Parameters
@@ -288,7 +288,7 @@ def _open(path: Path) -> tuple[nib.Nifti1Image, np.ndarray, bool]:
                     f"{path}: damaged: its header says that the data begin at byte {begin:.0f}, within the header; "
                     "export it again"
                 )
-            # Asked for before it is read: a damaged header may claim more than any memory holds.
+            # Asked for before it is read: the size in a damaged header may exceed any memory.
             wanted = int(header.get_data_offset()) + math.prod(shape) * header.get_data_dtype().itemsize
             if wanted > path.stat().st_size * (GZIP_MAX_RATIO if zipped else 1):
                 raise InputError(f"{path}: damaged or truncated (its header asks for more data); copy it again")
@@ -442,7 +442,7 @@ def _is_sound(affine: np.ndarray) -> bool:
 
 
 def _without_shear(affine: np.ndarray) -> np.ndarray:
-    """The nearest affine that a qform can say."""
+    """The nearest affine that a qform can hold."""
     header = nib.Nifti1Header()
     header.set_qform(affine, code=1, strip_shears=True)
     return header.get_qform()
@@ -524,7 +524,7 @@ def _doubt(text: str, kind: type[Remark] = Remark) -> None:
 def write_volume(volume: Volume, path: Path) -> Path:
     """Write a NIfTI file: labels in the smallest of uint8, int16 and int32, uint16 as it is, all else as float32.
 
-    The sform is always set, the qform wherever it can say the same: it knows no shear.
+    The sform is always set, the qform wherever it can hold the same: it has no shear.
 
     Raises
     ------

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class HeadLabel(IntEnum):
-    """What the head network tells apart; the values are those of ``*_desc-head_dseg.nii.gz``."""
+    """Classes of the head network; the values are those of ``*_desc-head_dseg.nii.gz``."""
 
     BACKGROUND = 0
     OUTER_CSF = 1

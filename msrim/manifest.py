@@ -34,7 +34,7 @@ NUMERIC_PACKAGES = (
 
 @dataclass
 class Cost:
-    """What a block cost.
+    """Resources that a block used.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Cost:
         Of all threads, and of the programs that were started and have ended: a busy machine makes a block longer, but
         hardly more work.
     peak_mib : float or None
-        Peak resident memory; None where the system does not tell (not Linux).
+        Peak resident memory; None where the system does not report it (not Linux).
     """
 
     seconds: float = 0.0
@@ -91,7 +91,7 @@ class StepRecord:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Provenance:
-    """What every report says of how its results came about.
+    """Provenance of a report's results.
 
     Attributes
     ----------
@@ -110,7 +110,7 @@ class Provenance:
     warnings : sequence of str
         Whatever the reader must know.
     doubts : sequence of str
-        Of the warnings, why the results cannot be trusted before somebody has looked.
+        Of the warnings, those that ask for visual inspection before the results are trusted.
     """
 
     subject: str
@@ -126,7 +126,7 @@ class Provenance:
 
 @dataclass
 class Manifest:
-    """What a run tells about itself, filled while it goes and written once at its end.
+    """Record of a run, filled while it goes and written once at its end.
 
     Attributes
     ----------
@@ -137,11 +137,11 @@ class Manifest:
     steps : list of StepRecord
         In the order in which they ended.
     remarks : list of str
-        All that the reader must know, in the order in which it was told.
+        Remarks for the reader, in their order.
     fallbacks : list of str
         Of these, what was replaced by what, and why; in run.json apart from the others, its ``warnings``.
     doubts : list of str
-        Of these, why the results cannot be trusted before somebody has looked.
+        Of these, those that ask for visual inspection before the results are trusted.
     backend : str or None
         Who prepared the images, where the run asks for that; "auto" is never among them.
     versions : dict of str to str

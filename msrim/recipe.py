@@ -30,16 +30,16 @@ class Recipe(BaseModel):
     brain_extracted : bool
         The images show the brain alone.
     threshold : float or None
-        Probability from which on a voxel is lesion; if None the patient's own, or the model card's, as the card says.
+        Probability from which on a voxel is lesion; if None the patient's own, or the model card's, by the card.
     min_lesion_mm3 : float, mm3
         Smaller lesions are left out.
     grade : bool
-        Paint lesions of known size and contrast into the images, and tell how many are found; of two visits, changes
+        Paint lesions of known size and contrast into the images, and report how many are found; of two visits, changes
         too.
     stride : int
         Of CoactSeg's windows of 80 voxels, from one to the next; 20 in the paper, which takes nine times as long.
     plain : bool
-        Changes are what CoactSeg says of the pair, as in its paper: no rule on what the images show clearly, none on
+        Changes are CoactSeg's own, as in its paper: no rule on what the images show clearly, none on
         the brain's surface, and the visits are not exchanged for a second answer.
     expansion : bool
         Measure between visits how much each lesion and the brain expand or shrink.
@@ -164,7 +164,7 @@ SCHEDULES_OF = {
     "warm_up": "one-cycle",
     "beta1_range": "one-cycle",
 }
-# What a recipe without [optimiser] gets: rim networks the papers', all others what made the packaged models.
+# Of a recipe without [optimiser]: rim networks have the papers', all others that of the packaged models.
 ONE_CYCLE = Optimiser(
     name="adamw",
     weight_decay=1e-2,
@@ -186,7 +186,7 @@ class TrainingRecipe(BaseModel):
     Attributes
     ----------
     name, version, task, summary, normalisation : str
-        What the card of the result says, see :class:`msrim.models.registry.Card`.
+        For the card of the result, see :class:`msrim.models.registry.Card`.
     network : str
         Key of MODELS, with its ``settings``.
     contrasts, required : tuple of str
@@ -205,7 +205,7 @@ class TrainingRecipe(BaseModel):
     device : str
     backend : str
         Who prepares the patients' images, as in :class:`Recipe`: that of the runs the model is meant for, because
-        whoever finds the tissues makes the distances to CSF.
+        it finds the tissues and makes the distances to CSF.
     brain_extracted : bool
         The images show the brain alone.
     intensity_range : (float, float) or None
@@ -230,7 +230,7 @@ class TrainingRecipe(BaseModel):
     les_loss : bool
         Whether a lesion network's sphere head is taught (ALL-Net, Table 4).
     samples : str
-        What a "longitudinal" network learns from: pairs of visits, single visits, or as many of each.
+        Training samples of a "longitudinal" network: pairs of visits, single visits, or as many of each.
     relation_loss, relation_warmup : bool
         The loss of the relations between its heads, and whether it joins in the second half only (CoactSeg, Table 3).
     """

@@ -1,4 +1,4 @@
-"""What the functions of ``import msrim`` return: files by name, and what is in them once it is asked for."""
+"""Results of the functions of ``import msrim``: files by name, and their content, read on demand."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ class Patient:
     page : Path
         Leads to all other pages.
     table : Path
-        What ``lesions`` is read from.
+        The file of ``lesions``.
     visits : tuple of Segmentation
         In the order of time.
     rims : tuple of RimClassification or None
@@ -237,7 +237,7 @@ def warnings_of(folder: Path) -> list[str]:
 
 
 def doubts_of(*folders: Path) -> list[str]:
-    """Why the results in some folders cannot be trusted before somebody has looked; each reason once."""
+    """Reasons to inspect the results in some folders before they are trusted; each reason once."""
     runs = [read_json(folder / "run.json") for folder in folders if (folder / "run.json").is_file()]
     found = [run.get("doubts", []) for run in runs]
     return list(dict.fromkeys(doubt for doubts in found for doubt in doubts))

@@ -1,6 +1,6 @@
 """Linear transforms between scanner spaces: plain 4x4 matrices in RAS millimetres.
 
-A transform is named for what it gives and what it takes, so that chains read as maths: ``mni_from_t1 @ t1_from_flair``.
+A transform is named by its target and its source space, so that chains read as maths: ``mni_from_t1 @ t1_from_flair``.
 ITK's conventions (LPS, and the map that *pulls* fixed points to the moving image) exist in its text files alone.
 """
 

@@ -6,7 +6,7 @@ import typer
 
 
 def doctor() -> None:
-    """Tell what is installed and what is missing. Says what that means. Ends with 2 if msrim cannot run."""
+    """List installed and missing parts, and the consequences. Ends with 2 if msrim cannot run."""
     from msrim.workflows.doctor import examine
 
     findings = examine()

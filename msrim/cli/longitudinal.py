@@ -45,7 +45,7 @@ def longitudinal(
         bool | None,
         typer.Option(
             "--grade",
-            help="Paint lesions into each visit and changes into a pair made of the baseline; tell how many are found.",
+            help="Paint lesions into each visit and changes into a pair made of the baseline, and count those found.",
             show_default=False,
         ),
     ] = None,

@@ -88,7 +88,7 @@ class _Group(TyperGroup):
 
 @contextmanager
 def _notes(*, quiet: bool) -> Iterator[None]:
-    """Tell what was taken with a doubt outside of a run's steps, which tell their own; nothing beside an error."""
+    """Show remarks from outside a run's steps, which show their own; none beside an error."""
     notes: dict[str, None] = {}
     show = warnings.showwarning
 

@@ -20,8 +20,8 @@ def models() -> None:
 def join(
     members: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Three or more models trained alike.")],
     *,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the joined weights and their card.")],
-    name: Annotated[str, typer.Option("--name", help="What the card calls it.")] = "vote",
+    out: Annotated[Path, typer.Option("--out", help="Folder for the combined weights and their card.")],
+    name: Annotated[str, typer.Option("--name", help="Name on the card.")] = "vote",
 ) -> None:
     """Join models that differ in their seed. They decide by majority. Prints the folder, which `--model` takes."""
     from msrim.models.cards import join_models

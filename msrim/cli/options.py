@@ -46,7 +46,7 @@ Lesions = Annotated[
     Path | None,
     typer.Option(
         "--lesions",
-        help="Lesions that somebody has corrected, a mask or numbered, on the FLAIR's grid: they are measured beside "
+        help="Manually corrected lesions, a mask or numbered, on the FLAIR's grid: they are measured beside "
         "those that are found.",
     ),
 ]
@@ -54,8 +54,8 @@ Grade = Annotated[
     bool | None,
     typer.Option(
         "--grade",
-        help="Paint lesions of known size and contrast into the images, and tell how many are found.",
+        help="Paint lesions of known size and contrast into the images, and report how many are found.",
         show_default=False,
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show errors only.")]

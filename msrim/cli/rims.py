@@ -30,7 +30,7 @@ def rim_classify(
         str, typer.Option("--model", help="datrnet, or folder of one of your own (`msrim train`).")
     ] = "datrnet",
     threshold: Annotated[
-        str, typer.Option("--threshold", help="f1 or sensitive, as the model's card says, or a probability.")
+        str, typer.Option("--threshold", help="f1 or sensitive (of the model's card), or a probability.")
     ] = "f1",
     backend: Backend = None,
     device: Device = None,
@@ -38,7 +38,7 @@ def rim_classify(
     recipe: RecipeFile = None,
     quiet: Quiet = False,
 ) -> None:
-    """Tell which lesions carry a paramagnetic rim. Prints the path of the table of lesions."""
+    """Classify which lesions carry a paramagnetic rim. Prints the path of the table of lesions."""
     found = msrim.rim_classify(
         subject,
         out=out,

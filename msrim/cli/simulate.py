@@ -34,7 +34,7 @@ def subject(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed gives another patient.")] = 0,
     lesion_free: Annotated[bool, typer.Option("--lesion-free", help="A head without any lesion.")] = False,
 ) -> None:
-    """Make a whole-head patient with lesions, as a scanner would give it. Prints the path of its folder."""
+    """Make a whole-head patient with lesions, with a scanner's images. Prints the path of its folder."""
     from msrim.workflows.inputs import check_output_folder
 
     check_output_folder(out, kind="raw")

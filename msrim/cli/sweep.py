@@ -15,7 +15,7 @@ def sweep(
         Path, typer.Argument(metavar="SWEEP", help="A TOML file, or a packaged sweep's name, such as allnet-table4.")
     ],
     *,
-    data: Annotated[Path, typer.Option("--data", help="What its recipe trains on, see `msrim train`.")],
+    data: Annotated[Path, typer.Option("--data", help="Training data of its recipe, see `msrim train`.")],
     out: Annotated[Path, typer.Option("--out", help="Folder that keeps models and masks; what is done stays.")],
     lesion_bank: Annotated[
         Path | None, typer.Option("--lesion-bank", help="Lesion maps (.npz) to paint into the images.")
@@ -35,7 +35,7 @@ def sweep(
 ) -> None:
     """Train and judge the rows of a paper's table.
 
-    Each is judged on patients left out of training. What was broken off goes on.
+    Each is judged on patients left out of training. An interrupted sweep goes on.
     """
     import json
 

@@ -1,4 +1,4 @@
-"""What a probability map could do at other thresholds: precision and recall of voxels, ROC of lesions.
+"""Curves of a probability map over all thresholds: precision and recall of voxels, ROC of lesions.
 
 Curves are of a cohort: counts are summed over its scans before any ratio is taken, so that a scan weighs as much as it
 has lesions.

@@ -1,4 +1,4 @@
-"""How well lesions are told apart: numbered lesions against numbered lesions."""
+"""How well lesions are separated: numbered lesions against numbered lesions."""
 
 from __future__ import annotations
 

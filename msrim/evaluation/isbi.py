@@ -41,7 +41,7 @@ def challenge_score(
     dice, ppv, lfpr, ltpr, volume_correlation : float
         Means over scans and raters.
     rater_disagreement : float
-        What the raters miss of perfection between themselves, by the same weights.
+        Of the challenge's raters with each other, by the same weights.
 
     Examples
     --------

@@ -9,7 +9,7 @@ from msrim.evaluation.metrics import segmentation_metrics
 from msrim.image import Volume, same_grid
 from msrim.preprocess.match import match_intensities
 
-# What the paper and the challenge leave out of the lesion-wise measures.
+# Smaller lesions are left out of the lesion-wise measures, in the paper and in the challenge.
 PAPER_MIN_VOXELS = 11
 CHALLENGE_MIN_MM3 = 3.0
 # Commowick et al. 2018: the share of a lesion that must be covered; the share of that cover whose predicted lesions,
@@ -31,7 +31,7 @@ def change_metrics(truth: Volume, prediction: Volume) -> dict:
         Ready for JSON: ``dice``, ``jaccard``, ``hd95_mm``, ``asd_mm`` and volumes as
         :func:`msrim.evaluation.metrics.segmentation_metrics` has them; under ``paper`` and ``challenge`` what
         :func:`lesion_detection` gives for lesions of 11 voxels and of 3 mm3 or more. Where truth has no new lesion,
-        ``false_lesions`` and ``false_volume_mm3`` are all that can be said of a case.
+        ``false_lesions`` and ``false_volume_mm3`` are the only measures of a case.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def lesion_detection(truth: Volume, prediction: Volume, *, min_voxels: int) -> d
 
 
 def split_change(change: Volume, baseline: Volume, followup: Volume, *, brain: Volume) -> tuple[Volume, Volume]:
-    """Tell tissue that grew from tissue that shrank in an expert's mask that marks both.
+    """Separate tissue that grew from tissue that shrank in an expert's mask that marks both.
 
     Parameters
     ----------

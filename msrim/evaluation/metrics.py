@@ -140,7 +140,7 @@ def _surface_distances_mm(a: np.ndarray, b: np.ndarray, *, spacing: np.ndarray) 
 
 
 def _surface(mask: np.ndarray) -> np.ndarray:
-    # What lies beyond the array counts as outside, so a lesion cut by the field of view has a surface there.
+    # The space beyond the array counts as outside, so a lesion cut by the field of view has a surface there.
     return mask & ~ndimage.binary_erosion(mask)
 
 

@@ -1,4 +1,4 @@
-"""What the lesions of a rim cohort look like on QSM: whether a rim can be seen, and what one number tells."""
+"""How visible the rims of a rim cohort are on QSM, and how well a single number separates them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def lesion_looks(qsm: Volume, instances: Volume) -> Looks:
 
 
 def cohort_facts(looks: list[Looks], truth: np.ndarray) -> dict[str, float]:
-    """What a cohort's lesions have in common.
+    """Figures over a cohort's lesions.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def cohort_facts(looks: list[Looks], truth: np.ndarray) -> dict[str, float]:
     dict
         ``rims`` and ``others``; ``rims_seen``, the share of rims whose edge is SEEN_PPB above the core, of those
         that have a core, which is ``rims_with_core`` of all; ``difference_ppb``, the mean contrast of rim+ lesions less
-        that of the others; ``mean_proc_auc``, what the contrast alone tells; ``largest``, the widest box in voxels in
+        that of the others; ``mean_proc_auc``, that of the contrast alone; ``largest``, the widest box in voxels in
         the plane and across slices.
     """
     contrast, edge, box = (

@@ -1,11 +1,11 @@
-"""How well rims are told: the protocol of Zhang et al. 2022 (QSMRim-Net, sections 2.3 and 2.5) and 2023 (DA-TR-Net).
+"""Classification of rims: the protocol of Zhang et al. 2022 (QSMRim-Net, sections 2.3 and 2.5) and 2023 (DA-TR-Net).
 
 Conventions
 -----------
 A lesion counts as rim+ from a probability of the threshold on. Curves are made per fold, interpolated piecewise
 constantly (the value of the last point at or before), averaged over the folds, and the areas are those of the averaged
 curves. ``proc_auc`` is the area for false positive rates below 0.1, divided by 0.1. Folds without a lesion of either
-kind have no curve. Without folds everything is one fold. What would be 0/0 is None: leave it out of means.
+kind have no curve. Without folds everything is one fold. A measure of 0/0 is None: leave it out of means.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def decide(truth: np.ndarray, probability: np.ndarray, *, folds: np.ndarray) -> 
 
 
 def majority(decisions: np.ndarray) -> np.ndarray:
-    """What most of the networks say: (networks, lesions) bool to (lesions,) bool; a tie says rim-."""
+    """Majority vote of the networks: (networks, lesions) bool to (lesions,) bool; a tie is rim-."""
     return 2 * decisions.sum(axis=0) > len(decisions)
 
 

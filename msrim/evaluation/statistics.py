@@ -24,7 +24,7 @@ def bootstrap_interval(
     Returns
     -------
     (low, high), or None
-        None for fewer than two values: nothing can be said about the spread.
+        None for fewer than two values, which have no spread.
 
     Examples
     --------

@@ -1,1 +1,1 @@
-"""From a lesion mask to lesions: told apart, placed and measured."""
+"""From a lesion mask to lesions: separated, located and measured."""

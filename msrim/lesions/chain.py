@@ -1,4 +1,4 @@
-"""The tables of consecutive pairs of visits, joined into one."""
+"""One table from those of consecutive pairs of visits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ChainedLesion:
     ----------
     id : int
     volumes_mm3 : tuple of float
-        At each visit; at one in the middle the mean of what the pairs before and after it say.
+        At each visit; at one in the middle the mean of the pairs before and after it.
     changes : tuple of str
         From each visit to the next, one of CHANGES, or "absent" where neither of the two has the lesion.
     rows : tuple of tuple of int

@@ -1,7 +1,7 @@
-"""What somebody has corrected in the lesions of one visit, brought into the comparison of two.
+"""Manual corrections of one visit's lesions, brought into the comparison of two.
 
-A comparison takes the lesions of both visits together, so that what does not change has one outline. A correction only
-says what it adds and what it takes away: lesions that nobody touched keep their outline and their change.
+A comparison takes the lesions of both visits together, so that unchanged tissue has one outline. A correction only
+adds and removes its own voxels: untouched lesions keep their outline and their change.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from scipy import ndimage
 from msrim.image import Volume
 from msrim.lesions.change import ChangedTissue
 
-# The corrected mask, what was added to the one that was found, and what was taken away: shares of voxels, 0 to 1.
+# The corrected mask, the tissue added to the one that was found, and the tissue removed: shares of voxels, 0 to 1.
 Given = tuple[Volume, Volume, Volume]
 
 
 def with_corrections(tissue: ChangedTissue, *, baseline: Given | None, followup: Given | None) -> ChangedTissue:
-    """Add to each visit's lesions what was added, take from them what was taken away.
+    """Add to each visit's lesions the tissue that was added by hand, and remove the tissue that was removed.
 
     Parameters
     ----------
     tissue : ChangedTissue
     baseline, followup : (Volume, Volume, Volume) of float or None
-        On its grid; None where nobody has corrected the visit.
+        On its grid; None for a visit without correction.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def _corrected(lesion: Volume, given: Given | None) -> tuple[np.ndarray, np.ndar
     if given is None:
         return found, np.zeros(found.shape, bool)
     mask, added, taken = (share.data for share in given)
-    # What was taken away reaches to the next voxel of the visit's own grid, unless the corrected mask is there.
+    # Removed tissue reaches to the next voxel of the visit's own grid, unless the corrected mask is there.
     lost = (taken > 0) & (mask <= 0.5)
     after = (found & ~lost) | (added > 0.5)
     # Outlines are not the same voxel for voxel: of a lesion that was removed, no rim is left over.

@@ -2,8 +2,8 @@
 
 Slowly expanding lesions (SELs) mark chronic active inflammation, as paramagnetic rims do: Elliott et al. 2019,
 doi:10.1177/1352458518814117. As there, a candidate has a part that expands by SEED_PERCENT a year or more, grown to
-where the expansion falls below GROW_PERCENT, and is told with its concentricity (expansion greatest inside) and, over
-three visits and more, its constancy. What is not there: a part must also stand out of what the deformation does by
+where the expansion falls below GROW_PERCENT, and is reported with its concentricity (expansion greatest inside) and,
+over three visits and more, its constancy. One difference: a part must also stand out of what the deformation does by
 chance in white matter without lesions.
 """
 
@@ -26,8 +26,8 @@ MIN_PART_MM3 = 10.0
 SMOOTHING_MM = 1.5
 # The seed of a candidate is this many deviations of white matter without lesions.
 NOISE_LEVELS = 4.0
-# A deformation that does more than this by chance, as between scanners of unlike contrast, tells nothing: three times
-# what it does in simulated heads of one contrast, where its deviation is 0.02.
+# A deformation that does more than this by chance, as between scanners of unlike contrast, measures nothing: three
+# times what it does in simulated heads of one contrast, where its deviation is 0.02.
 MAX_NOISE = 0.06
 # White matter nearer to a lesion than this may be pushed by it.
 CLEAR_MM = 6.0
@@ -176,7 +176,7 @@ def constancy(percents_per_year: Sequence[float | None]) -> float | None:
 
 
 def _smoothed(log_jacobian: Volume, mask: Volume) -> np.ndarray:
-    """By SMOOTHING_MM within a mask: what lies outside has no say."""
+    """By SMOOTHING_MM within a mask: values outside do not count."""
     sigma, inside = SMOOTHING_MM / log_jacobian.spacing, mask.data.astype(np.float32)
     weights = ndimage.gaussian_filter(inside, sigma)
     values = ndimage.gaussian_filter(log_jacobian.data * inside, sigma)

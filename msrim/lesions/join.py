@@ -1,4 +1,4 @@
-"""One row per lesion of a patient: what each visit, its rims and the comparisons of visits say of it."""
+"""One row per lesion of a patient, from the tables of visits, rims and comparisons."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def join_lesions(
     tables : sequence of sequences of Lesion
         Of each visit, with rims where they were assessed.
     chain : sequence of ChainedLesion
-        What became of the lesions through all visits; empty where visits were not compared.
+        Changes of the lesions through all visits; empty where visits were not compared.
     pairs : sequence of sequences of TrackedLesion
         Tables that the chain joins.
     owners : sequence of dict of int to int
@@ -146,7 +146,7 @@ def find_owners(
 
 
 def joined_columns(visits: Sequence[str], *, rims: Sequence[bool], compared: bool) -> dict[str, dict]:
-    """Columns of the joined table, with what its JSON file says of them.
+    """Columns of the patient's table, with their descriptions for its JSON file.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def joined_columns(visits: Sequence[str], *, rims: Sequence[bool], compared: boo
     """
     columns: dict[str, dict] = {
         "id": {"Description": "Number of the lesion through all visits"},
-        "region": {"Description": "Where it lies, as the last visit that has it says; of several parts the largest"},
+        "region": {"Description": "Where it lies, at the last visit that has it; of several parts the largest"},
     }
     for visit, assessed in zip(visits, rims, strict=True):
         start = f"{visit}_" if visit else ""
@@ -174,7 +174,7 @@ def joined_columns(visits: Sequence[str], *, rims: Sequence[bool], compared: boo
             columns[f"{start}rim_probability"] = {"Description": "Probability of a rim, of parts the highest"}
             columns[f"{start}rim"] = {"Description": "Whether it has a paramagnetic rim"}
     for one, other in pairwise(visits) if compared else ():
-        columns[f"{one}_to_{other}"] = {"Description": "What became of it; see the table of that comparison"}
+        columns[f"{one}_to_{other}"] = {"Description": "Its change; see the table of that comparison"}
         columns[f"{one}_to_{other}_mm3"] = {
             "Description": "Volume afterwards minus before, both as the comparison has them on one grid",
             "Units": "mm3",

@@ -18,7 +18,7 @@ from msrim.lesions.regions import PERIVENTRICULAR_MM, REGIONS, place_lesions
 # The McDonald criteria count these three in the brain; optic nerve and spinal cord lie outside it.
 DIAGNOSTIC_REGIONS = ("periventricular", "juxtacortical", "infratentorial")
 
-# What *_desc-lesions.json says about the columns of *_desc-lesions.tsv, in their order.
+# Descriptions of the columns of *_desc-lesions.tsv, in their order, for *_desc-lesions.json.
 LESION_COLUMNS = {
     "id": {"Description": "Number of the lesion in the instance map (*_seg-lesions_dseg), largest first"},
     "volume_mm3": {"Description": "Number of voxels times the volume of one", "Units": "mm3"},

@@ -1,6 +1,6 @@
 """Lesions cut out for the rim networks: QSM, FLAIR and the lesion itself on the networks' spacing.
 
-Every lesion gets a patch, whatever may be wrong with it, and what is wrong is told with it.
+Every lesion gets a patch, and remarks name the faults of the patch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from msrim.image import Volume, resample, same_grid, to_ras
 SPACING_MM = (0.75, 0.75, 3.0)
 # A spacing within this of the networks' is taken as it is: resampling would blur more than it corrects.
 SPACING_TOLERANCE = 0.1
-# What the QSM is divided by, so that rims are of order 1.
+# The QSM is divided by it, so that rims are of order 1.
 QSM_SCALE_PPM = 0.05
 # From this share of the lesion on, zeros are a mask's and not the tissue's; with half of it there is nothing to judge.
 MASKED_SHARE, HIDDEN_SHARE = 0.05, 0.5

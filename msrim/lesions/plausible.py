@@ -1,4 +1,4 @@
-"""What a network marks and no lesion can be, by where it lies."""
+"""Network findings that cannot be lesions, by where they lie."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ here as
 
 - infratentorial: most of the lesion lies nearer to cerebellum or brainstem than to the cerebrum;
 - periventricular: at most 3 mm from a ventricle, the band that Kim et al. 2008 call juxtaventricular
-  (doi:10.1016/j.biopsych.2008.03.024); the criteria say abutting, and masks often stop short of the ventricle's wall;
+  (doi:10.1016/j.biopsych.2008.03.024); the criteria require abutting, and masks often stop short of the wall;
 - juxtacortical: touching the cortex, without a voxel between; white matter is so thin in the gyri that a wider band
   would take in most small lesions;
 - deep white matter: everything else, deep grey matter with it.

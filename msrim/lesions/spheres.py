@@ -12,7 +12,7 @@ def lesion_spheres(mask: np.ndarray, spacing: np.ndarray, *, diameter_mm: float 
     """Replace each lesion by a sphere at its centre of mass.
 
     Lesions are 26-connected components; overlapping spheres merge. A voxel belongs to a sphere if its centre does.
-    Of a lesion cut by the array's border, as in a training crop, only the part inside has a say in the centre.
+    Of a lesion cut by the array's border, as in a training crop, only the part inside counts for the centre.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Tell lesions apart: connected components, and confluent ones cut where several centres, or waists, are seen."""
+"""Separate lesions: connected components, and confluent ones cut where several centres, or waists, are seen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from skimage.segmentation import watershed
 from msrim.image import Volume, same_grid
 
 CONNECTIVITY: Final = 26
-# The spheres are 10 mm wide: centres closer than their radius can't be told apart in their union.
+# The spheres are 10 mm wide: centres closer than their radius cannot be separated in their union.
 MIN_PEAK_DISTANCE_MM = 5.0
 SPHERE_RADIUS_MM = 5.0
 # Levels of the probability at which the split is made and averaged, which makes it robust.

@@ -80,7 +80,7 @@ def undoubted_threshold(probability: Volume, flair: Volume, *, brain: Volume, de
         On the same grid; the FLAIR as :func:`msrim.preprocess.normalise.normalise_intensity` gives it.
     brain : Volume of bool
     default : float
-        What comes out where nothing is in doubt, and where too little is lesion to show an outline.
+        The result where nothing is in doubt, and where too little is lesion to show an outline.
     highest : float
         Above the default.
 

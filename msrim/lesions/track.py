@@ -27,11 +27,11 @@ MIN_CHANGE_SHARE = 0.15
 # Changes whose new tissue counts as new lesion: that of lesions that are called new, or larger than they were.
 GROWING = ("new", "enlarging", "merged", "split")
 
-# What *_desc-changes.json says about the columns of *_desc-changes.tsv, in their order.
+# Descriptions of the columns of *_desc-changes.tsv, in their order, for *_desc-changes.json.
 CHANGE_COLUMNS = {
     "id": {"Description": "Number of the lesion through both visits, by its volume at both"},
     "change": {
-        "Description": "What became of the lesion",
+        "Description": "Change of the lesion",
         "Levels": {
             "new": "At follow-up only",
             "enlarging": f"Grown by {MIN_CHANGE_MM3:g} mm3 and {MIN_CHANGE_SHARE:.0%} of its mean volume or more",
@@ -208,7 +208,7 @@ def change_of(baseline_count: int, followup_count: int, baseline_mm3: float, fol
 
 
 def swapped_change(change: str) -> str:
-    """What a change is called with the visits exchanged.
+    """Name of a change with the visits exchanged.
 
     Examples
     --------

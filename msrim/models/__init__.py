@@ -1,4 +1,4 @@
-"""Networks: one file each, a card that says what its weights can do, and one line in ``MODELS``."""
+"""Networks: one file each, a card that states what its weights can do, and one line in ``MODELS``."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ BORDER_MM = 1.0
 DARK_AND_BRIGHT = (0.5, 99.0)
 # Beyond the field of view, as far from the brain as anything.
 FAR_MM = 100.0
-# The network sees the head alone, not the air around it: this share of the brightest tissue tells them apart.
+# The network sees the head alone, not the air around it: this share of the brightest tissue separates them.
 HEAD, HEAD_MARGIN_MM = 0.08, 4.0
 # From the vertex downwards; brains are shorter by 20 mm and more, and what follows is neck.
 HEAD_HEIGHT_MM = 192.0

@@ -1,4 +1,4 @@
-"""The cards of trained and of joined models."""
+"""The cards of trained and of combined models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from msrim.models import load_model, read_card, write_weights
 from msrim.models.registry import LESION_TASKS
 from msrim.recipe import TrainingRecipe
 
-# What models must have in common to vote; rim models, which choose their own, also the threshold.
+# Models that vote must have these in common; rim models, which choose their own, also the threshold.
 ALIKE = (
     "network",
     "settings",
@@ -38,7 +38,7 @@ def write_card(
     threshold: float = 0.5,
     **more: float,
 ) -> Path:
-    """Say what is known of weights, in ``card.toml`` beside them; whoever publishes them adds what was measured.
+    """Write ``card.toml`` beside weights, without the measurements, which are added at publication.
 
     Parameters
     ----------

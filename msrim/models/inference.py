@@ -66,7 +66,7 @@ def parse_head(volume: Volume, brain: Volume, *, contrast: str, card: Card, devi
     volume : Volume
         In any orientation and resolution.
     brain : Volume of bool
-        Brain mask on the same grid. What lies outside is blanked: fat and muscles of a clinic's FLAIR are brighter than
+        Brain mask on the same grid. Tissue outside is blanked: fat and muscles of a clinic's FLAIR are brighter than
         all else, and would decide the scaling of the intensities.
     contrast : str
         One of the card's.
@@ -95,7 +95,7 @@ def scale_intensities(image: np.ndarray) -> np.ndarray:
     """Map the 0.5th and 99.5th percentile of the non-zero voxels to 0 and 1 and cut what lies outside."""
     values = image[image > 0]
     if not values.size:
-        # Nothing to see; the step that looks for a brain says so.
+        # Empty; brain extraction warns of it.
         return np.zeros_like(image)
     low, high = np.percentile(values, [0.5, 99.5])
     return np.clip((image - low) / max(high - low, 1e-6), 0, 1)
@@ -118,10 +118,10 @@ def find_lesions(
 
 
 def keep_plausible(lesion: Volume, brain: Volume) -> Volume:
-    """Probability of lesion without what no lesion is, whatever the networks say.
+    """Probability of lesion without findings that cannot be lesions.
 
-    What nowhere reaches deeper than SURFACE_MM below the brain's surface goes, and what nowhere has CORE_ODDS times the
-    odds of the threshold; whichever threshold is applied, see :mod:`msrim.preprocess.masks`.
+    Findings that nowhere reach deeper than SURFACE_MM below the brain's surface go, and those that nowhere have
+    CORE_ODDS times the odds of the threshold; whichever threshold is applied, see :mod:`msrim.preprocess.masks`.
     """
     return hysteresis(remove_superficial(lesion, brain, deeper_than_mm=SURFACE_MM), core_odds=CORE_ODDS)
 
@@ -135,7 +135,7 @@ def network_answers(
     card: Card,
     device: str = "cpu",
 ) -> tuple[Volume, Volume]:
-    """Probability of lesion, and of lying within 5 mm of a lesion's centre, on the working grid, as the networks say.
+    """The networks' probabilities of lesion, and of lying within 5 mm of a lesion's centre, on the working grid.
 
     Several models decide by the mean of their log odds; a network that compares visits answers with its heads for all
     lesions. Only ALL-Net knows centres; where no model does the second is zero everywhere.
@@ -197,7 +197,7 @@ def find_changes(
     stride: int = STRIDE,
     both_ways: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Run a pair through the network both ways round, so that swapping the visits swaps the answers exactly.
+    """Run a pair through the network both ways round, so that swapping the visits swaps the predictions exactly.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ def find_changes(
     stride : int
         From one window to the next, voxels.
     both_ways : bool
-        If not, lesions at either visit are as the network says it of the pair as it is, which is what the paper takes.
+        If not, lesions at either visit are predicted from the pair in its order alone, as in the paper.
 
     Returns
     -------
@@ -268,7 +268,7 @@ def fit_to_plane(data: np.ndarray, plane: Sequence[int], *, fill: float = 0) -> 
     data : (..., X, Y, Z) array
     plane : (2,) int
     fill : float
-        What is padded with.
+        Value of the padding.
 
     Examples
     --------

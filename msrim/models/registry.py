@@ -1,4 +1,4 @@
-"""Which networks there are, and the cards that say what their weights can do. Imports no torch."""
+"""The networks, and the cards that state what their weights can do. Imports no torch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SEGMENTING_TASKS = (*LESION_TASKS, "longitudinal")
 
 @dataclass(frozen=True)
 class Card:
-    """What must be known of a set of weights before it is trusted: one ``cards/<name>.toml`` each.
+    """Facts about a set of weights that must be known before it is trusted: one ``cards/<name>.toml`` each.
 
     Attributes
     ----------
@@ -72,8 +72,8 @@ class Card:
         Of the weights file.
     licence, training, limits : str
     intensity_range : (float, float) or None
-        Normalised intensities of a lesion model are cut to it: how dark CSF is tells nothing about lesions, and decides
-        the contrast of all else where there is much of it.
+        Normalised intensities of a lesion model are cut to it: the darkness of CSF has nothing to do with lesions, but
+        decides the contrast of all else where there is much of it.
     threshold_range : (float, float) or None
         Where given, a visit whose lesions are faint and doubtful gets a threshold above ``threshold`` within it, see
         :func:`msrim.lesions.threshold.undoubted_threshold`.
@@ -82,7 +82,7 @@ class Card:
     weights : Path
         The safetensors file beside the card, or in the package.
     members : tuple of Card
-        Of several models that decide together; the joined card has no weights of its own.
+        Of several models that decide together; the combined card has no weights of its own.
     """
 
     name: str
@@ -110,7 +110,7 @@ class Card:
 
     @property
     def label(self) -> str:
-        """``name@version``, of several models joined by ``+``."""
+        """``name@version``, of several models with ``+`` between them."""
         return "+".join(f"{card.name}@{card.version}" for card in self.single)
 
     @property
@@ -178,7 +178,7 @@ def read_card(name: str | Path) -> Card:
 
 
 def located(name: str) -> str:
-    """What names a model for :func:`read_card` wherever it is called: a step of a graph runs in a folder of its own.
+    """Name of a model that :func:`read_card` resolves from any folder: a step runs in a folder of its own.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What the rim networks look at, and what they predict for a patient's lesions."""
+"""Inputs of the rim networks, and their predictions for a patient's lesions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a network wants of a lesion.
+    """Inputs that a network needs of a lesion.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Inputs:
     first_order: bool = False
 
 
-# What is cut for the report where the network sees no image.
+# Patch for the report where the network sees no image.
 SHOWN_PATCH = (32, 32, 8)
 INPUTS = {
     "datrnet": Inputs((32, 32, 8)),
@@ -49,7 +49,7 @@ INPUTS = {
 
 
 def inputs_of(card: Card) -> Inputs:
-    """What a card's network wants of a lesion; of several that vote, what each of them does."""
+    """Inputs of a card's network; of several that vote, those of each."""
     return INPUTS[card.settings.get("network", card.network)]
 
 
@@ -80,7 +80,7 @@ def rim_probabilities(
     card : Card
         Of a rim network.
     patches : (N, 3, X, Y, Z) float32
-        As :func:`msrim.lesions.patches.cut_patches` gives them, of the size that INPUTS says.
+        Of :func:`msrim.lesions.patches.cut_patches`, of the size in INPUTS.
     features : (N, 527) float or None
         For the networks that want them.
 
@@ -94,7 +94,7 @@ def rim_probabilities(
 def predict(
     network: nn.Module, kind: Inputs, patches: np.ndarray, features: np.ndarray | None, *, device: str = "cpu"
 ) -> np.ndarray:
-    """Probabilities that a network predicts, as :func:`rim_probabilities` gives them for a card: (N,) float64."""
+    """Probabilities of a network, as those of a card by :func:`rim_probabilities`: (N,) float64."""
     network = network.to(choose_device(device)).eval()
     parts = [np.zeros(0)]
     for start in range(0, len(patches), BATCH):

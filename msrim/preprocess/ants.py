@@ -27,7 +27,7 @@ from msrim.transform import LPS_FROM_RAS, apply_transform, ras_from_itk
 
 SEED = 1
 THREADS = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
-# Percentiles of a brain between which intensities tell its tissues apart.
+# Percentiles of a brain between which its tissues' intensities lie.
 USUAL = (1.0, 99.0)
 # Most iterations at 6, 4, 2 and 1 times the voxel size. The finest level takes most of the time and moves a brain in
 # 3 mm slices by less than 0.1 mm.
@@ -97,7 +97,7 @@ def register_rigid(
 ) -> np.ndarray:
     """``fixed_from_moving`` by ANTs' rigid stage, mutual information; parameters as of the embedded twin.
 
-    What lies outside the masks is blanked. Raises BackendError if antspyx is missing or failed.
+    Tissue outside the masks is blanked. Raises BackendError if antspyx is missing or failed.
 
     Notes
     -----

@@ -98,10 +98,10 @@ def align(
     moving_mask, fixed_mask : Volume of bool
         Brain masks on their grids.
     backend : str
-        As :func:`find_backend` names it. What it finds is replaced by what msrim finds itself if it cannot be right; a
-        :class:`Fallback` tells.
+        As :func:`find_backend` names it. An implausible result is replaced by the embedded backend's; a
+        :class:`Fallback` warns of it.
     names : (str, str)
-        What to call the images, for example "T1w" and "FLAIR".
+        Names of the images, for example "T1w" and "FLAIR".
 
     Returns
     -------
@@ -134,7 +134,7 @@ def align_to_template(
     """Affine transform from a brain to the template, checked before anybody uses it.
 
     Where neither the backend's nor msrim's own can be right, the brain is turned and scaled by its volume; a
-    :class:`Fallback` tells. Parameters, result and errors as those of :func:`align`.
+    :class:`Fallback` warns of it. Parameters, result and errors as those of :func:`align`.
     """
     masks = {"moving_mask": brain, "fixed_mask": template_brain}
     affine = [partial(TWINS[kind].register_affine, image, template, **masks) for kind in _kinds(backend)]
@@ -150,7 +150,7 @@ def align_to_template(
             rigid=False,
         ),
         names=(name, "template"),
-        remedy="check that it shows a whole head, and that its header says which way is up",
+        remedy="check that it shows a whole head, and that its header has the right orientation",
     )
 
 
@@ -167,7 +167,7 @@ def _first_right(
     names: tuple[str, str],
     remedy: str,
 ) -> np.ndarray:
-    """What the first of several ways finds that can be right; a Fallback tells if it is not the first."""
+    """Result of the first of several methods that is plausible; a Fallback warns if it is not the first method's."""
     faults: list[str] = []
     for way, program in zip(ways, by, strict=True):
         matrix = way()

@@ -1,4 +1,4 @@
-"""What lies around a head, and images whose values do not begin at 0 there."""
+"""The background around a head, and images whose values do not begin at 0 there."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rest_on_zero(volume: Volume, *, name: object, brain_extracted: bool = False)
     """The image with a background of 0 and a head or brain above it, as every later step takes for granted.
 
     Images that are so already come back as they are, scaled where their values are tiny or huge. Z-scored and otherwise
-    shifted ones are moved up, and a :class:`msrim.errors.Remark` says so: by their background where nothing is
+    shifted ones are moved up, and a :class:`msrim.errors.Remark` warns of it: by their background where nothing is
     darker, so that what was an offset is gone; else by their darkest values.
 
     Parameters
@@ -48,7 +48,7 @@ def rest_on_zero(volume: Volume, *, name: object, brain_extracted: bool = False)
     volume : Volume
         A head, or a brain alone.
     name : object
-        What the user calls it.
+        Its name for messages.
     brain_extracted : bool
         It is a brain alone: whatever differs from the background is brain, so that even a faint offset counts.
 

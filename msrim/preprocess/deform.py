@@ -109,7 +109,7 @@ def _refined(moved: np.ndarray, shape: tuple[int, ...], factor: float) -> np.nda
 
 
 def _step(images: Sequence[tuple[np.ndarray, ...]], moved: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """What all contrasts together ask for, smoothed: (3, X, Y, Z)."""
+    """Force of all contrasts together, smoothed: (3, X, Y, Z)."""
     at = np.indices(weight.shape, dtype=np.float32)
     pull, size = np.zeros_like(moved), np.zeros(weight.shape, np.float32)
     for baseline, followup in images:

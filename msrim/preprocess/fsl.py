@@ -1,7 +1,7 @@
 """The FSL twins: BET, FLIRT and FAST, with the meanings of the embedded functions.
 
 Nipype writes the command lines. They are run here, because Nipype's own runner takes results of programs that failed,
-loses what FLIRT and FAST said, and leaves a program running when msrim is ended.
+loses the output of FLIRT and FAST, and leaves a program running when msrim is ended.
 
 FSL is licensed for non-commercial use and is never bundled: it is taken from FSLDIR.
 """
@@ -27,7 +27,7 @@ from msrim.image import Volume, read_volume, write_volume
 from msrim.preprocess.masks import blanked
 
 PROGRAMS = ("bet", "flirt", "fast")
-# So much of what a program said is shown; the cause comes first.
+# So much of a program's output is shown; the cause comes first.
 SHOWN_CHARACTERS = 400
 
 
@@ -98,7 +98,7 @@ def register_rigid(
 ) -> np.ndarray:
     """``fixed_from_moving`` by FLIRT with 6 degrees of freedom; parameters as of the embedded twin.
 
-    What lies outside the masks is blanked. Given as weights (``-inweight``, ``-refweight``) they make FLIRT end
+    Tissue outside the masks is blanked. Given as weights (``-inweight``, ``-refweight``) they make FLIRT end
     where the brains do not meet: with FSL 5.0.9 in 5 of 9 pairs, 120 to 170 mm away.
 
     Raises
@@ -155,7 +155,7 @@ def classify_tissue(t1w: Volume, brain: Volume) -> Volume:
 
 
 def fixed_from_flirt(matrix: np.ndarray, *, moving: Volume, fixed: Volume) -> np.ndarray:
-    """What a FLIRT matrix says, in RAS millimetres.
+    """A FLIRT matrix in RAS millimetres.
 
     FLIRT's own coordinates are voxel indices times voxel sizes, with the first axis reversed where the image is stored
     neurologically (an affine of positive determinant), so the matrix means nothing without both images.
@@ -209,7 +209,7 @@ def _flirt(moving: Volume, fixed: Volume, *, degrees_of_freedom: int) -> np.ndar
             raise BackendError(f"FLIRT of FSL ended without an error but wrote no matrix.txt; {said}") from error
     try:
         matrix = np.array([[float(number) for number in row.split()] for row in rows if row.strip()])
-        # Not finite or not invertible, it says nothing of where the images lie.
+        # Not finite or not invertible, it is no transform.
         np.linalg.inv(matrix)
         usable = matrix.shape == (4, 4) and np.isfinite(matrix).all() and np.array_equal(matrix[3], (0, 0, 0, 1))
     except (ValueError, np.linalg.LinAlgError):
@@ -228,7 +228,7 @@ def _folder_with(**volumes: Volume) -> Iterator[Path]:
 
 
 def _run(interface: str, folder: Path, **inputs: Any) -> str:
-    """Run a program in a folder, files by names relative to it; returns what it said, as a clause."""
+    """Run a program in a folder, files by names relative to it; returns its output, as a clause."""
     from nipype.interfaces import fsl
 
     installed = find_fsl()

@@ -1,7 +1,7 @@
 """Head labels that the results can be built on: without gaps, and the hindbrain where it lies.
 
 A network that looks at intensities takes much of the cerebellum for cerebrum. The tentorium between them lies at nearly
-the same place in every brain that is aligned with the template, so quadrics tell cerebrum, cerebellum and brainstem
+the same place in every brain that is aligned with the template, so quadrics separate cerebrum, cerebellum and brainstem
 apart: of 20 heads, each labelled by the quadrics of others, 99.6 % of the cerebrum's tissue keeps its side, 97 % of the
 cerebellum's and 88 % of the brainstem's (94 % of it below the cerebrum); at worst 98.9, 91 and 80 %. `python -m
 tests.benchmarks.hindbrain` prints these and the coefficients.
@@ -52,7 +52,7 @@ def without_gaps(labels: Volume, brain: Volume) -> Volume:
 
 
 def assign_hindbrain(labels: Volume, *, mni_from_world: np.ndarray) -> Volume:
-    """Give the tissue below the tentorium to cerebellum and brainstem, and what lies above it to the cerebrum.
+    """Assign the tissue below the tentorium to cerebellum and brainstem, and that above it to the cerebrum.
 
     Parameters
     ----------

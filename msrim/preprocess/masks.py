@@ -1,4 +1,4 @@
-"""Cleaning of masks, and of what a network says at their surface."""
+"""Cleaning of masks, and of a network's predictions at their surface."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ LENGTH_SCALES = (0.95, 1.05)
 
 @dataclass(frozen=True, eq=False)
 class Midway:
-    """Where two visits meet.
+    """The midway space of two visits.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class Midway:
 def find_midway(
     baseline: Volume, followup: Volume, *, baseline_brain: Volume, followup_brain: Volume, upright: np.ndarray
 ) -> Midway:
-    """Register two visits both ways and meet half way.
+    """Register two visits both ways, and find the space half way between them.
 
     Either way alone is drawn by up to a percent of size towards the fixed image, and the mean of both is not.
 
@@ -62,12 +62,12 @@ def find_midway(
     baseline_brain, followup_brain : Volume of bool
         Brain masks on their grids.
     upright : (2, 4, 4) float
-        MNI from the world of each visit; the grid stands as the mean of both says.
+        MNI from the world of each visit; the grid is upright by the mean of both.
 
     Raises
     ------
     InputError
-        What is found cannot be right, see :mod:`msrim.preprocess.verify`.
+        The registration is implausible, see :mod:`msrim.preprocess.verify`.
 
     Examples
     --------

@@ -39,7 +39,7 @@ MATCH_BINS = 32
 def brain_mask_faults(
     image: Volume, brain: Volume, *, template_brain: Volume, template_from_image: np.ndarray
 ) -> list[str]:
-    """What speaks against a brain mask.
+    """Evidence against a brain mask.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def contrast_of(image: Volume, brain: Volume, *, template: Volume, template_from
     -------
     str or None
         ``T2w`` where CSF is brighter than tissue, ``T1w`` where white matter is brighter than grey, else ``FLAIR``.
-        None where too little of the brain lies deep enough to tell.
+        None where too little of the brain lies deep enough.
     """
     correlation, csf = contrast_features(image, brain, template=template, template_from_image=template_from_image)
     if np.isnan(csf):
@@ -119,7 +119,7 @@ def contrast_of(image: Volume, brain: Volume, *, template: Volume, template_from
 def contrast_features(
     image: Volume, brain: Volume, *, template: Volume, template_from_image: np.ndarray
 ) -> tuple[float, float]:
-    """What tells T1w, T2w and FLAIR apart; parameters as those of :func:`contrast_of`.
+    """Features that separate T1w, T2w and FLAIR; parameters as those of :func:`contrast_of`.
 
     Returns
     -------
@@ -159,7 +159,7 @@ def match(
     Returns
     -------
     float
-        1 where the images tell nothing of each other, or do not overlap; 2 where either tells all of the other.
+        1 where the images are independent, or do not overlap; 2 where either determines the other.
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""What a scanner makes of something that is drawn on a fine grid."""
+"""Sampling by a scanner of something that is drawn on a fine grid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tissue classes of a brain, whoever found them, and the CSF-filled structures to which AnaConv measures distances."""
+"""Tissue classes of a brain, of any backend, and the CSF-filled structures to which AnaConv measures distances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a linear registration, whoever made it, can be right.
+"""Plausibility of a linear registration by any backend.
 
 Limits from ten pairs of five raw visits with published transforms and brain masks (sub-03, sub-04, sub-12, sub-20),
 whose brains shared 99 to 102 % of the smaller one at the published place, and from fifteen pairs of 2-D images with
@@ -32,7 +32,7 @@ def why_wrong(
     fixed_mask: Volume,
     rigid: bool,
 ) -> str | None:
-    """What is wrong with a registration of two images of one head, or of a head and the template.
+    """Faults of a registration of two images of one head, or of a head and the template.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def why_wrong(
     Returns
     -------
     str or None
-        What it does that cannot be, as the end of a sentence that begins with "it"; None if nothing was found.
+        The implausible fact, as the end of a sentence that begins with "it"; None if there is none.
 
     Examples
     --------

@@ -62,7 +62,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Change:
-    """What changed between two visits: numbers of lesions by change, total volumes, and the page."""
+    """Changes between two visits: numbers of lesions by change, total volumes, and the page."""
 
     participant_id: str
     baseline_id: str
@@ -75,7 +75,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Overview:
-    """What the page shows; ``steps`` are rows of participant, session, workflow, step, seconds and MiB."""
+    """Content of the page; ``steps`` are rows of participant, session, workflow, step, seconds and MiB."""
 
     rows: Sequence[Row]
     changes: Sequence[Change]

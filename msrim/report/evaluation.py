@@ -39,7 +39,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Method:
-    """What the page shows of one method: its name, scans, rows of figures, and curves where it gave probabilities."""
+    """One method on the page: its name, scans, rows of figures, and curves where it has probabilities."""
 
     name: str
     scans: Sequence[Scan]

@@ -18,7 +18,7 @@ def write_page(path: Path, template: str, *, filters: dict[str, Callable] | None
     ----------
     path : Path
     template : str
-        File in ``templates``; a value that it names and nobody gives is an error.
+        File in ``templates``; a missing value is an error.
     filters : dict of str to callable, optional
         Of the template.
 

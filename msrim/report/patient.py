@@ -1,4 +1,4 @@
-"""The page of a patient: links to every page, and one row per lesion with what all of them say of it."""
+"""The page of a patient: links to every page, and one row per lesion over all of them."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ class PatientReport:
         File of the rows, relative to the page.
     page : Path
     doubts : sequence of str
-        Why the results cannot be trusted before somebody has looked.
+        Reasons to inspect the results visually before they are trusted.
     failures : sequence of str
-        What could not be done, and why.
+        Failures and their reasons.
     """
 
     subject: str

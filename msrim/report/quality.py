@@ -1,4 +1,4 @@
-"""What a reader needs to see before believing the numbers: registration, brain mask and tissue classes."""
+"""Pictures for quality control: registration, brain mask and tissue classes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_UNCOVERED = 0.05
 MIN_TEMPLATE_DICE = 0.85
 MAX_LESION_OUTSIDE_MM3 = 10.0
 
-# Okabe-Ito colours, told apart by colour-blind readers too.
+# Okabe-Ito colours, for colour-blind readers too.
 TISSUE_COLOURS: dict[int, tuple[str, str]] = {
     Tissue.CSF: ("CSF", "#56b4e9"),
     Tissue.GREY: ("grey matter", "#e69f00"),
@@ -56,7 +56,7 @@ class Check:
     Attributes
     ----------
     title, text : str
-        What it is, and what right looks like.
+        Its content, and the look of a good one.
     pictures : list of Picture
     legend : list of (str, str)
         Name and colour of what is drawn.

@@ -56,7 +56,7 @@ class RimReport(Provenance):
 
 @dataclass(frozen=True)
 class Row:
-    """A lesion, its pictures by name, outlines on them (SVG paths) of it and of all, and what there is to say of it."""
+    """A lesion, its pictures by name, outlines on them (SVG paths) of it and of all, and its remarks."""
 
     lesion: Lesion
     pictures: dict[str, str]
@@ -104,7 +104,7 @@ def _pictures(patches: np.ndarray, around: np.ndarray) -> list[tuple[dict[str, s
         return []
     v_u, v_s = (v[:, 0, 0].numpy() for v in rim_transform(torch.from_numpy(patches[:, :1]), (SHOWN_RADIUS,), eps=1e-3))
     windows = {"QSM": QSM_WINDOW, "FLAIR": FLAIR_WINDOW}
-    # One scale for all lesions: it is the height of the peak that tells them apart.
+    # One scale for all lesions: lesions differ in the height of the peak.
     windows |= {name: tuple(np.percentile(v, (1, 99.9))) for name, v in (("V_u", v_u), ("V_s", v_s))}
     images = {"QSM": patches[:, 0], "FLAIR": patches[:, 1], "V_u": v_u, "V_s": v_s}
     rows = []

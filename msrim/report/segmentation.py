@@ -31,7 +31,7 @@ class Report(Provenance):
     threshold : float
         Probability from which on a voxel was called lesion.
     model_limits : str
-        What the model's card says of its limits.
+        Of the model's card.
     flair : Volume
     contrasts : dict of str to Volume
         T1w and T2w where given, in FLAIR space: sampled on its grid, or, sharper, their own voxels with the affine
@@ -52,9 +52,9 @@ class Report(Provenance):
     grade : dict or None
         Of :func:`msrim.evaluation.grade.summarise_grade`, where lesions were painted.
     corrected : str or None
-        The mask that somebody has corrected, where these are its lesions and not those that were found.
+        The manually corrected mask, where these are its lesions and not those that were found.
     note : str
-        What was written beside it.
+        The note beside it.
     """
 
     session: str | None
@@ -87,7 +87,7 @@ class Column:
     signed: bool = False
 
     def cell(self, lesion: Lesion) -> str:
-        """What stands in a lesion's row."""
+        """Cells of a lesion's row."""
         value = getattr(lesion, self.name)
         if value is None:
             return "n/a"

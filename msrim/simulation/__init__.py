@@ -1,1 +1,1 @@
-"""Made patients with known truth: a phantom subject as a scanner would give it."""
+"""Made patients with known truth: a phantom subject like a scanner's."""

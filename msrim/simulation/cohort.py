@@ -72,7 +72,7 @@ def simulate_cohort(
     part : str
         "train" and "test" take three quarters of the heads and of the bank's lesions and the last quarter; "all" all.
     label_noise : bool
-        Column ``rim`` of the tables is what two raters and a third between them say; ``truth`` otherwise, too.
+        Column ``rim`` of the tables is by two raters, and a third where they differ; ``truth`` otherwise, too.
     lesions : (int, int), optional
         With and without a rim, of every patient; as :func:`lesion_counts` spreads them if not given.
     dials : Dials, optional
@@ -171,7 +171,7 @@ def lesion_counts(subjects: int, rng: np.random.Generator) -> list[tuple[int, in
 
 
 def write_labels(lesions: list[RimLesion], path: Path, *, noisy: bool, rng: np.random.Generator) -> Path:
-    """Write the table of rims: ``id``, ``rim`` (what raters say if ``noisy``), ``truth``, raters, kind, share."""
+    """Write the table of rims: ``id``, ``rim`` (the raters' if ``noisy``), ``truth``, raters, kind, share."""
     rows = ["id\trim\ttruth\trater_1\trater_2\tkind\tshare"]
     for number, lesion in enumerate(lesions, start=1):
         votes = rate(lesion, raters=3, rng=rng)

@@ -17,7 +17,7 @@ SUB_SLICE_MM = 1.0
 
 @dataclass(frozen=True)
 class Tissue:
-    """What decides a tissue's signal: relaxation times and proton density relative to water."""
+    """Parameters of a tissue's signal: relaxation times and proton density relative to water."""
 
     t1_ms: float
     t2_ms: float
@@ -143,7 +143,7 @@ def sample_slices(volume: Volume, grid: Volume, *, grid_from_volume: np.ndarray)
 
 
 def receive(signal: Volume, *, white_matter: float, snr: float, bias: float, rng: np.random.Generator) -> Volume:
-    """What the scanner stores of a signal: coil bias, Rician noise, unsigned integers.
+    """Acquisition of a signal: coil bias, Rician noise, unsigned integers.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A whole head that is nobody's: the MNI152 average's brain, deformed, with cortex sharpened and a skull put around it.
+"""A synthetic whole head: the MNI152 average's brain, deformed, with sharpened cortex and a skull around it.
 
 The template that nilearn packages ends at the brain's surface. Everything outside (subarachnoid CSF, dura, skull with
 marrow, scalp, eyes, sinuses, face, neck) is made here from distances and ellipsoids, irregular enough that brain

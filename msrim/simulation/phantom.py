@@ -1,4 +1,4 @@
-"""One whole patient as a scanner would give it, with the truth beside it."""
+"""One whole patient with a scanner's images, and the truth beside it."""
 
 from __future__ import annotations
 

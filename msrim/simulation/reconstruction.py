@@ -76,7 +76,7 @@ def _largest(mask: np.ndarray) -> np.ndarray:
 
 
 def local_field(field: np.ndarray, brain: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the brain itself makes of the field, and where that is known: V-SHARP.
+    """The tissue's own part of the field, and where it is known: V-SHARP.
 
     Parameters
     ----------

@@ -47,7 +47,7 @@ class Scanner:
     in_plane_mm, slice_mm : float
         Voxel edges of the QSM.
     phase_encode_mm : float
-        What is acquired along the second axis, before zeros are filled in; never less than ``in_plane_mm``.
+        Acquired along the second axis, before zero filling; never less than ``in_plane_mm``.
     echoes : GradientEcho
     """
 
@@ -68,7 +68,7 @@ class Patient:
     flair : Volume of float32
         Made at 1 mm and brought to the QSM's grid with an error.
     instances : Volume of int
-        0 outside lesions, 1..n inside, as somebody outlined them.
+        0 outside lesions, 1..n inside, by a rater's outline.
     lesions : list of RimLesion
         In that order.
     """
@@ -191,7 +191,7 @@ def _doubled(data: np.ndarray) -> np.ndarray:
 def _tissue_susceptibility(
     tissue: dict[str, np.ndarray], grid: Volume, b0: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """What there is without lesions: tissues, tracts in layers, fibres' orientation, iron, texture."""
+    """A brain without lesions: tissues, tracts in layers, fibres' orientation, iron, texture."""
     level = TISSUE_PPM["iron"] * rng.uniform(0.7, 1.3)
     chi = TISSUE_PPM["white"] * tissue["white"] + TISSUE_PPM["grey"] * tissue["grey"] + level * tissue["iron"]
     # Tracts are longer than wide, most of them from front to back.
@@ -393,7 +393,7 @@ def _flair(
 def _outlined(
     lesions: list[RimLesion], coarse: Volume, pose: np.ndarray, dials: Dials, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[RimLesion]]:
-    """The instance map as somebody drew it, and the lesions that are large enough to be in it."""
+    """The instance map by a rater's outline, and the lesions that are large enough to be in it."""
     numbers = np.zeros(coarse.shape, np.int16)
     best = np.zeros(coarse.shape, np.float32)
     for number, lesion in enumerate(lesions, start=1):

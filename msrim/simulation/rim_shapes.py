@@ -18,7 +18,7 @@ from msrim.simulation.shapes import random_blob
 
 # The largest rim+ lesion of Zhang et al. 2022 takes up 15 x 20 x 5 voxels of 0.75 x 0.75 x 3 mm.
 LARGEST_RIM_MM = (11.25, 15.0, 15.0)
-# What every lesion must fit into: the networks' patch, less what an outline may be drawn too large.
+# Every lesion must fit into it: the networks' patch, less the margin by which an outline may be drawn too large.
 PATCH_MM = (21.0, 21.0, 20.0)
 # Median and log-deviation of the radius in the plane, and its bounds, in mm: lesions as large as rims are, and others.
 RADIUS_MM = {True: (4.9, 0.18, 3.6, 7.2), False: (2.7, 0.4, 1.4, 8.0)}

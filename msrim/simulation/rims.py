@@ -122,7 +122,7 @@ class RimLesion:
         return replace(self, shape=self.shape.moved(centre_mm), veins=veins)
 
     def susceptibility(self, points_mm: np.ndarray) -> np.ndarray:
-        """What it adds at points: (...) float, ppm."""
+        """Its susceptibility at points: (...) float, ppm."""
         depth = self.shape.depth_mm(points_mm)
         away = points_mm - self.shape.centre_mm
         inside = np.clip(depth / EDGE_MM + 0.5, 0, 1)
@@ -137,7 +137,7 @@ class RimLesion:
 
 
 def draw_kind(rng: np.random.Generator) -> str:
-    """What a lesion without a rim is."""
+    """Kind of a lesion without a rim."""
     return str(rng.choice(KINDS, p=CHANCES))
 
 

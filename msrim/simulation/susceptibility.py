@@ -40,7 +40,7 @@ class GradientEcho:
 def dipole_response(
     shape: tuple[int, int, int], spacing: np.ndarray, *, b0_direction: tuple[float, float, float] = (0.0, 0.0, 1.0)
 ) -> np.ndarray:
-    """What a unit of susceptibility does to the field, per spatial frequency: ``1/3 - (k.b)^2 / k^2``.
+    """The dipole kernel: field of a unit of susceptibility, per spatial frequency: ``1/3 - (k.b)^2 / k^2``.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What training knows of each contrast: a new one gets an entry in every table here, and file names in `msrim.bids`."""
+"""Constants of training by contrast: a new one gets an entry in every table here, and file names in `msrim.bids`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from __future__ import annotations
 # T2w's, seen in no patient: by the signal of a spin echo (TR 4.2 s; TE 12 and 80 ms, as in ISBI-2015) a lesion differs
 # from white matter 1.8 and 1.9 times as much as grey matter does.
 PAINTED_CONTRAST = {"FLAIR": (0.9, 4.5), "T1w": (-2.6, 0.0), "T2w": (0.3, 4.5), "PDw": (0.3, 4.5)}
-# What real lesions gain or lose of their contrast: a site's sequence decides how much they stand out, and there are few
+# Factors of real lesions' contrast: a site's sequence decides how much they stand out, and there are few
 # sites.
 CHANGED_CONTRAST = {"FLAIR": (-1.0, 0.7), "T1w": (-0.5, 0.5), "T2w": (-0.8, 0.6), "PDw": (-0.8, 0.6)}
 # The same for grey matter and for CSF beside white matter.

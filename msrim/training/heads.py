@@ -116,7 +116,7 @@ class SyntheticHeads(Dataset):
 
 
 def paint(tissues: Tensor, labels: Tensor, *, contrast: str, rng: np.random.Generator, lesions: bool = True) -> Tensor:
-    """Give every tissue an intensity near that of the contrast, and a texture: (1, X, Y, Z).
+    """Draw every tissue's intensity near that of the contrast, and a texture: (1, X, Y, Z).
 
     With ``lesions``, most samples have white matter of some other intensity.
     """
@@ -139,7 +139,7 @@ def paint(tissues: Tensor, labels: Tensor, *, contrast: str, rng: np.random.Gene
 
 
 def strip_skull(image: Tensor, labels: Tensor, rng: np.random.Generator) -> Tensor:
-    """What brain extraction leaves: everything outside zero, with or without the outer CSF."""
+    """Brain extraction: everything outside zero, with or without the outer CSF."""
     keep = labels > (1 if rng.random() < 0.4 else 0)
     return image * (synthesis.dilate(keep, 1) if rng.random() < 0.5 else keep)[None]
 

@@ -53,7 +53,7 @@ def fit(
         Averaging stands in for a long decay of the learning rate.
     fine_tuning : bool
         The network is a trained one, whose batch norm keeps its statistics: few cases measure them badly, and a lesion
-        model then says twice as much as there is.
+        model then finds twice as much as there is.
 
     Returns
     -------
@@ -164,7 +164,7 @@ class Record:
     out : Path
         Gets ``checkpoint.pt`` and ``loss.csv``; a checkpoint found there is loaded.
     parts : dict
-        What a checkpoint holds: network, optimiser and all else with a state, by name.
+        Content of a checkpoint: network, optimiser and all else with a state, by name.
     steps : int
         Of the whole training.
     report_every : int

@@ -10,7 +10,7 @@ from torch import Tensor
 def soft_dice(probability: Tensor, truth: Tensor) -> Tensor:
     """One minus the soft Dice overlap (Milletari et al. 2016) of the whole batch, averaged over channels.
 
-    Channels that the truth of this batch lacks say nothing about overlap and are left out; without any, the loss is
+    Channels that the truth of this batch lacks have no overlap and are left out; without any, the loss is
     zero.
 
     Parameters

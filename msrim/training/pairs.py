@@ -2,7 +2,8 @@
 
 A pair is made from one visit of a real patient. At either visit some of the patient's lesions are taken out, a rim
 around some is painted on, and lesions of other people are painted in; then each visit goes through a scanner of its
-own: a residual misplacement, bias, contrast, blur, slice thickness, noise. What is lesion at follow-up alone is new.
+own: a residual misplacement, bias, contrast, blur, slice thickness, noise. Tissue that is lesion at follow-up alone is
+new.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MAX_SHIFT_VOXELS = 10
 ABSENT, GROWN = 0.25, 0.25
 # Pairs without any change teach what two scanners' differences look like.
 UNCHANGED = 0.2
-# What registration leaves: well under a voxel, standard deviations.
+# Registration error: well under a voxel, standard deviations.
 RESIDUAL_SHIFT_VOXELS, RESIDUAL_TURN_DEG = 0.25, 0.3
 
 
@@ -227,7 +228,7 @@ class VisitCrops(Dataset):
 
 
 def _scanned(image: Tensor, rng: np.random.Generator) -> Tensor:
-    """What a scanner makes of (1, X, Y, Z): blur, slices, noise, and what matching leaves of its contrast and bias."""
+    """Scan (1, X, Y, Z): blur, slices, noise, and the contrast and bias that matching leaves."""
     image = image * np.exp(rng.normal(0, 0.04)) + rng.normal(0, 0.03) * (image.square() - 1)
     image = image + synthesis.smooth_field(rng, image.shape[1:], channels=1, points=3, spread=rng.uniform(0, 0.1))
     if rng.random() < 0.5:
@@ -249,7 +250,7 @@ def _misplaced(image: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _normal_tissue(image: Tensor, normal: Tensor) -> Tensor:
-    """What the image would show without its lesions: the mean of the normal tissue around."""
+    """The image without its lesions: the mean of the normal tissue around."""
     sigma = (3.0, 3.0, 3.0)
     weight = synthesis.blur(normal.float()[None], sigma_voxels=sigma)
     return synthesis.blur(image * normal, sigma_voxels=sigma) / weight.clamp(min=1e-3)

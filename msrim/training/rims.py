@@ -44,14 +44,14 @@ class RimLesions:
         QSM, FLAIR and lesion, with MARGIN around what the network sees; (N, 3, 0, 0, 0) where it sees no image.
     features : (N, 527) float64 or None
     labels : (N,) bool
-        Rim+, as the raters say.
+        Rim+, by the raters.
     truth : (N,) bool
         Rim+, as it was made.
     subjects : (N,) int
         Whose lesion it is: index into ``names``.
     names : tuple of str
     kinds : (N,) str or None
-        What each lesion was made as; empty where the table does not say.
+        Kind of each simulated lesion; empty where the table has none.
     """
 
     patches: np.ndarray
@@ -84,7 +84,7 @@ def read_cohort(data: Path, *, kind: Inputs, console: Console, cache: Path | Non
         (``_seg-lesions_dseg``) and ``_desc-lesions.tsv`` with columns ``id``, ``rim`` and, where known, ``truth`` and
         ``kind``.
     kind : Inputs
-        What the network looks at.
+        Inputs of the network.
     console : Console
         Gets a line about each subject.
     cache : Path, optional
@@ -252,7 +252,7 @@ def augment(
     patches : (N, 3, X, Y, Z)
         With MARGIN.
     size : (3,) int or None
-        None gives the patches back: there is no image.
+        With None the patches come back: there is no image.
     max_angle_deg : float
         Turned by as much at most, to either side. Corners that then lie beyond the margin repeat its border.
     """

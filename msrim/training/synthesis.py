@@ -1,4 +1,4 @@
-"""What scanners do to images, made at random: pose, contrast, bias, noise, slice thickness.
+"""Random effects of scanners on images: pose, contrast, bias, noise, slice thickness.
 
 All functions take and give torch tensors of one volume, (X, Y, Z) or (C, X, Y, Z), and draw from a
 ``numpy.random.Generator`` so that a sample is reproducible from its seed alone.

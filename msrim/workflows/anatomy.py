@@ -1,6 +1,6 @@
 """One visit of one patient before its lesions: every contrast prepared, aligned, and on one working grid.
 
-:func:`prepare` is the way of the data from top to bottom; each function below it is a step
+:func:`prepare` calls the steps in order; each function below it is a step
 (:mod:`msrim.workflows.run`): it reads files, calls one room and writes files into its own folder. Images between steps
 are uncompressed NIfTI in RAS order; transforms are ITK text files.
 """
@@ -47,7 +47,7 @@ MIN_INFRATENTORIAL_ML = 75.0
 # Of the FLAIR's brain, what the T1w may leave out and still be the one whose labels are used: of a field of view that
 # is cut, or of a brain mask that differs, the rest has the nearest label.
 MAX_UNSEEN = 0.03
-# Of the brain; more without a class than this is told.
+# Of the brain; more without a class than this is a remark.
 MAX_UNCLASSIFIED = 0.01
 # Room around the brain on the working grid, so that the network's first layers see its edge whole.
 MARGIN_MM = 4.0
@@ -73,7 +73,7 @@ class Working:
 
 @dataclass(frozen=True)
 class AnatomyFiles:
-    """What the user gets of a visit's anatomy, on the grid of the user's FLAIR.
+    """Result files of a visit's anatomy, on the grid of the user's FLAIR.
 
     Attributes
     ----------
@@ -152,7 +152,7 @@ def preprocess_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Co
     steps = anatomy_steps(subject.contrasts, recipe)
     with Run(folder, console, recipe=recipe.model_dump(), inputs=subject.contrasts, steps=steps) as run:
         anatomy = prepare(subject, recipe, run, out=out)
-        # What is there tells of these very steps, and of the lesions too where `msrim segment` came before.
+        # The report there covers these very steps, and the lesions too where `msrim segment` came before.
         if not (run.all_kept and (folder / "run.json").is_file()):
             write_dataset_description(out)
             run.write_manifest(files_in(anatomy.files))
@@ -289,7 +289,7 @@ def _check_volume(brain: Volume, source: Path, *, or_else: str) -> None:
 
 
 def choose_labelled(brains: dict[str, Path], *, to_flair: dict[str, Path]) -> str:
-    """Whose tissues are labelled: the T1w, which tells them apart best, where it shows the brain; else the FLAIR."""
+    """The contrast for the labels: the T1w, which separates tissues best, where it shows the brain; else the FLAIR."""
     if "T1w" not in to_flair:
         return "FLAIR"
     brain, of_t1w = (read_mask(brains[contrast]) for contrast in ("FLAIR", "T1w"))
@@ -484,7 +484,7 @@ def make_working_images(
     to_flair : dict of str to Path
         Of every contrast but the FLAIR.
     tissue : Path, optional
-        Classes of the T1w by another program; those of the head labels if not given, and where it gives none.
+        Classes of the T1w by another program; those of the head labels if not given, and where it has none.
     """
     mni_from_flair = read_transform(to_mni)
     flair_from = {contrast: read_transform(path) for contrast, path in to_flair.items()}

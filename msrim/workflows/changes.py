@@ -1,7 +1,7 @@
-"""Which tissue has changed between two visits of one patient: midway space, matched intensities, decision.
+"""Changed tissue between two visits of one patient: midway space, matched intensities, decision.
 
-:func:`decide` is the way of the data from top to bottom once :func:`register_to_midway` has met; each function below it
-is a step (:mod:`msrim.workflows.run`). Pairs hold the baseline first and the follow-up second; exchanged, they give
+:func:`decide` calls the steps in order, once :func:`register_to_midway` has found the midway space; each function below
+it is a step (:mod:`msrim.workflows.run`). Pairs hold the baseline first and the follow-up second; exchanged, they give
 exchanged results. Lesions are tracked, and results written, in :mod:`msrim.workflows.comparison`.
 """
 
@@ -50,7 +50,7 @@ T = TypeVar("T")
 # Baseline and follow-up.
 Pair = tuple[T, T]
 VISITS = ("baseline", "followup")
-# What draws the outlines of changes that the rule found.
+# Completes the outlines of changes that the rule found.
 OUTLINE_MODEL = "coactseg"
 # How the method is told.
 LEFT_OUT = (
@@ -59,14 +59,14 @@ LEFT_OUT = (
 )
 # Two visits of one patient overlap at 0.97 and more, the brains of two patients at 0.92 and less.
 MIN_OVERLAP = 0.95
-# Another contrast that covers less of the brain tells too little of its own noise.
+# Another contrast that covers less of the brain has too few voxels to measure its noise.
 MIN_SHARE = 0.5
 FULLY_SHOWN = 0.99
 
 
 @dataclass(frozen=True)
 class Edit:
-    """A visit's lesion mask as it was found, and as somebody has corrected it; on the FLAIR's grid."""
+    """A visit's lesion mask as it was found, and corrected manually; on the FLAIR's grid."""
 
     found: Path
     corrected: Path
@@ -83,7 +83,7 @@ class PreparedVisit:
     lesions : Lesions or None
         None where a network compares the images by itself.
     edit : Edit or None
-        What somebody has corrected.
+        A manual correction of the lesions.
     """
 
     subject: Subject
@@ -99,13 +99,13 @@ class Midway:
     Attributes
     ----------
     brain : Path
-        What is brain at both visits.
+        The brain at both visits.
     flairs : pair of Path
         On its grid.
     transforms : pair of Path
         From each visit's world.
     quality : dict of str to float
-        How well the two agree.
+        Quality of the registration.
     """
 
     brain: Path
@@ -140,7 +140,7 @@ class Anatomical:
 
 @dataclass(frozen=True)
 class Compared:
-    """What a network sees: probabilities of lesion at each visit, masks of new and vanished tissue."""
+    """Predictions of a network: probabilities of lesion at each visit, masks of new and vanished tissue."""
 
     lesions: Pair[Path]
     new: Path
@@ -168,7 +168,7 @@ class Deformation:
 
 @dataclass(frozen=True)
 class Tissue:
-    """What was decided, on the midway grid.
+    """The decision, on the midway grid.
 
     Attributes
     ----------
@@ -252,9 +252,9 @@ def common_threshold(visits: Pair[PreparedVisit], recipe: Recipe, *, card: Card)
 
 
 def change_method(card: Card, visits: Pair[PreparedVisit], *, plain: bool = False) -> str:
-    """How changes are decided, as run.json, summary and report say it."""
+    """How changes are decided, for run.json, summary and report."""
     if plain:
-        return f"{card.label}: what its head for new lesions says of the pair, by no further rule"
+        return f"{card.label}: its head for new lesions alone, without a further rule"
     if card.task == "longitudinal":
         return f"{card.label}; {RULE.clear_text}; {LEFT_OUT}"
     rule = RULE.text(card.label, t2w=contrast_of(visits, "T2w") is not None)
@@ -271,7 +271,7 @@ def contrast_of(visits: Pair[PreparedVisit], contrast: str) -> Pair[Aligned] | N
 
 
 def register_to_midway(flairs: Pair[Path], *, brains: Pair[Path], to_mni: Pair[Path]) -> Midway:
-    """Find the midway space: the brain at both visits, the FLAIRs on its grid, and how well the two agree."""
+    """Find the midway space: the brain at both visits, the FLAIRs on its grid, and the quality of the registration."""
     images, masks = each(read_own, flairs), each(read_mask, brains)
     upright = np.stack(each(read_transform, to_mni))
     midway = find_midway(*images, baseline_brain=masks[0], followup_brain=masks[1], upright=upright)
@@ -308,8 +308,8 @@ def register_to_midway(flairs: Pair[Path], *, brains: Pair[Path], to_mni: Pair[P
 def match(midway: Midway, *, lesions: Pair[Path] | None = None, t2w: Pair[Aligned] | None = None) -> Matched:
     """Both FLAIRs with matched intensities, and both T2w where they are given.
 
-    The lesions of the visits, where they are known, have no say in it. A T2w is 0 where either visit does not show it;
-    it is left out, with a warning, if that is half of the brain.
+    The lesions of the visits, where they are known, are left out of the matching. A T2w is 0 where either visit does
+    not show it; it is left out, with a warning, if that is half of the brain.
     """
     brain = read_mask(midway.brain)
     marked = np.zeros(brain.shape, bool)
@@ -499,9 +499,9 @@ def decide_by_network(
     threshold: float,
     plain: bool = False,
 ) -> Tissue:
-    """The same from what CoactSeg says alone.
+    """The same from CoactSeg's predictions alone.
 
-    Unless ``plain``, what the images do not show clearly is no change, and what no visit shows as a lesion is none.
+    Unless ``plain``, a change must be clear on the images, and a lesion plausible at one visit at least.
     """
     brain = read_mask(midway.brain)
     z = difference_z(*each(read_own, matched.flairs), brain=brain)
@@ -515,7 +515,7 @@ def decide_by_network(
 
 
 def correct_tissue(midway: Midway, *, tissue: Tissue, edits: Pair[Edit | None]) -> Tissue:
-    """What was decided, with what somebody has added to the lesions of a visit or taken from them."""
+    """The decision with the tissue that was added to or removed from a visit's lesions by hand."""
     brain = read_mask(midway.brain)
     given = []
     for edit, transform in zip(edits, midway.transforms, strict=True):
@@ -556,7 +556,7 @@ def tracked_lesions(midway: Midway, tissue: Tissue, *, min_mm3: float) -> tuple[
 
 
 def each(read: Callable[[S], T], pair: Pair[S]) -> Pair[T]:
-    """What reading gives of either visit."""
+    """Read a file of either visit."""
     return read(pair[0]), read(pair[1])
 
 

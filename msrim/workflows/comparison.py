@@ -1,6 +1,6 @@
 """The results of two visits of one patient: tables, masks, report and run.json of what changed between them.
 
-:func:`compare_visits` is the way of the data from top to bottom; how changes are decided is
+:func:`compare_visits` calls the steps in order; how changes are decided is
 :mod:`msrim.workflows.changes`.
 """
 
@@ -73,7 +73,7 @@ from msrim.workflows.run import Run, files_in
 
 @dataclass(frozen=True)
 class RimFiles:
-    """What `msrim rim-classify` left of a visit: its table, and the numbered lesions on the grid of the FLAIR."""
+    """Results of `msrim rim-classify` of a visit: its table, and the numbered lesions on the grid of the FLAIR."""
 
     table: Path
     instances: Path
@@ -81,16 +81,16 @@ class RimFiles:
 
 @dataclass(frozen=True)
 class VisitFiles:
-    """What the user gets of one visit of the pair, on the grid of that visit's FLAIR.
+    """Result files of one visit of the pair, on the grid of that visit's FLAIR.
 
     Attributes
     ----------
     instances, table : Path
-        Lesions, with what became of them.
+        Lesions, with their changes.
     changed, changed_sidecar : Path
         Mask of the tissue that the other visit does not have.
     midway, transform : Path
-        The FLAIR half way between the visits, and how to get there.
+        The FLAIR half way between the visits, and the transform to it.
     """
 
     instances: Path
@@ -103,7 +103,7 @@ class VisitFiles:
 
 @dataclass(frozen=True)
 class PairFiles:
-    """What the user gets of both visits together."""
+    """Result files of both visits together."""
 
     changes: Path
     changes_columns: Path
@@ -117,7 +117,7 @@ class PairFiles:
 
 @dataclass(frozen=True)
 class Changes:
-    """What changed between two visits: the files, the rows of the change table, and the summary."""
+    """Changes between two visits: the files, the rows of the change table, and the summary."""
 
     visits: Pair[VisitFiles]
     files: PairFiles
@@ -147,10 +147,10 @@ def compare_visits(
     card : Card
         Of a lesion model, whose lesions are given; or of a model that compares visits.
     remarks : sequence of str
-        What the user has been told of the visits.
+        Remarks on the visits for run.json.
     console : Console
     corrected : bool
-        With what somebody has corrected; the results go to a folder of their own.
+        With manual corrections; the results go to a folder of their own.
     years : float or None
         Between the visits, for the expansion per year.
     """
@@ -230,7 +230,7 @@ def compare_visits(
 
 
 def _rims_of(subject: Subject, out: Path) -> RimFiles | None:
-    """What `msrim rim-classify` left of a visit, where it did."""
+    """Results of `msrim rim-classify` of a visit, where there are such."""
     folder = subject.folder(out) / RIM_FOLDER
     files = RimFiles(subject.below(folder, RIMS["table"]), subject.below(folder, RIMS["instances"]))
     return files if files.table.is_file() and files.instances.is_file() else None
@@ -250,7 +250,7 @@ def write_changes(
     rims: Pair[RimFiles | None] = (None, None),
     grade: dict[str, Any] | None = None,
 ) -> Changes:
-    """Track every lesion and write what the user gets."""
+    """Track every lesion and write the results."""
     brain = read_mask(midway.brain)
     (baseline, followup), rows = tracked_lesions(midway, tissue, min_mm3=min_lesion_mm3)
     trusted = False
@@ -312,7 +312,7 @@ def write_changes(
 
 @dataclass(frozen=True, eq=False)
 class _AtMidway:
-    """What is known of one visit on the midway grid.
+    """One visit on the midway grid.
 
     Attributes
     ----------
@@ -341,7 +341,7 @@ def _write_visit(
     method: str,
     folder: Path,
 ) -> VisitFiles:
-    """What the user gets of one visit: 0 is the baseline, 1 the follow-up, ``own`` its lesions on its own grid."""
+    """Write the results of one visit: 0 is the baseline, 1 the follow-up, ``own`` its lesions on its own grid."""
     target = read_volume(subject.contrasts["FLAIR"])
     moved = np.linalg.inv(visit.from_flair)
     # New and vanished tissue keep their lesion's number until they lie on the visit's grid, so that none is lost.
@@ -407,7 +407,7 @@ def _with_expansion(
     midway: Midway,
     anatomies: Pair[AnatomyFiles],
 ) -> tuple[list[TrackedLesion], bool]:
-    """The rows with what the deformation says of lesions that both visits have, and whether it is more than chance."""
+    """The rows with the expansion of lesions that both visits have, and whether it is more than chance."""
     white = brain.data.copy()
     for anatomy, transform in zip(anatomies, midway.transforms, strict=True):
         parsed = resample(read_own(anatomy.labels), brain, target_from_source=read_transform(transform), nearest=True)
@@ -422,7 +422,7 @@ def _with_expansion(
     if not found and rows:
         warnings.warn(
             "the deformation between the visits is mostly chance, as where their contrasts differ: expansion and brain "
-            "volume change are not told",
+            "volume change are left out",
             Fallback,
             stacklevel=2,
         )

@@ -1,6 +1,6 @@
-"""Lesions as somebody has corrected them: whether a mask can be this visit's, and what it measures.
+"""Manually corrected lesions: whether a mask can be this visit's, and its measurements.
 
-What was found stays where it is. What is measured on the corrected mask goes to ``corrected/`` below the visit's
+Lesions that were found stay where they are. Measurements of the corrected mask go to ``corrected/`` below the visit's
 folder, under the same names.
 """
 
@@ -100,7 +100,7 @@ def check_place(lesions: Volume, flair: Volume, *, brain: Volume, correction: Co
 
 
 def measure_corrected(subject: Subject, recipe: Recipe, out: Path, lesions: Path, *, console: Console) -> Path:
-    """Measure corrected lesions and tell the result; parameters and errors as :func:`segment_corrected`.
+    """Measure corrected lesions and show the result; parameters and errors as :func:`segment_corrected`.
 
     Returns
     -------
@@ -118,7 +118,7 @@ def measure_corrected(subject: Subject, recipe: Recipe, out: Path, lesions: Path
 def segment_corrected(
     subject: Subject, recipe: Recipe, out: Path, lesions: Path, *, console: Console
 ) -> tuple[Anatomy, Lesions]:
-    """Measure the lesions of one visit as somebody has corrected them, beside those that are found.
+    """Measure the manually corrected lesions of one visit, beside those that are found.
 
     Parameters
     ----------

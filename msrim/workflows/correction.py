@@ -16,7 +16,7 @@ from msrim.files import sha256_of
 
 @dataclass(frozen=True)
 class Correction:
-    """A corrected mask or map of numbered lesions, and what somebody wrote beside it."""
+    """A corrected mask or map of numbered lesions, and the note beside it."""
 
     mask: Path
     note: str = ""
@@ -28,7 +28,7 @@ def read_correction(path: Path) -> Correction:
 
 
 def find_correction(subject: Subject, out: Path) -> Correction | None:
-    """What counts as a visit's lesions because somebody has corrected them.
+    """The manual correction that counts as a visit's lesions.
 
     That is what `msrim view` has saved; or else the mask that `msrim segment --lesions` was given, if it is still there
     as it was.
@@ -52,7 +52,7 @@ def measured_mask(subject: Subject, out: Path) -> Path | None:
     Raises
     ------
     InputError
-        What tells of it is damaged.
+        Its record is damaged.
     """
     told = subject.folder(out) / CORRECTED_FOLDER / "run.json"
     if not told.is_file():
@@ -66,7 +66,7 @@ def measured_mask(subject: Subject, out: Path) -> Path | None:
 
 
 def sidecar_of(mask: Path) -> dict:
-    """What the JSON beside a mask says; nothing if there is none of msrim's form."""
+    """Content of the JSON beside a mask; empty if there is none of msrim's form."""
     path = mask.with_name(mask.name.split(".nii")[0] + ".json")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

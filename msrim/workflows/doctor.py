@@ -1,4 +1,4 @@
-"""What is installed, found and missing on this machine, and what that means for the user."""
+"""Installed and missing parts of this machine, and the consequences for the user."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ SEEDS = 3
 def evaluate_rims(
     cohort: Path, *, model: str, console: Console, device: str = "cpu", cache: Path | None = None
 ) -> dict:
-    """How well a trained model tells the rims of a cohort that it never saw.
+    """How well a trained model classifies the rims of a cohort that it never saw.
 
     Parameters
     ----------
@@ -48,11 +48,11 @@ def evaluate_rims(
     Raises
     ------
     InputError
-        The cohort cannot be used, or the model tells no rims.
+        The cohort cannot be used, or the model classifies no rims.
     """
     card = read_card(model)
     if card.task != "rims":
-        raise InputError(f"{card.label}: tells no rims (its task is {card.task}); choose another model")
+        raise InputError(f"{card.label}: classifies no rims (its task is {card.task}); choose another model")
     choose_device(device)
     lesions = read_cohort(cohort, kind=inputs_of(card), console=console, cache=cache)
     probability = rim_probabilities(card, lesions.seen(), lesions.features, device=device)
@@ -77,7 +77,7 @@ def evaluate_recipe(
     seeds: int = SEEDS,
     cache: Path | None = None,
 ) -> dict:
-    """How well what a recipe trains tells rims of subjects that it did not see, by cross-validation.
+    """How well a recipe's networks classify rims of subjects that they did not see, by cross-validation.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def evaluate_recipe(
 
 @dataclass(frozen=True, eq=False)
 class CrossValidated:
-    """What networks said of lesions that they had not seen.
+    """Predictions of networks for lesions that they had not seen.
 
     Attributes
     ----------

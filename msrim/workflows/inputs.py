@@ -1,4 +1,4 @@
-"""What is checked before a run writes anything."""
+"""Checks before a run writes anything."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def read_head(path: Path) -> Volume:
 def read_subject(subject: Subject) -> dict[str, Volume]:
     """Read every contrast and check that they can be images of one head.
 
-    What is taken with a doubt is told by the step that reads the file for the run.
+    Remarks on doubtful files come from the step that reads the file for the run.
 
     Returns
     -------
@@ -130,7 +130,7 @@ def read_subject(subject: Subject) -> dict[str, Volume]:
 
 @contextmanager
 def without_doubts() -> Iterator[None]:
-    """Keep still about what files are taken with: a check before a run, whose steps tell it when they read them."""
+    """Suppress remarks on files: in a check before a run, whose steps make them when they read the files."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Remark)
         yield

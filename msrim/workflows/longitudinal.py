@@ -1,4 +1,4 @@
-"""Several visits of one patient: which they are, what is new since the last scan, what became of every lesion."""
+"""Several visits of one patient: their order, new lesions since the last scan, and the change of every lesion."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from msrim.workflows.correction import Correction, find_correction
 from msrim.workflows.inputs import check_output_folder, check_results_folder, read_subject, without_doubts
 from msrim.workflows.segment import check_finds_lesions, lesions_text, segment_visit
 
-# What reading a text file may end in, whatever is in it.
+# Errors of reading a text file with any content.
 UNREADABLE = (OSError, ValueError, AttributeError, RecursionError)
 DAYS_A_YEAR = 365.25
-# Fields of a FLAIR's JSON sidecar that tell when it was taken, as scanners' converters write them.
+# Fields of a FLAIR's JSON sidecar for the time of the scan, as scanners' converters write them.
 DATE_FIELDS = ("AcquisitionDateTime", "AcquisitionDate", "SeriesDate", "StudyDate", "ContentDate")
 
 
@@ -61,13 +61,13 @@ def follow_visits(
         Folder of the derivative dataset.
     console : Console
     years : sequence of float
-        From each visit to the next; as the dates beside the images say if empty.
+        From each visit to the next; from the dates beside the images if empty.
 
     Returns
     -------
     Path
         The mask of new lesions and of the grown part of enlarging ones, on the grid of the last visit's FLAIR; with the
-        lesions that somebody has corrected where there are such. What is found without them is written all the same.
+        manually corrected lesions where there are such. Results without corrections are written all the same.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def _prepare(visit: Subject, recipe: Recipe, out: Path, *, card: Card, console: 
 
 
 def changes_text(visits: Sequence[Subject], changes: Changes) -> str:
-    """Lesions at the later of two visits, and how many became what since the earlier."""
+    """Lesions at the later of two visits, and their changes since the earlier."""
     baseline, followup = visits
     lesions = sum(len(row.followup_ids) for row in changes.rows)
     found = {"lesions": lesions, "volume_mm3": changes.summary["followup_mm3"]}
@@ -233,7 +233,7 @@ def check_visits(visits: Sequence[Subject]) -> list[str]:
     Returns
     -------
     list of str
-        What the user should know before the results are trusted.
+        Remarks to read before the results are trusted.
 
     Raises
     ------
@@ -258,8 +258,8 @@ def check_visits(visits: Sequence[Subject]) -> list[str]:
 def visit_date(flair: Path) -> str:
     """When a FLAIR was taken, from its JSON sidecar or the session's ``*_scans.tsv``: digits of date and perhaps time.
 
-    Empty if nothing tells. The files are the user's and nothing but the order of visits hangs on them: one that cannot
-    be read is told by a :class:`msrim.errors.Remark`.
+    Empty if it is not known. The files are the user's and nothing but the order of visits depends on them: one that
+    cannot be read causes a :class:`msrim.errors.Remark`.
     """
     sidecar = flair.with_name(re.sub(r"\.nii(\.gz)?$", ".json", flair.name, flags=re.IGNORECASE))
     if sidecar.is_file():

@@ -62,7 +62,7 @@ def run_patients(
 ) -> list[Path]:
     """Segment every visit, classify its rims where there is a QSM, compare the visits, and write a page per patient.
 
-    A step that fails stops those that need it and no others; the page tells it.
+    A step that fails stops those that need it and no others; the page names it.
 
     Parameters
     ----------

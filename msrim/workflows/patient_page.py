@@ -1,4 +1,4 @@
-"""The page and the table of one patient: the results of all visits, their rims and comparisons, joined by lesion."""
+"""The page and the table of one patient: the results of all visits, their rims and comparisons, by lesion."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def summarise_patient(visits: Sequence[Visit], out: Path) -> PatientReport | Non
     Parameters
     ----------
     visits : sequence of Visit
-        Of one patient. Those without results are told with the reason; others of the patient whose results lie in
+        Of one patient. Those without results are listed with the reason; others of the patient whose results lie in
         ``out`` are taken as well.
     out : Path
         Folder of the derivative dataset.
@@ -94,7 +94,7 @@ def summarise_patient(visits: Sequence[Visit], out: Path) -> PatientReport | Non
     Returns
     -------
     PatientReport or None
-        What the page shows; None, and nothing is written, where no visit has results.
+        Content of the page; None, and nothing is written, where no visit has results.
 
     Raises
     ------
@@ -156,7 +156,7 @@ def _is_segmented(visit: Visit, out: Path) -> bool:
 
 
 def _lesions_of(visit: Visit, out: Path) -> Segmentation:
-    """Those that somebody has corrected, where they were measured, or else those that were found."""
+    """The corrected lesions, where they were measured, or else those that were found."""
     return segmentation_of(visit.named(), out, corrected=is_corrected(visit.named(), out))
 
 
@@ -250,6 +250,6 @@ def _pair_on_page(pair: Pair, folder: Path) -> PairOnPage:
 
 
 def _failures(patient: Subject, out: Path) -> list[str]:
-    """What could not be done, with the reason that the task has left."""
+    """Failed tasks, with the reason that each has left."""
     reasons = sorted((out / "logs").glob(f"sub-{patient.label}_*.json"))
     return [f"{path.stem}: {read_json(path)['reason']}" for path in reasons]

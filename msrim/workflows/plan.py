@@ -132,7 +132,7 @@ def corrected_steps() -> list[str]:
 
 
 def costs(steps: Sequence[str]) -> dict[str, float]:
-    """What steps cost, by the words that the user reads.
+    """Typical seconds of steps, by the names that the user reads.
 
     Examples
     --------

@@ -1,6 +1,6 @@
 """Which lesions of one visit carry a paramagnetic rim: from QSM, FLAIR and lesions to a table, a map and a page.
 
-:func:`classify_rims` is the way of the data from top to bottom; each function after the checks is a step
+:func:`classify_rims` calls the steps in order; each function after the checks is a step
 (:mod:`msrim.workflows.run`).
 """
 
@@ -46,7 +46,7 @@ from msrim.workflows.plan import rim_steps
 from msrim.workflows.run import Run, files_in
 from msrim.workflows.segment import as_segmented, lesions_text, segment_visit
 
-# What is seen of the background around the brain in registration.
+# Margin of background around the brain in registration.
 OUTLINE_MM = 8.0
 # A field of view holds at least this share of what is not brain.
 LEAST_OUTSIDE = 0.05
@@ -82,7 +82,7 @@ class Lesions:
 
 @dataclass(frozen=True)
 class Classified:
-    """What the network sees and says.
+    """Inputs and predictions of the network.
 
     Attributes
     ----------
@@ -105,7 +105,7 @@ class Classified:
 
 @dataclass(frozen=True)
 class RimFiles:
-    """What the user gets, on the grid that the lesions were given on."""
+    """Result files, on the grid that the lesions were given on."""
 
     rims: Path
     instances: Path
@@ -141,7 +141,7 @@ def classify_rims(
     ----------
     subject : Subject
     qsm : Path
-        In ppm or ppb; which is told by its values.
+        In ppm or ppb, which is recognised by its values.
     recipe : Recipe
         How the FLAIR is prepared and, without ``lesions``, segmented. Where `msrim segment` has been before, its images
         and settings are taken and what it left stays as it is.
@@ -153,7 +153,7 @@ def classify_rims(
     threshold : str
         "f1" and "sensitive" are the card's; or a number between 0 and 1.
     lesions : Path, optional
-        Mask or instance map on the FLAIR's grid or on the QSM's. Without it, what somebody has corrected in ``out`` is
+        Mask or instance map on the FLAIR's grid or on the QSM's. Without it, a manual correction in ``out`` is
         used, and the results go to ``corrected/rims/``; or else what `msrim segment` left there, or it is run.
     magnitude : Path, optional
         Of the gradient echo, aligned with the QSM: FLAIRs are easier to register to it.
@@ -285,14 +285,14 @@ def check_rims(
     lesions: Path | None = None,
     magnitude: Path | None = None,
 ) -> Card:
-    """Whatever can be known to be wrong before the first file is written; arguments as :func:`classify_rims`."""
+    """Check everything that can be checked before the first file is written; arguments as :func:`classify_rims`."""
     from msrim.models import load_model
 
     check_output_folder(out)
     check_results_folder(subject, out)
     card = read_card(model)
     if card.task != "rims":
-        raise InputError(f"{card.label}: tells no rims (its task is {card.task}); choose another model")
+        raise InputError(f"{card.label}: classifies no rims (its task is {card.task}); choose another model")
     load_model(card)
     images = read_subject(subject)
     with without_doubts():
@@ -348,7 +348,7 @@ def align_to_qsm(
 ) -> Path:
     """Rigid transform from the FLAIR to the QSM, by way of its magnitude image where there is one.
 
-    Images on one grid are taken as aligned. A QSM alone says little of where it lies: grey and white matter differ by
+    Images on one grid are taken as aligned. A QSM alone is hard to register: grey and white matter differ by
     less than its noise. The brain's outline does, so it is made visible and kept in view to the last step.
     """
     target, moving, mask = read_own(qsm), read_own(corrected), read_mask(brain)
@@ -479,7 +479,7 @@ def write_rims(
 
 
 def _judged(lesion: Lesion, classified: Classified, *, threshold: float) -> Lesion:
-    """A lesion's row with its rim; whatever is to be said of the lesion is said."""
+    """A lesion's row with its rim; remarks on the lesion become warnings."""
     p = classified.probability.get(str(lesion.id))
     why = classified.remarks.get(str(lesion.id), [] if p is not None else ["outside the QSM's field of view"])
     if why:

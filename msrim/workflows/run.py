@@ -15,9 +15,9 @@ Arguments and results are files (``Path``), text, numbers, None, and lists, tupl
 arrays go through files. A step is done again unless all of these are as they were: the bytes of its input files, its
 other arguments, msrim's code, the bytes of its output files. Nipype keeps the hashes.
 
-What the reader must know, a step says with ``warnings.warn(text, Remark)``; the console shows it and the manifest keeps
+A step addresses the reader with ``warnings.warn(text, Remark)``; the console shows it and the manifest keeps
 it, also when the step is kept from an earlier run. It is a ``Fallback`` where something was replaced by something else,
-and a ``Doubt`` where the results cannot be trusted before somebody has looked.
+and a ``Doubt`` where the results need visual inspection before they are trusted.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ class Run:
     ----------
     folder : Path
         Of the results. The steps' own folders go to ``work/`` below it and make the run resumable, Nipype's log goes to
-        ``logs/``. What a killed run left half written anywhere below is removed.
+        ``logs/``. Half-written files of a killed run anywhere below are removed.
     console : Console
     recipe : dict
         Every setting as it is used, for run.json.
     inputs : dict of str to Path
         The user's files, for run.json.
     remarks : sequence of str
-        What the user has been told before the run began, for run.json.
+        Remarks from before the run, for run.json.
     steps : sequence of str
         Names of those to come, for the progress bar; see :mod:`msrim.workflows.plan`.
     work : Path, optional
@@ -169,12 +169,12 @@ class Run:
         return outputs.value
 
     def prepared_by(self, name: str) -> str:
-        """Find the backend of a recipe, tell which it is, and keep its name and version for run.json.
+        """Find the backend of a recipe, show which it is, and keep its name and version for run.json.
 
         Parameters
         ----------
         name : str
-            As in the recipe; "auto" is told as what it stands for.
+            As in the recipe; "auto" is resolved.
 
         Returns
         -------
@@ -243,7 +243,7 @@ EXECUTION = {"hash_method": "content", "remove_unnecessary_outputs": "false", "c
 
 
 class _Inputs(DynamicTraitedSpec, BaseInterfaceInputSpec):
-    """What the cache hashes: the function's arguments, and the code."""
+    """Inputs of the cache's hash: the function's arguments, and the code."""
 
     def _get_sorteddict(self, objekt: Any, dictwithhash: bool = False, **how: Any) -> Any:
         # Nipype would read every file again for every step that takes it.
@@ -364,7 +364,7 @@ def _plain(value: Any) -> Any:
 
 
 class _Log(logging.FileHandler):
-    """A full disk is told once, by whoever could not write a result, and not by every line of the log."""
+    """A full disk is reported once, where a result could not be written, and not by every line of the log."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         pass

@@ -35,14 +35,14 @@ from msrim.workflows.run import Run, files_in
 
 @dataclass(frozen=True)
 class Probabilities:
-    """What the networks see, on the working grid.
+    """Inputs of the networks, on the working grid.
 
     Attributes
     ----------
     lesion, sphere : Path
         Probability of lesion, without what no lesion is; probability of being about a lesion's centre.
     network : Path
-        Probability of lesion as the networks say it.
+        The networks' own probability of lesion.
     """
 
     lesion: Path
@@ -52,7 +52,7 @@ class Probabilities:
 
 @dataclass(frozen=True)
 class LesionFiles:
-    """What the user gets of a visit's lesions, on the grid of the user's FLAIR."""
+    """Result files of a visit's lesions, on the grid of the user's FLAIR."""
 
     mask: Path
     mask_sidecar: Path
@@ -355,7 +355,7 @@ def _check_contrasts(card: Card, subject: Subject) -> None:
 
 
 def report_of(subject: Subject, anatomy: Anatomy, lesions: Lesions, recipe: Recipe, run: Run, *, card: Card) -> Report:
-    """What the page of a visit shows."""
+    """Content of a visit's page."""
     contrasts = {}
     for contrast, transform in anatomy.to_flair.items():
         image = read_own(anatomy.corrected[contrast])

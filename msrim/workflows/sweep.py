@@ -40,7 +40,7 @@ def run_sweep(sweep: Sweep, data: Path, out: Path, *, console: Console, **overri
     ----------
     sweep : Sweep
     data : Path
-        What the rows' recipe trains on, see :func:`msrim.workflows.train.train`.
+        Training data of the rows' recipe, see :func:`msrim.workflows.train.train`.
     out : Path
         Keeps the models, masks and figures: what is done is not repeated, and what was interrupted goes on where it
         stopped. Gets ``judged/report.html`` with tables and curves, and ``sweep.json``.
@@ -125,7 +125,7 @@ def _site(mask: Path, data: Path) -> str:
 
 
 def _keep_protocol(sweep: Sweep, recipes: dict[str, TrainingRecipe], folds: Sequence[Sequence[str]], out: Path) -> None:
-    """What lies in the folder is taken as it is, so it must be of the same recipes and patients."""
+    """Finished work in the folder is reused, so it must be of the same recipes and patients."""
     rows = {row: recipe.model_dump(mode="json", exclude={"device", "workers"}) for row, recipe in recipes.items()}
     protocol = {"rows": rows, "seeds": list(sweep.seeds), "folds": [list(fold) for fold in folds]}
     kept = out / "protocol.json"
@@ -180,7 +180,7 @@ def _judge_visit(
 
 
 def _judge_pair(folder: Path, *, card: Card, recipe: TrainingRecipe, row: Path, out: Path, console: Console) -> None:
-    """New lesions of a marked pair as the network says, without any rule."""
+    """New lesions of a marked pair by the network alone, without any rule."""
     kept = row / "pairs" / f"{folder.name}.json"
     if kept.is_file():
         return

@@ -46,7 +46,7 @@ FINE_TUNING = 0.1
 
 @dataclass(frozen=True)
 class Samples:
-    """What a network learns from.
+    """Training data of a network.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Samples:
     loss : callable
         ``loss(logits, *targets)``.
     source : str
-        What the samples are made of, for the card.
+        Description of the samples, for the card.
     """
 
     dataset: Dataset
@@ -257,7 +257,7 @@ def train_on(recipe: TrainingRecipe, samples: Samples, *, out: Path, console: Co
 
 
 def start_from(network: nn.Module, card: Card, *, contrasts: Sequence[str]) -> None:
-    """Give a network the weights of a card's model, which may know more contrasts: their channels are left out.
+    """Load the weights of a card's model into a network; channels of contrasts that the network lacks are left out.
 
     Raises
     ------
@@ -277,7 +277,7 @@ def start_from(network: nn.Module, card: Card, *, contrasts: Sequence[str]) -> N
 
 def _check_crop(recipe: TrainingRecipe) -> None:
     """Refuse crops that the network cannot halve as often as it wants to."""
-    # What is left over decides, not the size.
+    # The remainder decides, not the size.
     small = torch.zeros(1, len(recipe.contrasts) + COORDINATES, *(16 + side % 16 for side in recipe.crop))
     try:
         with torch.inference_mode():

@@ -99,7 +99,7 @@ def fit_network(
 def write_rim_card(
     recipe: TrainingRecipe, weights: Path, *, built: dict[str, Any], trained_on: str, thresholds: list[float]
 ) -> Path:
-    """A card that says what is known; whoever publishes the weights adds what was measured."""
+    """A card without measurements, which are added at publication."""
     how = f"{recipe.steps} steps of {recipe.batch_size} lesions, seed {recipe.seed}"
     return write_card(
         recipe,

@@ -1,4 +1,4 @@
-"""What networks are trained on: marked visits and pairs, CT scans, label maps; found below a folder and prepared."""
+"""Training data: marked visits and pairs, CT scans, label maps; found below a folder and prepared."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def marked_patients(
     Raises
     ------
     InputError
-        A patient to leave out is not there, nobody is left, a visit lacks a contrast that the recipe requires, or there
+        A patient to leave out is not there, none is left, a visit lacks a contrast that the recipe requires, or there
         is a contrast that nothing shows.
     """
     if unknown := set(recipe.contrasts) - set(CONTRASTS):
@@ -154,7 +154,7 @@ def prepare_pair(folder: Path, *, recipe: TrainingRecipe, out: Path, console: Co
 
 
 def ct_scans(data: Path, *, leave_out: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """CT scans and their tumours as :func:`msrim.preprocess.ct.prepare_ct` gives them."""
+    """CT scans and their tumours, prepared by :func:`msrim.preprocess.ct.prepare_ct`."""
     numbered = {path.name.split(".")[0].removeprefix("volume-"): path for path in sorted(data.rglob("volume-*.nii*"))}
     check_left_out(leave_out, numbered, data=data)
     if not set(numbered) - set(leave_out):

@@ -240,7 +240,7 @@ def test_a_network_of_another_task_is_refused(cohort, tmp_path):
     recipe = RECIPE.model_copy(update={"network": "head"})
     with pytest.raises(InputError, match="not a rim network"):
         train_rims(recipe, cohort, tmp_path, leave_out=[], console=QUIET)
-    with pytest.raises(InputError, match="tells no rims"):
+    with pytest.raises(InputError, match="classifies no rims"):
         evaluate_rims(cohort, model="head", console=QUIET)
 
 

@@ -417,7 +417,7 @@ def test_bad_input_ends_in_one_line_and_writes_nothing(visit, model, tmp_path):
     write_volume(Volume(qsm, AFFINE), path)
     beside = write_volume(Volume(np.abs(qsm), away), visit / "magnitude.nii.gz")
     assert "magnitude.nii.gz: lie beside each other" in refused(subject, *options, "--magnitude", beside)
-    assert "tells no rims" in refused(subject, "--out", out, "--model", "head")
+    assert "classifies no rims" in refused(subject, "--out", out, "--model", "head")
     assert "no such model" in refused(subject, "--out", out, "--model", "guess")
     assert "no such file" in refused(subject, *options, "--lesions", visit / "none.nii.gz")
     assert "give f1, sensitive" in refused(subject, *options, "--threshold", "sometimes")

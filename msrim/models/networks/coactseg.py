@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-# What the three inputs and the three heads are, in their order.
+# Names of the three inputs and the three heads, in their order.
 INPUTS = ("baseline", "follow-up", "difference")
 HEADS = ("all lesions at baseline", "all lesions at follow-up", "new lesions")
 CLASSES = 2

@@ -24,7 +24,7 @@ class Ensemble(nn.Module):
     members : int
         An odd number.
     shifts : sequence of float, optional
-        What is added to each member's logits, so that members with thresholds of their own vote at one.
+        Added to each member's logits, so that members with thresholds of their own vote at one.
     **settings
         Of every member.
 

@@ -45,7 +45,7 @@ class HeadNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         features = self.unet(fold_blocks(image))
-        # What a block is, is learned once for its eight voxels; refine says where they differ.
+        # A block's class is learned once for its eight voxels; refine models their differences.
         return F.interpolate(self.classify(features), scale_factor=2.0) + unfold_blocks(self.refine(features))
 
 

@@ -26,7 +26,7 @@ class Dense(nn.Sequential):
 class Scale(nn.Module):
     """Features to mean 0 and deviation 1, by the training data's statistics, which are kept with the weights.
 
-    What is not defined for a lesion (NaN) gets the mean, and what no training lesion was like is cut at 5 deviations.
+    Features that are not defined for a lesion (NaN) get the mean; values are cut at 5 deviations.
     """
 
     def __init__(self, features: int) -> None:
@@ -114,7 +114,7 @@ class QSMRimNet(nn.Module):
     radiomics, smote : bool
         Whether there is a radiomic branch, and oversampling in training (Table 3).
     fusion : str
-        "concatenate" the branches, as the text says, or "add" them, as the authors' published network does.
+        "concatenate" the branches, as in the text, or "add" them, as the authors' published network does.
     widths : sequence of int
         Channels of the ResNet's stages; "add" needs the last to be 512.
 

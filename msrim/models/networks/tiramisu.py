@@ -135,7 +135,7 @@ class Tiramisu(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """Layers that each see all before them; gives what they add, (N, layers * growth, X, Y, Z)."""
+    """Layers that each see all before them; returns the features that they add, (N, layers * growth, X, Y, Z)."""
 
     def __init__(self, in_channels: int, layers: int, growth: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Eight maps side by side on a CPU: what Numba's compiler needs to be told to move and add eight numbers at once."""
+"""Eight maps side by side on a CPU: how Numba's compiler is made to move and add eight numbers at once."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def _walk_back(x, radii, order, eps, grad_u, grad_s, out, first, last):
     padded, line = np.empty((rows + 2, columns + 2), x.dtype), np.empty(columns + 2, x.dtype)
     value, length = np.empty((most, cells), x.dtype), np.empty((most, cells), x.dtype)
     unit = np.empty((most, 2, cells), x.dtype)
-    # What a vote of step k brings back: the gradients of all radii that reach k. The outside holds nothing.
+    # Gradient of a vote of step k: the gradients of all radii that reach k. The outside holds nothing.
     held_u, held_s = np.empty((most, cells + OUTSIDE), x.dtype), np.empty((most, cells + OUTSIDE), x.dtype)
     wider = np.empty((most, cells), x.dtype)
     found_u, found_s = np.empty((most, cells), x.dtype), np.empty((most, cells), x.dtype)

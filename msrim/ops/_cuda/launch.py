@@ -15,7 +15,7 @@ except ImportError as error:
     raise BackendError("the operators need numba-cuda on a GPU: pip install 'msrim[gpu]', or use the CPU") from error
 
 THREADS = 256
-# What every GPU lets a block have without being asked.
+# Shared memory that every GPU grants a block by default.
 SHARED_BYTES = 48 * 1024
 
 

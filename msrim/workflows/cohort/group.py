@@ -94,7 +94,7 @@ def summarise_group(visits: Sequence[Visit], out: Path, *, console: Console) -> 
 def _row(visit: Visit, out: Path, *, longitudinal: Task | None) -> Row:
     subject, folder = visit.named(), visit.results(out)
     corrected = find_correction(subject, out) is not None
-    # Where somebody has corrected the lesions, the figures are of those.
+    # Of corrected lesions, where there are such.
     shown = folder / CORRECTED_FOLDER if corrected else folder
     reasons = _failures(visit, out, shown=shown, longitudinal=longitudinal)
     states = {step: "failed" if reason else "done" for step, reason in reasons.items()}
@@ -164,7 +164,7 @@ def _change(one: Visit, other: Visit, folder: Path, out: Path) -> Change:
 
 
 def _costs(participant: str, session: str | None, workflow: str, folder: Path) -> list[list[Any]]:
-    """What every step of a workflow cost, in the run that did it."""
+    """Time and memory of every step of a workflow, in the run that did it."""
     path = folder / "run.json"
     steps = _json(path)["steps"] if path.is_file() else []
     session = f"ses-{session}".replace("_to_", "_to_ses-") if session else None

@@ -1,6 +1,6 @@
 """A whole BIDS dataset: every visit segmented, its rims classified, its patient followed over time, one graph over all.
 
-A node of the graph is one workflow of one visit, so a cluster sees a job for each. What is done already is known by the
+A node of the graph is one workflow of one visit, so a cluster sees a job for each. Finished work is known by the
 visits' own graphs: a node always runs and repeats nothing that is still valid.
 """
 
@@ -169,7 +169,7 @@ def run_task(
     quiet: bool,
     threads: int | None = None,
 ) -> str:
-    """What a node does."""
+    """Work of a node."""
     console = Console(quiet=quiet)
     if threads is not None:
         _limit_threads(threads)

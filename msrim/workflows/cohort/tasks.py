@@ -1,4 +1,4 @@
-"""What there is to do in a BIDS dataset: its visits, the tasks of each, and why a task has no result."""
+"""Tasks of a BIDS dataset: its visits, the tasks of each, and why a task has no result."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Task:
         return f"sub-{self.participant}{session}_{self.step}"
 
     def reason_file(self, out: Path) -> Path:
-        """Says why there is no result of this task; absent where there is one."""
+        """Holds the reason why this task has no result; absent where it has one."""
         return out / "logs" / f"{self.name}.json"
 
 
@@ -95,7 +95,7 @@ def find_cohort(
     Raises
     ------
     InputError
-        Not a BIDS dataset, nobody in it, or a label that it has not.
+        Not a BIDS dataset, an empty one, or a label that it has not.
     """
     bids = Path(bids).absolute()
     if not bids.is_dir():
@@ -122,7 +122,7 @@ def find_cohort(
 
 
 def tasks_of(visits: Sequence[Visit]) -> list[tuple[Task, list[Visit]]]:
-    """What there is to do for every patient in turn: each task, and the visits that it is about."""
+    """Tasks of every patient in turn, each with its visits."""
     tasks = []
     for participant, group in groupby(visits, key=lambda visit: visit.participant):
         own = list(group)
@@ -147,7 +147,7 @@ def record_failure(task: Task, out: Path, reason: str) -> None:
 def visits_below(path: Path) -> list[Visit]:
     """Visits of a patient's folder with ``ses-*`` folders, by name; or the one visit of any other folder.
 
-    Sessions without a FLAIR are left out, and a :class:`msrim.errors.Remark` tells.
+    Sessions without a FLAIR are left out, with a :class:`msrim.errors.Remark`.
 
     Raises
     ------
@@ -201,5 +201,5 @@ def _date(visit: Visit) -> str:
         with without_doubts():
             return visit_date(visit.subject().contrasts["FLAIR"])
     except InputError:
-        # Whatever is wrong with a visit is told by whoever runs it.
+        # Faults of a visit are reported by its own run.
         return ""

@@ -1,4 +1,4 @@
-"""A visit's lesions as somebody has corrected them: written beside the original mask, never over it."""
+"""Manual corrections of a visit's lesions: written beside the original mask, never over it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `msrim view` shows of one visit: its images, its lesions, and a correction of them."""
+"""Content of `msrim view` for one visit: its images, its lesions, and a correction of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from msrim.workflows.inputs import without_doubts
 
 # Grey values of a contrast that are drawn black and white, as percentiles of what is not background.
 DARKEST, BRIGHTEST = 2.0, 99.7
-# Voxels that tell them well enough; all of a 1 mm head would cost a fifth of a second.
+# Enough voxels for them; all of a 1 mm head would cost a fifth of a second.
 ENOUGH_VOXELS = 2**19
 
 
@@ -86,7 +86,7 @@ class Results:
             return on_grid_of(mask, read_volume(found, mask=True), name=correction.mask, target_name=found)
 
     def note(self) -> str:
-        """What somebody has written beside the correction."""
+        """The note beside the correction."""
         correction = find_correction(self.subject, self.out)
         return "" if correction is None else correction.note
 

@@ -1,4 +1,4 @@
-"""The server of the interactive page: for this machine alone, for whoever holds its address, and for one visit.
+"""The server of the interactive page: for this machine alone, for the holder of its address, and for one visit.
 
 Every address begins with a random token, so that another user of the machine, or another page in the same browser,
 reads and writes nothing. There is one fixed answer for each name and none for any other: no path of a request ever
@@ -27,7 +27,7 @@ from msrim.workflows.view.correction import save_correction
 from msrim.workflows.view.results import Results, shown
 
 ADDRESS = "127.0.0.1"
-# What a page that keeps to itself may do: scripts and images of this server, nothing from anywhere else.
+# Content policy of the page: scripts and images of this server, nothing from anywhere else.
 POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; connect-src 'self' data: blob:; worker-src blob:; "
@@ -60,7 +60,7 @@ class ViewServer(ThreadingHTTPServer):
     def __init__(self, results: Results, *, port: int = 0) -> None:
         self.results = results
         self.token = secrets.token_urlsafe(24)
-        # Told before the first request: what cannot be read is said in the terminal.
+        # Read before the first request: errors are shown in the terminal.
         self._pictures = {"FLAIR": results.image("FLAIR")}
         self._shape = tuple(shown(results)["shape"])
         try:
@@ -198,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(HTTPStatus.OK, "application/json", json.dumps(reply).encode())
 
     def _name(self) -> str | None:
-        """What is asked for, after the token; None without the right token or at another address."""
+        """The requested path, after the token; None without the right token or at another address."""
         # The name of the host keeps out pages whose own name has been pointed at this machine.
         if self.headers.get("Host") != f"{ADDRESS}:{self.server.server_port}":
             return None
@@ -227,4 +227,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing: stdout and stderr are the user's."""
+        """Log nothing: stdout and stderr are the user's."""
