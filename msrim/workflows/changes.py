@@ -132,7 +132,7 @@ class Matched:
 
 @dataclass(frozen=True)
 class Anatomical:
-    """By what a visit's lesions are judged: brain on the grid of the corrected FLAIR, head labels in its world."""
+    """A visit's brain on the grid of its corrected FLAIR, and the head labels in its world."""
 
     brain: Path
     labels: Path
@@ -463,7 +463,7 @@ def decide_by_rule(
 
 
 def _plausible(tissue: ChangedTissue, midway: Midway, anatomies: Pair[Anatomical]) -> ChangedTissue:
-    """Without what no visit shows as a lesion, see :func:`msrim.lesions.plausible.implausible_everywhere`."""
+    """Without findings that no visit shows as a lesion, see :func:`msrim.lesions.plausible.implausible_everywhere`."""
     seen = []
     for marked, anatomy, transform in zip(
         (tissue.baseline, tissue.followup), anatomies, midway.transforms, strict=True
