@@ -110,7 +110,7 @@ def segment(
     if lesions is not None:
         from msrim.workflows.corrected import measure_corrected
 
-        mask = measure_corrected(visit, settings, folder, Path(lesions), console=console)
+        mask = measure_corrected(visit, settings, folder, _path(lesions), console=console)
         return segmentation_of(visit, folder, mask=mask, corrected=True)
     return segmentation_of(visit, folder, mask=segment_subject(visit, settings, folder, console=console))
 
@@ -175,10 +175,10 @@ def rim_classify(
     from msrim.errors import InputError
 
     if subject is not None:
-        visit = find_subject(Path(subject)) if flair is None else subject_from_files(Path(flair))
-        susceptibility = find_qsm(Path(subject)) if qsm is None else Path(qsm).absolute()
+        visit = find_subject(_path(subject)) if flair is None else subject_from_files(_path(flair))
+        susceptibility = find_qsm(_path(subject)) if qsm is None else _path(qsm).absolute()
     elif flair is not None and qsm is not None:
-        visit, susceptibility = subject_from_files(Path(flair)), Path(qsm).absolute()
+        visit, susceptibility = subject_from_files(_path(flair)), _path(qsm).absolute()
     else:
         raise InputError("no subject; give a folder with FLAIR and QSM, or --flair and --qsm")
     settings = _settings(recipe, backend=backend, device=device, brain_extracted=brain_extracted)
@@ -193,8 +193,8 @@ def rim_classify(
         console=Console(quiet=quiet),
         model=model,
         threshold=str(threshold),
-        lesions=None if lesions is None else Path(lesions).absolute(),
-        magnitude=None if magnitude is None else Path(magnitude).absolute(),
+        lesions=None if lesions is None else _path(lesions).absolute(),
+        magnitude=None if magnitude is None else _path(magnitude).absolute(),
     )
     found = rims_of(visit, folder)
     return found if found.table == table.absolute() else rims_of(visit, folder, corrected=True)
@@ -252,7 +252,7 @@ def longitudinal(
     from msrim.workflows.correction import find_correction, is_corrected
     from msrim.workflows.longitudinal import find_visits, follow_visits
 
-    found = find_visits([Path(visit) for visit in visits])
+    found = find_visits([_path(visit) for visit in visits])
     settings = _settings(
         recipe,
         model=model,
@@ -329,7 +329,7 @@ def run(
 
     if not subjects:
         raise InputError("no subject; give the folder of a patient")
-    patients = find_patients([Path(subject) for subject in subjects])
+    patients = find_patients([_path(subject) for subject in subjects])
     settings = _settings(
         recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted, grade=grade
     )
@@ -356,11 +356,27 @@ def find_visit(
     if folder is not None and (flair or t1 or t2):
         raise InputError(f"{folder}: give either a subject folder or --flair, --t1, --t2, not both")
     if folder is not None:
-        return find_subject(Path(folder))
+        return find_subject(_path(folder))
     if flair is None:
         raise InputError("no FLAIR; give a subject folder or --flair")
-    given = {name: None if path is None else Path(path) for name, path in (("t1", t1), ("t2", t2))}
-    return subject_from_files(Path(flair), **given)
+    given = {name: None if path is None else _path(path) for name, path in (("t1", t1), ("t2", t2))}
+    return subject_from_files(_path(flair), **given)
+
+
+def _path(path: AnyPath) -> Path:
+    """A path as a shell would have it: ``~`` is the user's folder.
+
+    Raises
+    ------
+    InputError
+        Something else than a path.
+    """
+    from msrim.errors import InputError
+
+    try:
+        return Path(path).expanduser()
+    except (TypeError, RuntimeError) as error:
+        raise InputError(f"{path!r}: not a path ({error}); give text or a pathlib.Path") from error
 
 
 def _settings(recipe: AnyPath | None, **overrides: Any) -> Recipe:
@@ -368,7 +384,7 @@ def _settings(recipe: AnyPath | None, **overrides: Any) -> Recipe:
     from msrim.models.registry import located
     from msrim.recipe import read_recipe
 
-    settings = read_recipe(None if recipe is None else Path(recipe), **overrides)
+    settings = read_recipe(None if recipe is None else _path(recipe), **overrides)
     return settings.model_copy(update={"model": located(settings.model)})
 
 
@@ -376,4 +392,4 @@ def results_folder(out: AnyPath | None, visit: Subject) -> Path:
     """The user's folder, or the default place for results of such a patient."""
     from msrim.bids import default_results_folder
 
-    return default_results_folder(visit) if out is None else Path(out)
+    return default_results_folder(visit) if out is None else _path(out)

@@ -46,6 +46,8 @@ AFTER_CONTRAST_AGENT = (
     r"gd.*|gad.*|post.*|contrast|enh(anced)?|km|ce|c|t1w?(c|ce|gd|km|post)|dotarem|clariscan|prohance|multihance|"
     r"magnevist|omniscan|vueway|elucirem"
 )
+# Fields of a sidecar that tell of one.
+CONTRAST_AGENT = ("ContrastBolusIngredient", "ContrastBolusAgent")
 # In front of a contrast agent they say that there was none.
 WITHOUT = ("no", "non", "not", "pre", "before", "without", "wo", "ohne", "vor", "sans")
 # Series of other kinds that carry a contrast's name: T2*, maps, echoes, diffusion, angiography, scouts, other organs:
@@ -60,6 +62,8 @@ GRADIENT_ECHO = r"gre|ffe|fl2d|fl3d"
 NOT_A_QSM = (
     r"mag.*|pha?\d*|phase|.*field|rdf|r2.*|unwrapped|swi|swan|smwi|weight(s|ed)?|pos(itive)?|neg(ative)?|para.*|dia.*"
 )
+# Images that msrim does not read.
+OTHER_FORMATS = (".img", ".hdr", ".mgz", ".mgh", ".nrrd", ".mha", ".mhd", ".dcm", ".ima", ".par", ".nii.bz2")
 # Keys of BIDS names (and derivatives): their values are labels, whatever they say; but these few change what a file is.
 BIDS_KEYS = (
     r"sub|ses|sample|task|tracksys|acq|nuc|voi|ce|trc|stain|rec|dir|run|mod|echo|flip|inv|mt|part|proc|hemi|space|split|"
@@ -191,6 +195,31 @@ class Subject:
         taken = ", ".join(f"{contrast}: {path}" for contrast, path in self.contrasts.items())
         others = ", ".join(path.name for path in self.left_out if path not in self.contrasts.values())
         return f"{taken}; left out: {others}" if others else taken
+
+    def contradictions(self) -> list[str]:
+        """What names and JSON sidecars of the images say against what they are taken for; a sentence each.
+
+        A sidecar that cannot be read says nothing.
+
+        Examples
+        --------
+        >>> Subject("12", None, {"FLAIR": Path("t1.nii"), "T1w": Path("t1_gd.nii")}).contradictions()
+        ['t1.nii: is called like a T1w and taken as FLAIR', 't1_gd.nii: taken after contrast agent by its name']
+        """
+        told = []
+        for contrast, path in self.contrasts.items():
+            sidecar = _sidecar(path)
+            series = str(sidecar.get("SeriesDescription") or sidecar.get("ProtocolName") or "")
+            named, described = contrast_of(path.name), contrast_of(series)
+            if named not in (contrast, None):
+                told.append(f"{path}: is called like a {named} and taken as {contrast}")
+            elif described not in (contrast, None):
+                told.append(f"{path}: its sidecar calls it '{series}', a {described}; taken as {contrast}")
+            if contrast == "T1w" and any(sidecar.get(key) for key in CONTRAST_AGENT):
+                told.append(f"{path}: taken after contrast agent by its sidecar")
+            elif contrast == "T1w" and _is_enhanced(_parts(path.name)[2]):
+                told.append(f"{path}: taken after contrast agent by its name")
+        return told
 
     def for_network(self, contrasts: Iterable[str]) -> Subject:
         """The visit with what a network of these contrasts looks at besides FLAIR, T1w and T2w.
@@ -327,8 +356,10 @@ def find_subject(path: Path) -> Subject:
             found.setdefault(contrast, []).append(image)
     contrasts = {name: _only(found[name], contrast=name) for name in CONTRASTS if name in found and name not in MORE}
     if "FLAIR" not in found:
-        names = ", ".join(file.name for file in images) or "no NIfTI files"
+        names = ", ".join(file.name for file in images) or _nothing_in(folder)
         raise InputError(f"{folder}: no FLAIR among {names}; msrim needs one, name it with --flair")
+    for image in contrasts.values():
+        _check_labels(image, beside=contrasts["FLAIR"])
     return replace(
         _named(contrasts),
         more={name: found[name] for name in MORE if name in found},
@@ -350,6 +381,7 @@ def find_qsm(path: Path) -> Path:
     folder = image_folder(path)
     maps = [file for file in images_in(folder) if is_qsm(file.name)]
     if len(maps) == 1:
+        _check_labels(maps[0])
         return maps[0]
     if maps:
         raise InputError(
@@ -417,7 +449,7 @@ def contrast_of(name: str) -> str | None:
         return None
     if entities and len(rest) == 1 and rest[0] in CONTRASTS:
         return rest[0]
-    if _is_derived([*words, *after]) or _says(_without_denials(words), AFTER_CONTRAST_AGENT):
+    if _is_derived([*words, *after]) or _is_enhanced(words):
         return None
     # A "sub" in front is half of "sub-12" with another sign.
     if _says(words, QSM) or _says(words[words[:1] == ["sub"] :], ANOTHER_SERIES):
@@ -469,8 +501,10 @@ def _is_derived(words: list[str]) -> bool:
     return _says(words, NOT_AN_IMAGE) or _says(words[1:], TISSUE) or _says(words[:1], DEFORMATION)
 
 
-def _without_denials(words: list[str]) -> list[str]:
-    return [word for index, word in enumerate(words) if not (index and words[index - 1] in WITHOUT)]
+def _is_enhanced(words: list[str]) -> bool:
+    """Whether a name says that there was a contrast agent, and not that there was none."""
+    said = [word for index, word in enumerate(words) if not (index and words[index - 1] in WITHOUT)]
+    return _says(said, AFTER_CONTRAST_AGENT)
 
 
 def _parts(name: str) -> tuple[set[tuple[str, str]], list[str], list[str], list[str]]:
@@ -533,7 +567,7 @@ def check_description(out: Path, *, kind: str = "derivative") -> dict[str, Any]:
             raise OutputError(f"{out}: holds a dataset that msrim has not written; choose another folder")
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         own = any(program.get("Name") == "msrim" for program in content.get("GeneratedBy", []))
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         content, own = {}, False
@@ -616,8 +650,43 @@ def image_folder(path: Path) -> Path:
     return folder / "anat" if (folder / "anat").is_dir() else folder
 
 
+def _sidecar(image: Path) -> dict[str, Any]:
+    """What the JSON beside an image says; nothing if there is none that can be read."""
+    path = image.with_name(re.sub(r"\.nii(\.gz)?$", "", image.name, flags=re.IGNORECASE) + ".json")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _nothing_in(folder: Path) -> str:
+    """What to say of a folder without NIfTI files."""
+    others = sorted(path.name for path in folder.iterdir() if path.name.lower().endswith(OTHER_FORMATS))
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        return f"no NIfTI files, but {others[0]}{more}, which must be converted to .nii.gz"
+    below = next((child.name for child in sorted(folder.iterdir()) if child.is_dir() and images_in(child)), None)
+    return "no NIfTI files" + (f", but there are some in its folder {below}" if below else "")
+
+
+def _check_labels(image: Path, *, beside: Path | None = None) -> None:
+    """Refuse an image that is of another patient or visit by its name than by its folders or the FLAIR beside it."""
+    for key, what in (("sub", "patient"), ("ses", "visit")):
+        named = _entity(key, [image.name])
+        others = {"its folder": _entity(key, [folder.name for folder in image.parents])}
+        if beside is not None:
+            others[beside.name] = _entity(key, [beside.name])
+        for where, other in others.items():
+            if named is not None and other is not None and named != other:
+                raise InputError(
+                    f"{image}: is of {what} {key}-{named} by its name and of {key}-{other} by {where}; "
+                    "correct the one that is wrong"
+                )
+
+
 def _only(files: list[Path], *, contrast: str) -> Path:
-    if len(files) > 1:
+    if len({file.resolve() for file in files}) > 1:
         names = ", ".join(file.name for file in files)
         raise InputError(
             f"{files[0].parent}: several files may be the {contrast} ({names}); name the files with --flair, --t1, --t2"
@@ -632,7 +701,7 @@ def _named(contrasts: dict[str, Path]) -> Subject:
     label = entity_of(flair, "sub")
     if label is None:
         plain = next((name for name in folders if name != "anat" and not name.startswith("ses-")), "")
-        label = re.sub(r"[^A-Za-z0-9]", "", plain) or "unnamed"
+        label = re.sub(r"[^A-Za-z0-9]", "", plain.removeprefix("sub-")) or "unnamed"
     return Subject(label, entity_of(flair, "ses"), contrasts)
 
 

@@ -298,6 +298,73 @@ def test_several_candidates_are_named(tmp_path):
         find_subject(tmp_path)
 
 
+def test_one_file_under_two_names_is_one_candidate(tmp_path):
+    make(tmp_path / "jane", "FLAIR.nii.gz").joinpath("FLAIR_link.nii.gz").symlink_to("FLAIR.nii.gz")
+    assert names(find_subject(tmp_path / "jane")) == {"FLAIR": "FLAIR.nii.gz"}
+
+
+@pytest.mark.parametrize(
+    ("flair", "other", "what"),
+    [
+        ("sub-1/anat/sub-2_FLAIR.nii", None, "patient sub-2 by its name and of sub-1 by its folder"),
+        ("sub-1/ses-1/anat/sub-1_ses-2_FLAIR.nii", None, "visit ses-2 by its name and of ses-1 by its folder"),
+        ("sub-1/anat/sub-1_FLAIR.nii", "sub-1/anat/sub-2_T1w.nii", "patient sub-2 by its name and of sub-1 by"),
+        (
+            "x/sub-1_ses-1_FLAIR.nii",
+            "x/sub-1_ses-2_T1w.nii",
+            "ses-2 by its name and of ses-1 by sub-1_ses-1_FLAIR",
+        ),
+    ],
+)
+def test_images_of_another_patient_or_visit_in_the_folder(tmp_path, flair, other, what):
+    make(tmp_path, flair, *([other] if other else []))
+    with pytest.raises(InputError, match=what):
+        find_subject((tmp_path / flair).parent)
+
+
+def test_a_qsm_of_another_patient(tmp_path):
+    with pytest.raises(InputError, match="patient sub-2 by its name and of sub-1 by its folder"):
+        find_qsm(make(tmp_path / "sub-1", "anat/sub-2_Chimap.nii.gz"))
+
+
+@pytest.mark.parametrize(
+    ("contrast", "name", "sidecar", "told"),
+    [
+        ("FLAIR", "t1_mprage.nii.gz", b"{}", "is called like a T1w and taken as FLAIR"),
+        (
+            "FLAIR",
+            "x.nii.gz",
+            b'{"SeriesDescription": "t1_mprage_sag"}',
+            "'t1_mprage_sag', a T1w; taken as FLAIR",
+        ),
+        ("T2w", "T2w.nii", b'\xef\xbb\xbf{"ProtocolName": "t2_space_dark-fluid"}', "a FLAIR; taken as T2w"),
+        ("T1w", "T1w.nii.gz", b'{"ContrastBolusIngredient": "GADOLINIUM"}', "after contrast agent by its sidecar"),
+        ("T1w", "T1_Gadovist.nii.gz", b"[]", "after contrast agent by its name"),
+        ("T1w", "T1_pre_gd.nii.gz", b'{"SeriesDescription": "Sag T1 FLAIR", "ContrastBolusIngredient": ""}', None),
+        ("FLAIR", "FLAIR.nii", b'{"SeriesDescription": "K\xf6ln t1"}', None),
+        ("FLAIR", "FLAIR.nii", b'{"SeriesDescription": null, "ProtocolName": "Head^MS"}', None),
+    ],
+)
+def test_what_names_and_sidecars_say_against_an_image(tmp_path, contrast, name, sidecar, told):
+    (tmp_path / f"{name.split('.')[0]}.json").write_bytes(sidecar)
+    said = Subject("1", None, {contrast: tmp_path / name}).contradictions()
+    assert len(said) == (told is not None) and all(str(tmp_path / name) in text and told in text for text in said)
+
+
+@pytest.mark.parametrize(
+    ("file", "what"),
+    [
+        ("FLAIR.mgz", "no NIfTI files, but FLAIR.mgz, which must be converted"),
+        ("FLAIR.img", "no NIfTI files, but FLAIR.img"),
+        ("IM1.DCM", "no NIfTI files, but IM1.DCM"),
+        ("nifti/FLAIR.nii.gz", "but there are some in its folder nifti"),
+    ],
+)
+def test_a_folder_without_nifti_files_says_what_is_there(tmp_path, file, what):
+    with pytest.raises(InputError, match=what):
+        find_subject(make(tmp_path, file))
+
+
 def test_no_flair(tmp_path):
     make(tmp_path, "T1w.nii.gz", "bold.nii.gz")
     with pytest.raises(InputError, match=r"no FLAIR among T1w.nii.gz, bold.nii.gz|no FLAIR among bold"):
@@ -322,6 +389,7 @@ def test_files_by_name():
     assert (subject.label, subject.session) == ("04", "01")
     assert subject.contrasts == {"FLAIR": Path("/data/sub-04/ses-01/anat/x.nii"), "T2w": Path("/data/t2.nii")}
     assert subject_from_files(Path("/scan.nii")).label == "unnamed"
+    assert subject_from_files(Path("/data/sub-01-A/scan.nii")).label == "01A"
 
 
 def test_paths_of_results():

@@ -29,7 +29,9 @@ from msrim.preprocess.background import background_of, rest_on_zero
 from msrim.recipe import Recipe
 from msrim.transform import read_transform
 from msrim.workflows.anatomy import extract_brain, read_mask, reorient
+from msrim.workflows.cohort.tasks import copies_among, find_cohort
 from msrim.workflows.inputs import check_results_folder, read_head, read_subject
+from msrim.workflows.longitudinal import check_visits
 from msrim.workflows.rims import read_lesions, read_qsm
 from msrim.workflows.segment import as_segmented
 
@@ -640,6 +642,33 @@ def test_results_of_the_same_patient_are_replaced(tmp_path):
     save(brain(), flair)
     moved = flair.rename(tmp_path / "FLAIR.nii.gz").rename(tmp_path / "moved.nii.gz")
     check_results_folder(Subject("jane", None, {"FLAIR": moved}), tmp_path / "out")
+
+
+@pytest.mark.parametrize("place", ["raw/sub-01/out", "raw/sub-01/ses-1/anat", "others", "link"])
+def test_results_do_not_go_among_images(raw, tmp_path, place):
+    save(brain(), tmp_path / "others" / "sub-02" / "anat" / "sub-02_FLAIR.nii.gz")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    before, out = digests(tmp_path), tmp_path / place
+    refused("preprocess", raw / "sub-01" / "ses-1", "--brain-extracted", "--out", out, naming=out)
+    refused("run", raw / "sub-01", "--brain-extracted", "--out", out, naming=out)
+    refused("cohort", raw, out, "participant", naming=out)
+    assert digests(tmp_path) == before
+
+
+def test_folders_that_are_no_labels_are_told_before_a_cohort_runs(raw):
+    save(brain(), raw / "sub-01 old" / "anat" / "sub-01_FLAIR.nii.gz")
+    refused("cohort", raw, raw.parent / "out", "participant", naming=raw / "sub-01 old")
+
+
+def test_one_head_under_two_names_is_told(raw):
+    shutil.copytree(raw / "sub-01" / "ses-1", raw / "sub-02" / "ses-1")
+    flair = (raw / "sub-02" / "ses-1" / "anat" / "sub-01_ses-1_FLAIR.nii.gz").rename(
+        raw / "sub-02" / "ses-1" / "anat" / "sub-02_ses-1_FLAIR.nii.gz"
+    )
+    [told] = copies_among(find_cohort(raw))
+    assert told.startswith(f"{flair} is a copy of {raw / 'sub-01'}")
+    visits = [find_subject(raw / name / "ses-1") for name in ("sub-01", "sub-02")]
+    assert "sub-01 and sub-02 are two patients by their names; compared as one" in check_visits(visits)
 
 
 def test_files_of_others_in_the_place_of_results(tmp_path):

@@ -147,16 +147,25 @@ def preprocess_subject(subject: Subject, recipe: Recipe, out: Path, *, console: 
 def preprocess_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Console) -> Anatomy:
     """Prepare one visit; parameters and errors as :func:`preprocess_subject`."""
     check_visit(subject, recipe, out, cards=[*read_card(recipe.model).single, *anatomy_cards()])
-    console.say(subject.chosen())
+    remarks = tell_images(subject, console)
     folder = subject.folder(out)
-    steps = anatomy_steps(subject.contrasts, recipe)
-    with Run(folder, console, recipe=recipe.model_dump(), inputs=subject.contrasts, steps=steps) as run:
+    steps, settings = anatomy_steps(subject.contrasts, recipe), recipe.model_dump()
+    with Run(folder, console, recipe=settings, inputs=subject.contrasts, remarks=remarks, steps=steps) as run:
         anatomy = prepare(subject, recipe, run, out=out)
         # The report there covers these very steps, and the lesions too where `msrim segment` came before.
         if not (run.all_kept and (folder / "run.json").is_file()):
             write_dataset_description(out)
             run.write_manifest(files_in(anatomy.files))
     return anatomy
+
+
+def tell_images(subject: Subject, console: Console) -> list[str]:
+    """Say which files were taken, and return (for run.json) what speaks against it, which is said too."""
+    console.say(subject.chosen())
+    remarks = subject.contradictions()
+    for remark in remarks:
+        console.note(remark)
+    return remarks
 
 
 def anatomy_cards() -> list[Card]:

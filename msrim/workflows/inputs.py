@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
@@ -169,6 +170,9 @@ def check_output_folder(out: Path, *, kind: str = "derivative") -> None:
         existing = next(folder for folder in (out, *out.parents) if folder.exists())
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another output folder") from error
+    for folder in (out, *out.parents):
+        if folder.is_symlink() and not folder.exists():
+            raise OutputError(f"{folder}: is a link to a folder that is not there; choose another output folder")
     if not existing.is_dir():
         raise OutputError(f"{existing}: is a file, not a folder; choose another output folder")
     try:
@@ -177,8 +181,16 @@ def check_output_folder(out: Path, *, kind: str = "derivative") -> None:
     except OSError as error:
         raise OutputError(f"{existing}: cannot be written ({error.strerror}); choose another output folder") from error
     described = check_description(out, kind=kind)
-    if kind == "raw" and not described and any(out.glob("sub-*")):
-        raise OutputError(f"{out}: holds patients that msrim has not made; choose another folder")
+    if described:
+        return
+    for patient in out.glob("sub-*"):
+        if kind == "raw" or (patient.is_dir() and not _was_worked_in(patient)):
+            raise OutputError(f"{out}: holds patients that msrim has not made ({patient.name}); choose another folder")
+
+
+def _was_worked_in(patient: Path) -> bool:
+    """Whether there are results of msrim in a patient's folder, or what a killed run left of them."""
+    return any((folder / name).exists() for folder in (patient, *patient.glob("*/")) for name in ("work", "run.json"))
 
 
 def check_results_folder(subject: Subject, out: Path) -> None:
@@ -196,6 +208,9 @@ def check_results_folder(subject: Subject, out: Path) -> None:
     for image in subject.contrasts.values():
         if image.resolve().is_relative_to(patient.resolve()):
             raise OutputError(f"{image}: lies in {patient}, where its results would go; choose another output folder")
+        own = next((parent for parent in image.parents if re.fullmatch(r"sub-[A-Za-z0-9]+", parent.name)), None)
+        if own is not None and patient.resolve().is_relative_to(own.resolve()):
+            raise OutputError(f"{out}: lies among the images of {own}; choose another output folder")
     run = folder / "run.json"
     if not run.is_file():
         written = any((folder / name).exists() for name in ("anat", "xfm", "report.html"))

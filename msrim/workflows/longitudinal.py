@@ -17,6 +17,7 @@ from msrim.bids import (
     LESIONS,
     PATIENT,
     Subject,
+    entity_of,
     find_subject,
     pair_folder,
     patient_file,
@@ -247,6 +248,10 @@ def check_visits(visits: Sequence[Subject]) -> list[str]:
         for visit in visits:
             visit_date(visit.contrasts["FLAIR"])
     notes = list(dict.fromkeys(str(doubt.message) for doubt in doubts))
+    first, *others = (entity_of(visit.contrasts["FLAIR"], "sub") for visit in visits)
+    for other in dict.fromkeys(others):
+        if first is not None and other is not None and first != other:
+            notes.append(f"sub-{first} and sub-{other} are two patients by their names; compared as one")
     digests: dict[str, Path] = {}
     for flair in (visit.contrasts["FLAIR"] for visit in visits):
         first = digests.setdefault(sha256_of(flair), flair)

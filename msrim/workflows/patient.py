@@ -14,7 +14,15 @@ from msrim.files import locked
 from msrim.models.registry import LESION_TASKS, read_card
 from msrim.recipe import Recipe
 from msrim.workflows.anatomy import anatomy_cards
-from msrim.workflows.cohort.tasks import Task, Visit, in_order, record_failure, tasks_of, visits_below
+from msrim.workflows.cohort.tasks import (
+    Task,
+    Visit,
+    copies_among,
+    in_order,
+    record_failure,
+    tasks_of,
+    visits_below,
+)
 from msrim.workflows.corrected import measure_corrected
 from msrim.workflows.correction import find_correction
 from msrim.workflows.inputs import check_visit
@@ -88,6 +96,8 @@ def run_patients(
     out = Path(out).absolute()
     for visits in patients:
         check_patient(visits, recipe, out, rim_model=rim_model)
+    for copy in copies_among([visit for visits in patients for visit in visits]):
+        console.note(copy)
     pages, failed = [], []
     for visits in patients:
         with locked(out / "work" / f"sub-{visits[0].participant}"):

@@ -26,7 +26,16 @@ from msrim.recipe import Recipe
 from msrim.report.segmentation import Report, write_report
 from msrim.results import doubts_of
 from msrim.transform import read_transform
-from msrim.workflows.anatomy import Anatomy, AnatomyFiles, Working, anatomy_cards, prepare, read_mask, read_own
+from msrim.workflows.anatomy import (
+    Anatomy,
+    AnatomyFiles,
+    Working,
+    anatomy_cards,
+    prepare,
+    read_mask,
+    read_own,
+    tell_images,
+)
 from msrim.workflows.grade import SEED, Grade, grade_lesions, paint_lesions
 from msrim.workflows.inputs import check_visit
 from msrim.workflows.plan import lesion_steps
@@ -134,9 +143,11 @@ def segment_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Conso
     subject = subject.for_network(card.contrasts)
     _check_contrasts(card, subject)
     check_visit(subject, recipe, out, cards=[*card.single, *anatomy_cards()])
-    console.say(subject.chosen())
-    steps = lesion_steps(subject.contrasts, recipe, card=card)
-    with Run(subject.folder(out), console, recipe=recipe.model_dump(), inputs=subject.contrasts, steps=steps) as run:
+    remarks = tell_images(subject, console)
+    steps, settings = lesion_steps(subject.contrasts, recipe, card=card), recipe.model_dump()
+    with Run(
+        subject.folder(out), console, recipe=settings, inputs=subject.contrasts, remarks=remarks, steps=steps
+    ) as run:
         anatomy = prepare(subject, recipe, run, out=out)
         lesions = find(subject, anatomy, recipe, run, out=out, card=card)
         if not run.is_finished:

@@ -24,7 +24,7 @@ from msrim.files import as_output_error, locked
 from msrim.models.registry import located
 from msrim.recipe import Recipe
 from msrim.workflows.cohort.processes import Processes
-from msrim.workflows.cohort.tasks import Task, Visit, failure_reason, record_failure, tasks_of
+from msrim.workflows.cohort.tasks import Task, Visit, copies_among, failure_reason, record_failure, tasks_of
 from msrim.workflows.inputs import check_output_folder
 from msrim.workflows.patient import WAITING, do_task
 from msrim.workflows.patient_page import check_patient_page, write_pages
@@ -83,9 +83,13 @@ def run_cohort(
     bids = visits[0].folder if visits[0].session is None else visits[0].folder.parent
     if out == bids.parent:
         raise InputError(f"{out}: holds the images; choose another folder for the results")
+    if out.is_relative_to(bids.parent) and out.relative_to(bids.parent).parts[0].startswith("sub-"):
+        raise InputError(f"{out}: lies among the images of a patient; choose another folder for the results")
     check_output_folder(out)
     for visit in visits:
         check_patient_page(visit, out)
+    for copy in copies_among(visits):
+        console.note(copy)
     tasks = tasks_of(visits)
     graph = cohort_graph(
         tasks,

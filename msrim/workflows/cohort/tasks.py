@@ -12,7 +12,7 @@ from pathlib import Path
 
 from msrim.bids import Subject, contrast_of, find_subject, image_folder, images_in, is_qsm
 from msrim.errors import InputError, Remark
-from msrim.files import write_json
+from msrim.files import sha256_of, write_json
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,12 @@ def find_cohort(
             if label not in {getattr(visit, field) for visit in visits}:
                 raise InputError(f"{bids}: no {prefix}{label} among those chosen; correct the label or leave it out")
         visits = [visit for visit in visits if not labels or getattr(visit, field) in labels]
+    for visit in visits:
+        if not re.fullmatch(r"[A-Za-z0-9]+", visit.participant + (visit.session or "")):
+            raise InputError(
+                f"{visit.folder}: no name of BIDS, which has letters and digits behind sub- and ses-; rename it, "
+                "or choose others with --participant-label"
+            )
     by_patient = groupby(visits, key=lambda visit: visit.participant)
     return [visit for _, own in by_patient for visit in in_order(list(own))]
 
@@ -131,6 +137,22 @@ def tasks_of(visits: Sequence[Visit]) -> list[tuple[Task, list[Visit]]]:
         if len(own) > 1:
             tasks.append((Task("longitudinal", participant, None), own))
     return tasks
+
+
+def copies_among(visits: Sequence[Visit]) -> list[str]:
+    """Of visits whose FLAIRs are the same byte for byte, a sentence each: one patient under two names, or a mistake."""
+    digests: dict[str, Path] = {}
+    told = []
+    for visit in visits:
+        try:
+            flair = visit.subject().contrasts["FLAIR"]
+            first = digests.setdefault(sha256_of(flair), flair)
+        except (InputError, OSError):
+            # Told by whoever runs it.
+            continue
+        if first is not flair:
+            told.append(f"{flair} is a copy of {first}, byte for byte")
+    return told
 
 
 def failure_reason(task: Task, out: Path) -> str | None:
@@ -155,6 +177,8 @@ def visits_below(path: Path) -> list[Visit]:
         No such folder, or no FLAIR in it.
     """
     try:
+        if path.is_file():
+            raise InputError(f"{path}: is a file, not a folder; give the patient's folder, or `msrim segment --flair`")
         sessions = sorted(child for child in path.glob("ses-*") if child.is_dir())
         patients = any(child.is_dir() for child in path.glob("sub-*"))
     except OSError as error:
