@@ -43,7 +43,9 @@ class Tab:
                 if "error" in message:
                     raise ProtocolError(message)
                 return message["result"]
-            self._note(message)
+            # Others are replies that nobody waits for.
+            if "method" in message:
+                self._note(message)
 
     def _note(self, event: dict) -> None:
         values = event["params"]

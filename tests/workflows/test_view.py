@@ -163,6 +163,22 @@ def test_a_patient_is_corrected_in_the_page(results, tmp_path):
         tab.click("#original")
         tab.wait("document.querySelector('#count').textContent === '3'")
         assert tab.errors == []
+
+        # Somebody else saves meanwhile: that is not replaced, and the page says so. Undone, nothing waits to be saved.
+        save_correction(results, original == 3, note="another rater")
+        tab.click("#submit")
+        tab.wait("document.querySelector('#state').textContent.includes('saved elsewhere since this page was loaded')")
+        assert results.note() == "another rater" and edited(results).sum() == (original == 3).sum()
+        tab.click("#undo")
+        tab.wait("document.querySelector('#submit').disabled")
+        # A contrast that is gone is told, and the FLAIR stays.
+        results.subject.contrasts["T1w"].unlink()
+        server._pictures.pop("T1w")
+        tab.reload()
+        tab.wait("document.body?.dataset.ready")
+        tab.click('[data-contrast="T1w"]')
+        tab.wait("document.querySelector('#state').textContent.startsWith('T1w cannot be shown')")
+        assert tab.js("msrim.viewer.volumes.length") == 1 and tab.js("document.querySelector('#loading').hidden")
         assert all(url.startswith((server.origin, "data:", "blob:")) for url in tab.requests)
 
 
@@ -236,7 +252,7 @@ def test_only_who_knows_the_token_is_answered(results):
 
 
 def test_only_the_page_itself_saves(results):
-    good = {"shape": list(SHAPE), "runs": [0, 2], "note": "fine"}
+    good = {"shape": list(SHAPE), "runs": [0, 2], "note": "fine", "state": ""}
     with serving(results) as server:
         path, own = f"/{server.token}/correction", {"Origin": server.origin, "Content_Type": "application/json"}
 
@@ -259,12 +275,16 @@ def test_only_the_page_itself_saves(results):
             good | {"shape": [1, 2, 3]}, good | {"shape": "60"}, good | {"runs": [0]}, good | {"runs": [0, 10**30]},
             good | {"runs": [-1, 2]}, good | {"runs": [0, 0]}, good | {"runs": ["0", "1"]}, good | {"runs": [0.0, 1.0]},
             good | {"runs": [True, True]}, good | {"runs": None}, good | {"note": None}, good | {"note": "x" * 10_001},
-            {"shape": list(SHAPE), "runs": []},
+            {"shape": list(SHAPE), "runs": []}, good | {"state": None},
         ):  # fmt: skip
             assert post(wrong) == 400, wrong
         assert not results.edited["mask"].exists()
         assert post(good) == 200
         assert np.argwhere(edited(results)).tolist() == [[0, 0, 0], [1, 0, 0]]
+        # A second page, loaded before that was saved.
+        assert post(good | {"runs": [7, 1]}) == 409
+        assert np.argwhere(edited(results)).tolist() == [[0, 0, 0], [1, 0, 0]]
+        assert post(good | {"runs": [7, 1], "state": results.state()}) == 200
 
 
 def test_a_killed_server_leaves_nothing_half_written(results):
@@ -280,7 +300,10 @@ def test_a_killed_server_leaves_nothing_half_written(results):
         number = 0
         try:
             while True:
-                body = json.dumps({"shape": list(SHAPE), "runs": masks[number % 2], "note": str(number % 2)})
+                state = results.state()
+                body = json.dumps(
+                    {"shape": list(SHAPE), "runs": masks[number % 2], "note": str(number % 2), "state": state}
+                )
                 connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=20)
                 connection.request("POST", f"/{token}/correction", body, headers)
                 assert connection.getresponse().status == 200
@@ -344,6 +367,31 @@ def test_what_is_no_visit_is_told_in_one_line(visit, tmp_path):
     subject.contrasts["FLAIR"].unlink()
     with pytest.raises(InputError, match=r"FLAIR.nii.gz: gone, but the lesions"):
         find_results(subject.folder(out))
+
+
+def test_a_dataset_that_was_moved_with_its_results_is_found(tmp_path, visit):
+    _, out = visit
+    moved = (tmp_path / "raw").rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="gone, but the lesions"):
+        find_results(out)
+    (moved / "derivatives").mkdir()
+    found = find_results(out.rename(moved / "derivatives" / "msrim"))
+    flair = found.subject.contrasts["FLAIR"]
+    assert flair == moved / "sub-egg" / "anat" / "sub-egg_FLAIR.nii.gz" and list(found.subject.contrasts) == [
+        "FLAIR",
+        "T1w",
+    ]
+    # Of another content it is another image.
+    flair.write_bytes(found.subject.contrasts["T1w"].read_bytes())
+    with pytest.raises(InputError, match="gone, but the lesions"):
+        find_results(found.folder)
+
+
+def test_a_flair_that_was_exported_again_is_not_shown(visit):
+    subject, out = visit
+    subject.contrasts["FLAIR"].write_bytes(subject.contrasts["T1w"].read_bytes())
+    with pytest.raises(InputError, match="is not the image any more that the lesions in"):
+        find_results(out)
 
 
 def test_niivue_comes_from_its_package():

@@ -1,8 +1,15 @@
 // The interactive page of one visit. The drawing holds 1 where a voxel is lesion; NiiVue keeps it in the order
 // right, anterior, superior ("RAS"), files are in the FLAIR's own order ("own"), and `own` below leads from one to the other.
-import {Niivue} from "./niivue.js";
-
 const $ = (id) => document.getElementById(id);
+// Whatever goes wrong is said in the page, which nobody waits for in vain.
+const failed = (error) => {
+  $("loading").hidden = false;
+  $("loading").textContent = `This page cannot be shown: ${error?.message ?? error}`;
+};
+window.addEventListener("error", (event) => failed(event.error ?? event.message));
+window.addEventListener("unhandledrejection", (event) => failed(event.reason));
+const {Niivue} = await import("./niivue.js");
+
 const LESION_COLOURS = {R: [0, 255], G: [0, 79], B: [0, 216], A: [0, 255], I: [0, 1], labels: ["", "lesion"], min: 0, max: 1};
 const VIEWS = {all: 3, axial: 0, coronal: 1, sagittal: 2, render: 4};
 // NiiVue's numbers for whether the 3-D view stands beside the planes.
@@ -71,7 +78,7 @@ viewer.drawAddUndoBitmap();
 viewer.refreshDrawing(false);
 
 // What is said of it.
-let saved = {drawing: start, note: visit.note}, differing = 0;
+let saved = {drawing: start, note: visit.note}, state = visit.state, differing = 0;
 let selected = null;
 const rows = new Map();
 const isSaved = () => !differing && saved.note === $("note").value;
@@ -102,6 +109,7 @@ function update() {
   const clean = isSaved();
   $("submit").disabled = clean;
   if (!clean) tell("Not saved yet");
+  else if ($("state").textContent === "Not saved yet") tell("");
 }
 // Of a ring or a crescent the middle lies outside: the lesion's own voxel nearest to it.
 function placeOf(lesion) {
@@ -166,13 +174,25 @@ viewer.onMouseUp = () => { if (viewer.opts.drawingEnabled) update(); };
 // Contrasts, one at a time; those beside the FLAIR are fetched when they are first asked for.
 let current = "FLAIR";
 async function showContrast(name) {
+  const before = current;
   current = name;
-  choose("#contrasts button", (button) => button.dataset.contrast === name);
+  const mark = () => choose("#contrasts button", (button) => button.dataset.contrast === current);
+  mark();
   if (!shown.has(name)) {
     $("loading").hidden = false;
-    await viewer.addVolumeFromUrl({url: `${name}.nii`, name: `${name}.nii`, colormap: "gray", opacity: 0, trustCalMinMax: true});
-    shown.set(name, viewer.volumes.at(-1));
-    $("loading").hidden = true;
+    try {
+      const content = await (await fetched(`${name}.nii`)).arrayBuffer();
+      if (!shown.has(name)) {
+        await viewer.addVolumeFromUrl({url: content, name: `${name}.nii`, colormap: "gray", opacity: 0, trustCalMinMax: true});
+        shown.set(name, viewer.volumes.at(-1));
+      }
+    } catch (error) {
+      current = before;
+      mark();
+      return tell(`${name} cannot be shown: ${error instanceof TypeError ? "the server has ended" : error.message}`, true);
+    } finally {
+      $("loading").hidden = true;
+    }
   }
   for (const [other, volume] of shown) if (other !== "FLAIR") volume.opacity = other === current ? 1 : 0;
   viewer.updateGLVolume();
@@ -259,18 +279,19 @@ $("save").addEventListener("submit", async (event) => {
   tell("Saving …");
   try {
     const answer = await fetch("correction", {
-      method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify({shape: visit.shape, runs, note}),
+      method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify({shape: visit.shape, runs, note, state}),
     });
     if (!answer.ok) throw new Error(await answer.text());
-    const {measure} = await answer.json();
+    const reply = await answer.json();
     saved = {drawing, note};
-    corrected(measure);
+    state = reply.state;
+    corrected(reply.measure);
     $("measured").hidden = true;
     tell("Saved");
     update();
   } catch (error) {
     $("submit").disabled = false;
-    tell(error instanceof TypeError ? "Nothing was saved: the server has ended" : error.message, true);
+    tell(`Nothing was saved: ${error instanceof TypeError ? "the server has ended" : error.message}`, true);
   }
 });
 function corrected(command) {

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from msrim.errors import OutputError
 from msrim.files import locked, remove_partial_files, sha256_of, written_atomically
 from msrim.image import read_labels, read_volume, write_volume
 from msrim.workflows.view.results import Results
 
 
-def save_correction(results: Results, mask: np.ndarray, *, note: str) -> Path:
+def save_correction(results: Results, mask: np.ndarray, *, note: str, over: str | None = None) -> Path:
     """Write the corrected mask and its sidecar; both are whole or as they were.
 
     Parameters
@@ -23,6 +24,8 @@ def save_correction(results: Results, mask: np.ndarray, *, note: str) -> Path:
         On the FLAIR's grid.
     note : str
         Anything that the reader of the mask should know.
+    over : str, optional
+        Which correction (:meth:`msrim.workflows.view.results.Results.state`) it is made of: no other is replaced.
 
     Returns
     -------
@@ -32,7 +35,8 @@ def save_correction(results: Results, mask: np.ndarray, *, note: str) -> Path:
     Raises
     ------
     OutputError
-        The folder cannot be written to, the disk is full, or a run is at work there.
+        The folder cannot be written to, the disk is full, a run is at work there, or somebody has saved another
+        correction meanwhile.
     """
     original = read_volume(results.found["mask"], mask=True)
     lesions = read_labels(results.found["instances"]).data
@@ -52,6 +56,11 @@ def save_correction(results: Results, mask: np.ndarray, *, note: str) -> Path:
         "ErasedVoxels": int(np.count_nonzero(original.data & ~mask)),
     }
     with locked(results.folder / "work"):
+        if over is not None and over != results.state():
+            raise OutputError(
+                f"{names['mask'].name} was saved elsewhere since this page was loaded; "
+                "load the page again to see that correction, and correct it there"
+            )
         remove_partial_files(results.folder / "anat")
         # Renamed when both are whole on the disk, the sidecar first: no mask lies there without one.
         with written_atomically(names["mask"]) as saved, written_atomically(names["sidecar"]) as told:

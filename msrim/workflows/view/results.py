@@ -14,6 +14,7 @@ import numpy as np
 
 from msrim.bids import CORRECTED_FOLDER, EDITED, LESIONS, Subject, transform_name
 from msrim.errors import InputError
+from msrim.files import sha256_of
 from msrim.image import Volume, on_grid_of, read_labels, read_volume
 from msrim.transform import read_transform
 from msrim.workflows.correction import find_correction, is_corrected
@@ -84,6 +85,11 @@ class Results:
             mask = read_volume(correction.mask, mask=True)
             found = self.found["mask"]
             return on_grid_of(mask, read_volume(found, mask=True), name=correction.mask, target_name=found)
+
+    def state(self) -> str:
+        """Tells one saved correction from another, and from none."""
+        saved = [path for path in self.edited.values() if path.is_file()]
+        return " ".join(sha256_of(path) for path in saved)
 
     def note(self) -> str:
         """The note beside the correction."""
@@ -158,12 +164,14 @@ def _results(folder: Path) -> Results:
     told = folder / "run.json"
     try:
         inputs = json.loads(told.read_text(encoding="utf-8"))["inputs"]
-        paths = {contrast: Path(given["path"]) for contrast, given in inputs.items()}
-        flair = paths["FLAIR"]
+        paths = {name: _where_it_is(Path(given["path"]), given["sha256"], folder) for name, given in inputs.items()}
+        flair, digest = paths["FLAIR"], inputs["FLAIR"]["sha256"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{told}: not written by `msrim segment`; run it again") from error
     if not flair.is_file():
         raise InputError(f"{flair}: gone, but the lesions in {folder} were found on it; put it back")
+    if sha256_of(flair) != digest:
+        raise InputError(f"{flair}: is not the image any more that the lesions in {folder} were found on; run it again")
     session = folder.name.removeprefix("ses-") if folder.name.startswith("ses-") else None
     patient = folder if session is None else folder.parent
     subject = Subject(patient.name.removeprefix("sub-"), session, paths)
@@ -174,6 +182,17 @@ def _results(folder: Path) -> Results:
         if path.is_file() and (contrast == "FLAIR" or subject.output(out, transform_name(contrast)).is_file())
     }
     return Results(folder, out, Subject(subject.label, session, there))
+
+
+def _where_it_is(image: Path, digest: str, folder: Path) -> Path:
+    """An image that was segmented: where it was, or at the same place from a folder that holds the results as well.
+
+    A dataset that was moved or is seen from another machine has its results within it.
+    """
+    if image.is_file():
+        return image
+    places = (above / Path(*image.parts[-count:]) for above in folder.parents for count in range(1, len(image.parts)))
+    return next((place for place in places if place.is_file() and sha256_of(place) == digest), image)
 
 
 def shown(results: Results) -> dict[str, Any]:
@@ -200,6 +219,7 @@ def shown(results: Results) -> dict[str, Any]:
         ],
         "corrected": corrected is not None,
         "note": results.note(),
+        "state": results.state(),
         "measure": results.measure_command(),
     }
 

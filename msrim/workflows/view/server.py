@@ -94,9 +94,14 @@ class ViewServer(ThreadingHTTPServer):
         return "application/octet-stream", self._pictures[contrast]
 
     def save(self, content: Any) -> dict[str, Any]:
-        """Save what the page sends: ``{"shape": [X, Y, Z], "runs": [start, length, ...], "note": text}``.
+        """Save what the page sends.
 
-        Runs of lesion voxels are counted along the first axis, then the second, in the FLAIR's own order.
+        Parameters
+        ----------
+        content : dict
+            ``{"shape": [X, Y, Z], "runs": [start, length, ...], "note": text, "state": text}``: runs of lesion voxels
+            are counted along the first axis, then the second, in the FLAIR's own order. The state is that of the
+            correction that the page has shown: another one is not replaced.
 
         Raises
         ------
@@ -109,8 +114,12 @@ class ViewServer(ThreadingHTTPServer):
         note = content.get("note")
         if not isinstance(note, str) or len(note) > MAX_NOTE_CHARACTERS:
             raise ValueError(f"the note is a text of at most {MAX_NOTE_CHARACTERS} characters")
-        path = save_correction(self.results, mask, note=note)
-        return {"mask": str(path), "voxels": int(mask.sum()), "measure": self.results.measure_command()}
+        state = content.get("state")
+        if not isinstance(state, str):
+            raise ValueError("which correction was shown is not told")
+        path = save_correction(self.results, mask, note=note, over=state)
+        saved = {"mask": str(path), "voxels": int(mask.sum()), "state": self.results.state()}
+        return {**saved, "measure": self.results.measure_command()}
 
 
 def niivue_module() -> str:
@@ -194,7 +203,7 @@ class _Handler(BaseHTTPRequestHandler):
         except MsrimError as error:
             return self._refuse(HTTPStatus.CONFLICT, str(error))
         except (ValueError, RecursionError) as error:
-            return self._refuse(HTTPStatus.BAD_REQUEST, f"nothing was saved: {error}")
+            return self._refuse(HTTPStatus.BAD_REQUEST, str(error))
         return self._send(HTTPStatus.OK, "application/json", json.dumps(reply).encode())
 
     def _name(self) -> str | None:
