@@ -29,7 +29,7 @@ from msrim.lesions.change import (
     decide_change,
     difference_z,
 )
-from msrim.lesions.correct import with_corrections
+from msrim.lesions.correct import Given, with_corrections
 from msrim.lesions.expansion import brain_volume_change
 from msrim.lesions.plausible import Seen, implausible_everywhere
 from msrim.lesions.split import split_confluent
@@ -43,7 +43,7 @@ from msrim.recipe import Recipe
 from msrim.transform import read_transform, write_transform
 from msrim.workflows.anatomy import Anatomy, read_mask, read_own
 from msrim.workflows.run import Run
-from msrim.workflows.segment import Lesions, fixed_threshold
+from msrim.workflows.segment import Lesions, Probabilities, fixed_threshold
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -201,8 +201,7 @@ def decide(
     anatomies = each(lambda visit: Anatomical(visit.anatomy.brain, visit.anatomy.working.labels), visits)
     if baseline is None or followup is None:
         matched = run.step(f"match{of}", match, midway)
-        how = {"device": recipe.device, "threshold": threshold, "stride": recipe.stride, "plain": recipe.plain}
-        compared = run.step(f"compare{of}", compare, midway, matched=matched, card=card, **how)
+        compared = _compare(midway, matched, recipe, run, card=card, threshold=threshold, of=of)
         tissue = run.step(
             f"decide{of}",
             decide_by_network,
@@ -214,32 +213,39 @@ def decide(
             plain=recipe.plain,
         )
         return tissue, matched
-    lesions = (baseline.probabilities.lesion, followup.probabilities.lesion)
+    probabilities = (baseline.probabilities, followup.probabilities)
+    lesions = each(lambda found: found.lesion, probabilities)
     matched = run.step(f"match{of}", match, midway, lesions=lesions, t2w=contrast_of(visits, "T2w"))
     outlining = read_card(OUTLINE_MODEL)
-    compared = run.step(
-        f"compare{of}",
-        compare,
-        midway,
-        matched=matched,
-        card=outlining,
-        device=recipe.device,
-        threshold=outlining.threshold,
-        stride=recipe.stride,
-    )
+    compared = _compare(midway, matched, recipe, run, card=outlining, threshold=outlining.threshold, of=of)
     tissue = run.step(
         f"decide{of}",
         decide_by_rule,
         midway,
         matched=matched,
-        scans=(visits[0].anatomy.corrected["FLAIR"], visits[1].anatomy.corrected["FLAIR"]),
+        scans=each(lambda visit: visit.anatomy.corrected["FLAIR"], visits),
         compared=compared,
         anatomies=anatomies,
-        lesions=lesions,
-        spheres=(baseline.probabilities.sphere, followup.probabilities.sphere),
+        probabilities=probabilities,
         threshold=threshold,
     )
     return tissue, matched
+
+
+def _compare(
+    midway: Midway, matched: Matched, recipe: Recipe, run: Run, *, card: Card, threshold: float, of: str
+) -> Compared:
+    return run.step(
+        f"compare{of}",
+        compare,
+        midway,
+        matched=matched,
+        card=card,
+        device=recipe.device,
+        threshold=threshold,
+        stride=recipe.stride,
+        plain=recipe.plain,
+    )
 
 
 def common_threshold(visits: Pair[PreparedVisit], recipe: Recipe, *, card: Card) -> float:
@@ -443,23 +449,22 @@ def decide_by_rule(
     scans: Pair[Path],
     compared: Compared,
     anatomies: Pair[Anatomical],
-    lesions: Pair[Path],
-    spheres: Pair[Path],
+    probabilities: Pair[Probabilities],
     threshold: float,
 ) -> Tissue:
     """Lesions of both visits and changed tissue, see :mod:`msrim.lesions.change`; ``scans`` are the FLAIRs."""
-    probabilities = on_midway(lesions, midway)
-    baseline, followup = on_midway(spheres, midway)
+    lesions = on_midway(each(lambda found: found.lesion, probabilities), midway)
+    baseline, followup = on_midway(each(lambda found: found.sphere, probabilities), midway)
     resampled = _as_sampled_by_other(matched.flairs, midway, scans=scans)
     t2w = (None, None) if matched.t2w is None else each(read_own, matched.t2w)
     marked = read_mask(compared.vanished), read_mask(compared.new)
     one, other = (
         ComparedScan(flair, probability, marked[which], resampled[which], t2w[which])
-        for which, (flair, probability) in enumerate(zip(each(read_own, matched.flairs), probabilities, strict=True))
+        for which, (flair, probability) in enumerate(zip(each(read_own, matched.flairs), lesions, strict=True))
     )
     tissue = decide_change(one, other, brain=read_mask(midway.brain), threshold=threshold)
     sphere = write_volume(baseline.like((baseline.data + followup.data) / 2), Path("sphere.nii"))
-    return _write_tissue(_plausible(tissue, midway, anatomies), probabilities, sphere=sphere)
+    return _write_tissue(_plausible(tissue, midway, anatomies), lesions, sphere=sphere)
 
 
 def _plausible(tissue: ChangedTissue, midway: Midway, anatomies: Pair[Anatomical]) -> ChangedTissue:
@@ -517,23 +522,25 @@ def decide_by_network(
 def correct_tissue(midway: Midway, *, tissue: Tissue, edits: Pair[Edit | None]) -> Tissue:
     """The decision with the tissue that was added to or removed from a visit's lesions by hand."""
     brain = read_mask(midway.brain)
-    given = []
-    for edit, transform in zip(edits, midway.transforms, strict=True):
-        if edit is None:
-            given.append(None)
-            continue
-        found = read_volume(edit.found, mask=True)
-        corrected = on_grid_of(
-            read_volume(edit.corrected, mask=True), found, name=edit.corrected, target_name=edit.found
-        )
-        given.append(tuple(
-            resample(found.like(mask.astype(np.float32)), brain, target_from_source=read_transform(transform))
-            for mask in (corrected.data, corrected.data & ~found.data, found.data & ~corrected.data)
-        ))  # fmt: skip
+    baseline, followup = (
+        None if edit is None else _given(edit, brain, midway_from_flair=read_transform(transform))
+        for edit, transform in zip(edits, midway.transforms, strict=True)
+    )
     decided = ChangedTissue(*each(read_mask, tissue.lesions), read_mask(tissue.new), read_mask(tissue.vanished))
-    after = with_corrections(decided, baseline=given[0], followup=given[1])
+    after = with_corrections(decided, baseline=baseline, followup=followup)
     probabilities = each(read_own, tissue.probabilities)
     return _write_tissue(after, probabilities, sphere=tissue.sphere)
+
+
+def _given(edit: Edit, midway: Volume, *, midway_from_flair: np.ndarray) -> Given:
+    """A correction on the midway grid: the mask, the tissue that was added, and the tissue that was removed."""
+    found = read_volume(edit.found, mask=True)
+    corrected = on_grid_of(read_volume(edit.corrected, mask=True), found, name=edit.corrected, target_name=edit.found)
+    mask, added, removed = (
+        resample(found.like(part.astype(np.float32)), midway, target_from_source=midway_from_flair)
+        for part in (corrected.data, corrected.data & ~found.data, found.data & ~corrected.data)
+    )
+    return mask, added, removed
 
 
 def _write_tissue(tissue: ChangedTissue, probabilities: Pair[Volume], *, sphere: Path | None = None) -> Tissue:

@@ -43,13 +43,13 @@ from msrim.lesions.track import (
     with_change,
     write_changes_tsv,
 )
-from msrim.models.registry import Card
+from msrim.models.registry import Card, read_card
 from msrim.recipe import Recipe
 from msrim.report.longitudinal import ChangeReport, write_change_report
 from msrim.results import doubts_of
 from msrim.transform import read_transform, write_transform
 from msrim.workflows.anatomy import AnatomyFiles, read_mask, read_own
-from msrim.workflows.change_grade import grade_pair
+from msrim.workflows.change_grade import ChangeGrade, grade_pair
 from msrim.workflows.changes import (
     VISITS,
     Deformation,
@@ -125,12 +125,31 @@ class Changes:
     summary: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Results of a pair's steps, before lesions are tracked."""
+
+    midway: Midway
+    matched: Matched
+    tissue: Tissue
+    deformation: Deformation | None = None
+    grade: ChangeGrade | None = None
+
+
+@dataclass(frozen=True)
+class ComparedVisit:
+    """What the results of a visit of the pair are written from; ``rims`` where they were classified."""
+
+    subject: Subject
+    anatomy: AnatomyFiles
+    rims: RimFiles | None
+
+
 def compare_visits(
     visits: Pair[PreparedVisit],
     recipe: Recipe,
     out: Path,
     *,
-    card: Card,
     remarks: Sequence[str],
     console: Console,
     corrected: bool = False,
@@ -142,10 +161,9 @@ def compare_visits(
     ----------
     visits : pair of PreparedVisit
     recipe : Recipe
+        With a lesion model, whose lesions are given; or a model that compares visits.
     out : Path
         Folder of the derivative dataset.
-    card : Card
-        Of a lesion model, whose lesions are given; or of a model that compares visits.
     remarks : sequence of str
         Remarks on the visits for run.json.
     console : Console
@@ -154,79 +172,88 @@ def compare_visits(
     years : float or None
         Between the visits, for the expansion per year.
     """
-    baseline, followup = visits
-    found_folder = pair_folder(baseline.subject, followup.subject, out)
-    folder = pair_folder(baseline.subject, followup.subject, out, corrected=corrected)
-    inputs = {
-        f"{name} {contrast}": path
-        for name, visit in zip(VISITS, visits, strict=True)
-        for contrast, path in visit.subject.contrasts.items()
-    }
-    method = change_method(card, visits, plain=recipe.plain)
-    if corrected:
-        inputs |= {
-            f"{name} lesions": visit.edit.corrected for name, visit in zip(VISITS, visits, strict=True) if visit.edit
-        }
-        names = " and ".join(f"ses-{visit.subject.session}" for visit in visits if visit.edit)
-        method += f"; then what was corrected by hand in the lesions of {names}"
-    settings = recipe.model_dump() | {"change_method": method}
+    card = read_card(recipe.model)
+    subjects = (visits[0].subject, visits[1].subject)
+    folder = pair_folder(*subjects, out, corrected=corrected)
+    method = _method(visits, recipe, card=card)
     run = Run(
         folder,
         console,
-        recipe=settings,
-        inputs=inputs,
+        recipe=recipe.model_dump() | {"change_method": method},
+        inputs=_inputs(visits),
         remarks=remarks,
         steps=change_steps(recipe, corrected=corrected),
-        work=found_folder / "work",
+        work=pair_folder(*subjects, out) / "work",
     )
     with run:
-        # Of the visits: the way half between them is msrim's own.
-        run.prepared_by(recipe.backend)
-        midway = run(
-            register_to_midway,
-            (baseline.anatomy.corrected["FLAIR"], followup.anatomy.corrected["FLAIR"]),
-            brains=(baseline.anatomy.brain, followup.anatomy.brain),
-            to_mni=(baseline.anatomy.to_mni, followup.anatomy.to_mni),
-        )
-        tissue, matched = decide(visits, midway, recipe, run, card=card)
-        deformation = None
-        if recipe.expansion:
-            deformation = run(
-                deform,
-                midway,
-                matched=matched,
-                lesions=tissue.lesions,
-                t1w=contrast_of(visits, "T1w"),
-                classes=(baseline.anatomy.files.tissue, followup.anatomy.files.tissue),
-                years=years,
-            )
-        grade = None
-        if recipe.grade:
-            grade = grade_pair(visits, midway, matched, recipe, run, card=card, folder=folder)
+        found = find_changes(visits, recipe, run, card=card, years=years)
         if corrected:
-            tissue = run(correct_tissue, midway, tissue=tissue, edits=(baseline.edit, followup.edit))
+            edits = (visits[0].edit, visits[1].edit)
+            found = replace(found, tissue=run(correct_tissue, found.midway, tissue=found.tissue, edits=edits))
         changes = run.step(
             "write_corrected_changes" if corrected else "write_changes",
             write_changes,
-            midway,
-            matched=matched,
-            tissue=tissue,
-            deformation=deformation,
-            rims=(_rims_of(baseline.subject, out), _rims_of(followup.subject, out)),
-            grade=None if grade is None else grade.summary,
-            subjects=(baseline.subject, followup.subject),
-            anatomies=(baseline.anatomy.files, followup.anatomy.files),
+            found,
+            visits=(_compared(visits[0], out), _compared(visits[1], out)),
             min_lesion_mm3=recipe.min_lesion_mm3,
             method=method,
             folder=folder,
         )
         if not run.is_finished:
             console.started("write page")
-            report = _report(visits, midway, tissue, changes, recipe, run, card=card)
-            page = write_change_report(report, folder / "report.html")
+            page = write_change_report(_report(visits, found, changes, recipe, run, card=card), folder / "report.html")
             write_dataset_description(out)
-            run.write_manifest([*files_in([changes.visits, changes.files, grade]), page])
+            run.write_manifest([*files_in([changes.visits, changes.files, found.grade]), page])
     return changes
+
+
+def find_changes(
+    visits: Pair[PreparedVisit], recipe: Recipe, run: Run, *, card: Card, years: float | None
+) -> Comparison:
+    """Every step from the prepared visits to the tissue that has changed."""
+    baseline, followup = (visit.anatomy for visit in visits)
+    # Of the visits: the way half between them is msrim's own.
+    run.prepared_by(recipe.backend)
+    midway = run(
+        register_to_midway,
+        (baseline.corrected["FLAIR"], followup.corrected["FLAIR"]),
+        brains=(baseline.brain, followup.brain),
+        to_mni=(baseline.to_mni, followup.to_mni),
+    )
+    tissue, matched = decide(visits, midway, recipe, run, card=card)
+    deformation = grade = None
+    if recipe.expansion:
+        deformation = run(
+            deform,
+            midway,
+            matched=matched,
+            lesions=tissue.lesions,
+            t1w=contrast_of(visits, "T1w"),
+            classes=(baseline.files.tissue, followup.files.tissue),
+            years=years,
+        )
+    if recipe.grade:
+        grade = grade_pair(visits, midway, matched, recipe, run, card=card, folder=run.folder)
+    return Comparison(midway, matched, tissue, deformation, grade)
+
+
+def _inputs(visits: Pair[PreparedVisit]) -> dict[str, Path]:
+    """The files of both visits, by names for run.json."""
+    named = list(zip(VISITS, visits, strict=True))
+    images = {f"{name} {contrast}": path for name, visit in named for contrast, path in visit.subject.contrasts.items()}
+    return images | {f"{name} lesions": visit.edit.corrected for name, visit in named if visit.edit}
+
+
+def _method(visits: Pair[PreparedVisit], recipe: Recipe, *, card: Card) -> str:
+    """How changes are decided, with the visits whose lesions were corrected."""
+    method = change_method(card, visits, plain=recipe.plain)
+    if names := " and ".join(f"ses-{visit.subject.session}" for visit in visits if visit.edit):
+        method += f"; then what was corrected by hand in the lesions of {names}"
+    return method
+
+
+def _compared(visit: PreparedVisit, out: Path) -> ComparedVisit:
+    return ComparedVisit(visit.subject, visit.anatomy.files, _rims_of(visit.subject, out))
 
 
 def _rims_of(subject: Subject, out: Path) -> RimFiles | None:
@@ -237,93 +264,72 @@ def _rims_of(subject: Subject, out: Path) -> RimFiles | None:
 
 
 def write_changes(
-    midway: Midway,
-    *,
-    matched: Matched,
-    tissue: Tissue,
-    subjects: Pair[Subject],
-    anatomies: Pair[AnatomyFiles],
-    min_lesion_mm3: float,
-    method: str,
-    folder: Path,
-    deformation: Deformation | None = None,
-    rims: Pair[RimFiles | None] = (None, None),
-    grade: dict[str, Any] | None = None,
+    found: Comparison, *, visits: Pair[ComparedVisit], min_lesion_mm3: float, method: str, folder: Path
 ) -> Changes:
     """Track every lesion and write the results."""
-    brain = read_mask(midway.brain)
-    (baseline, followup), rows = tracked_lesions(midway, tissue, min_mm3=min_lesion_mm3)
+    midway, tissue = found.midway, found.tissue
+    instances, rows = tracked_lesions(midway, tissue, min_mm3=min_lesion_mm3)
     trusted = False
-    if deformation is not None:
+    if found.deformation is not None:
+        anatomies = (visits[0].anatomy, visits[1].anatomy)
         rows, trusted = _with_expansion(
-            rows, deformation, brain=brain, instances=(baseline, followup), midway=midway, anatomies=anatomies
+            rows, found.deformation, instances=instances, midway=midway, anatomies=anatomies
         )
-    own = [
+    baseline, followup = (
         labels_on_grid(
-            instances,
-            read_volume(subject.contrasts["FLAIR"]),
+            lesions,
+            read_volume(visit.subject.contrasts["FLAIR"]),
             target_from_source=np.linalg.inv(read_transform(transform)),
         )
-        for instances, subject, transform in zip((baseline, followup), subjects, midway.transforms, strict=True)
-    ]
-    rows = _with_rims(rows, (own[0], own[1]), rims)
-    changed = changed_parts(rows, (baseline, followup), new=read_mask(tissue.new), vanished=read_mask(tissue.vanished))
+        for lesions, visit, transform in zip(instances, visits, midway.transforms, strict=True)
+    )
+    rows = _with_rims(rows, (baseline, followup), (visits[0].rims, visits[1].rims))
+    changed = changed_parts(rows, instances, new=read_mask(tissue.new), vanished=read_mask(tissue.vanished))
     written = []
-    for which in (0, 1):
-        at_midway = _AtMidway(
+    for which, own in enumerate((baseline, followup)):
+        lesions = _VisitLesions(
+            own,
             changed=changed[which],
             probability=read_own(tissue.probabilities[which]),
-            image=read_own(matched.flairs[which]),
+            image=read_own(found.matched.flairs[which]),
             from_flair=read_transform(midway.transforms[which]),
         )
-        labels = read_own(anatomies[which].labels)
-        written.append(
-            _write_visit(
-                which,
-                subjects[which],
-                at_midway,
-                own=own[which],
-                labels=labels,
-                rows=rows,
-                method=method,
-                folder=folder,
-            )
-        )
-    summary = {**summarise_changes(rows), **midway.quality, "method": method}
-    if deformation is not None:
-        candidates = [row.sel_candidate for row in rows if row.sel_candidate is not None]
-        known = trusted and deformation.years is not None
-        summary |= {"years": deformation.years, "sel_candidates": sum(candidates) if known else None}
-        summary |= {name: value if trusted else None for name, value in deformation.brain.items()}
-    if grade is not None:
-        summary["grade"] = grade
-    files = _write_pair_files(
-        subjects[0],
-        rows,
-        summary,
-        matched=matched,
-        brain=brain,
-        instances=(baseline, followup),
-        deformation=deformation,
-        folder=folder,
-    )
+        written.append(_write_visit(which, visits[which], lesions, rows, method=method, folder=folder))
+    summary = _summary(rows, found, method=method, trusted=trusted)
+    files = _write_pair_files(visits[0].subject.label, rows, summary, found, instances=instances, folder=folder)
     return Changes((written[0], written[1]), files, rows, summary)
 
 
+def _summary(rows: list[TrackedLesion], found: Comparison, *, method: str, trusted: bool) -> dict[str, Any]:
+    """Counts and volumes, quality of the registration, and figures of the deformation where it is ``trusted``."""
+    summary = {**summarise_changes(rows), **found.midway.quality, "method": method}
+    if found.deformation is not None:
+        candidates = [row.sel_candidate for row in rows if row.sel_candidate is not None]
+        known = trusted and found.deformation.years is not None
+        summary |= {"years": found.deformation.years, "sel_candidates": sum(candidates) if known else None}
+        summary |= {name: value if trusted else None for name, value in found.deformation.brain.items()}
+    if found.grade is not None:
+        summary["grade"] = found.grade.summary
+    return summary
+
+
 @dataclass(frozen=True, eq=False)
-class _AtMidway:
-    """One visit on the midway grid.
+class _VisitLesions:
+    """The lesions of one visit, on its own grid and on the midway grid.
 
     Attributes
     ----------
+    own : Volume of int
+        On the grid of the visit's FLAIR, by number.
     changed : Volume of int
-        The new or vanished parts of its lesions, by number.
+        Their new or vanished parts on the midway grid, by number.
     probability, image : Volume
-        Of lesion; the matched FLAIR.
+        Of lesion, and the matched FLAIR, on the midway grid.
     from_flair : (4, 4) float
         Midway from the visit's FLAIR, RAS mm.
     """
 
+    own: Volume
     changed: Volume
     probability: Volume
     image: Volume
@@ -331,70 +337,58 @@ class _AtMidway:
 
 
 def _write_visit(
-    which: int,
-    subject: Subject,
-    visit: _AtMidway,
-    *,
-    own: Volume,
-    labels: Volume,
-    rows: list[TrackedLesion],
-    method: str,
-    folder: Path,
+    which: int, visit: ComparedVisit, lesions: _VisitLesions, rows: list[TrackedLesion], *, method: str, folder: Path
 ) -> VisitFiles:
-    """Write the results of one visit: 0 is the baseline, 1 the follow-up, ``own`` its lesions on its own grid."""
-    target = read_volume(subject.contrasts["FLAIR"])
-    moved = np.linalg.inv(visit.from_flair)
-    # New and vanished tissue keep their lesion's number until they lie on the visit's grid, so that none is lost.
-    part = labels_on_grid(visit.changed, target, target_from_source=moved)
-    probability = resample(visit.probability, target, target_from_source=moved)
-    measured = measure_lesions(own, probability=probability, labels=labels)
+    """Write the results of one visit: 0 is the baseline, 1 the follow-up."""
+    target = read_volume(visit.subject.contrasts["FLAIR"])
+    moved = np.linalg.inv(lesions.from_flair)
+    # Changed tissue keeps its lesion's number until it lies on the visit's grid, so that none is lost.
+    part = labels_on_grid(lesions.changed, target, target_from_source=moved)
+    probability = resample(lesions.probability, target, target_from_source=moved)
+    measured = measure_lesions(lesions.own, probability=probability, labels=read_own(visit.anatomy.labels))
     suffixes = COMPARED_VISIT | (VANISHED_AT_BASELINE, NEW_AT_FOLLOWUP)[which]
-    names = {key: subject.below(folder, suffix) for key, suffix in suffixes.items()}
-    sidecar = {
-        "Type": "Lesion",
-        "Manual": False,
-        "Description": f"{('Vanished', 'New')[which]} tissue",
-        "Method": method,
-    }
+    names = {key: visit.subject.below(folder, suffix) for key, suffix in suffixes.items()}
+    description = f"{('Vanished', 'New')[which]} tissue"
+    sidecar = {"Type": "Lesion", "Manual": False, "Description": description, "Method": method}
     return VisitFiles(
-        instances=write_volume(own, names["instances"]),
+        instances=write_volume(lesions.own, names["instances"]),
         table=write_lesions_tsv([with_change(lesion, rows, VISITS[which]) for lesion in measured], names["table"]),
         changed=write_volume(target.like(part.data > 0), names["changed"]),
         changed_sidecar=write_json(sidecar, names["changed_sidecar"]),
-        midway=write_volume(visit.image, names["midway"]),
-        transform=write_transform(visit.from_flair, names["transform"]),
+        midway=write_volume(lesions.image, names["midway"]),
+        transform=write_transform(lesions.from_flair, names["transform"]),
     )
 
 
 def _write_pair_files(
-    subject: Subject,
+    label: str,
     rows: list[TrackedLesion],
     summary: dict[str, Any],
+    found: Comparison,
     *,
-    matched: Matched,
-    brain: Volume,
     instances: Pair[Volume],
-    deformation: Deformation | None,
     folder: Path,
 ) -> PairFiles:
-    patient = Subject(subject.label, None, {})
+    """Write the results of both visits together, for the patient of a label."""
+    patient, brain = Subject(label, None, {}), read_mask(found.midway.brain)
     names = {key: patient.below(folder, suffix) for key, suffix in PAIR.items()}
-    difference_t2w = None
-    if matched.t2w is not None:
-        t2w = each(read_own, matched.t2w)
+    difference_t2w = log_jacobian = None
+    if found.matched.t2w is not None:
+        t2w = each(read_own, found.matched.t2w)
         seen = brain.like((t2w[0].data != 0) & (t2w[1].data != 0))
         difference_t2w = write_volume(difference_z(*t2w, brain=seen), names["difference_t2w"])
+    if found.deformation is not None:
+        log_jacobian = write_volume(read_own(found.deformation.log_jacobian), names["log_jacobian"])
+    difference = difference_z(*each(read_own, found.matched.flairs), brain=brain)
     return PairFiles(
         changes=write_changes_tsv(rows, names["changes"]),
         changes_columns=write_json(CHANGE_COLUMNS, names["changes_columns"]),
         table_columns=write_json(LESION_COLUMNS, names["table_columns"]),
         summary=write_json(summary, names["summary"]),
         tracked=write_volume(numbered_as_rows(rows, instances), names["tracked"]),
-        difference=write_volume(difference_z(*each(read_own, matched.flairs), brain=brain), names["difference"]),
+        difference=write_volume(difference, names["difference"]),
         difference_t2w=difference_t2w,
-        log_jacobian=None
-        if deformation is None
-        else write_volume(read_own(deformation.log_jacobian), names["log_jacobian"]),
+        log_jacobian=log_jacobian,
     )
 
 
@@ -402,12 +396,12 @@ def _with_expansion(
     rows: list[TrackedLesion],
     deformation: Deformation,
     *,
-    brain: Volume,
     instances: Pair[Volume],
     midway: Midway,
     anatomies: Pair[AnatomyFiles],
 ) -> tuple[list[TrackedLesion], bool]:
     """The rows with the expansion of lesions that both visits have, and whether it is more than chance."""
+    brain = read_mask(midway.brain)
     white = brain.data.copy()
     for anatomy, transform in zip(anatomies, midway.transforms, strict=True):
         parsed = resample(read_own(anatomy.labels), brain, target_from_source=read_transform(transform), nearest=True)
@@ -464,16 +458,11 @@ def _with_rims(rows: list[TrackedLesion], own: Pair[Volume], rims: Pair[RimFiles
 
 
 def _report(
-    visits: Pair[PreparedVisit],
-    midway: Midway,
-    tissue: Tissue,
-    changes: Changes,
-    recipe: Recipe,
-    run: Run,
-    *,
-    card: Card,
+    visits: Pair[PreparedVisit], found: Comparison, changes: Changes, recipe: Recipe, run: Run, *, card: Card
 ) -> ChangeReport:
+    """Content of the pair's page."""
     baseline, followup = visits
+    midway, tissue = found.midway, found.tissue
     differences = {"FLAIR": changes.files.difference, "T2w": changes.files.difference_t2w}
     mni_from_followup = read_transform(followup.anatomy.to_mni)
     folders = [run.folder.parent / f"ses-{visit.subject.session}" for visit in visits]

@@ -28,7 +28,7 @@ from msrim.errors import InputError, Remark
 from msrim.files import sha256_of
 from msrim.lesions.chain import chain_lesions, write_chain_tsv
 from msrim.lesions.track import counts_in_words
-from msrim.models.registry import SEGMENTING_TASKS, Card, read_card
+from msrim.models.registry import SEGMENTING_TASKS, read_card
 from msrim.recipe import Recipe
 from msrim.results import doubts_of
 from msrim.workflows.anatomy import preprocess_visit, read_own
@@ -75,48 +75,32 @@ def follow_visits(
     MsrimError
         An input cannot be used; nothing has been written then.
     """
-    from msrim.models import load_model
-
     between = years_between(visits, years)
-    card = read_card(recipe.model)
-    check_finds_lesions(card, SEGMENTING_TASKS)
-    if recipe.plain and card.task != "longitudinal":
-        raise InputError(
-            f"{card.label}: compares no visits, so it has no plain answer; take --model coactseg, or plain = false"
-        )
-    if recipe.grade and card.task == "longitudinal":
-        raise InputError(f"{card.label}: cannot be graded, it finds changes without lesions; take a lesion model")
-    load_model(read_card(OUTLINE_MODEL))
-    check_output_folder(out)
-    for visit in visits:
-        check_results_folder(visit, out)
+    _check(visits, recipe, out)
     notes = check_visits(visits)
     if recipe.expansion and None in between:
         notes.append("the time between visits is not known, so there is no expansion per year; give --years")
     for note in notes:
         console.note(note)
-    corrections = [find_correction(visit, out) for visit in visits]
-    for visit, correction in zip(visits, corrections, strict=True):
-        if correction is not None:
-            check_correction(correction, visit, out)
+    corrections = _corrections(visits, out)
     prepared = []
     for visit in visits:
         console.say(f"visit ses-{visit.session}")
-        prepared.append(_prepare(visit, recipe, out, card=card, console=console))
+        prepared.append(_prepare(visit, recipe, out, console=console))
     changes = []
     for pair, passed in zip(pairwise(prepared), between, strict=True):
         console.say(f"from ses-{pair[0].subject.session} to ses-{pair[1].subject.session}")
-        changes.append(compare_visits(pair, recipe, out, card=card, remarks=notes, console=console, years=passed))
+        changes.append(compare_visits(pair, recipe, out, remarks=notes, console=console, years=passed))
     if len(changes) > 1:
         write_chain(visits, changes, out)
     if corrected := any(corrections):
         edited = [_with_edit(visit, found, out) for visit, found in zip(prepared, corrections, strict=True)]
         for visit, correction in zip(visits, corrections, strict=True):
-            notes = [*notes, _told(visit, correction)]
+            notes = [*notes, _correction_note(visit, correction)]
             console.note(notes[-1])
         # Every pair, so that the chain of lesions is whole.
         changes = [
-            compare_visits(pair, recipe, out, card=card, remarks=notes, console=console, corrected=True, years=passed)
+            compare_visits(pair, recipe, out, remarks=notes, console=console, corrected=True, years=passed)
             for pair, passed in zip(pairwise(edited), between, strict=True)
         ]
         if len(changes) > 1:
@@ -129,6 +113,33 @@ def follow_visits(
     return changes[-1].visits[1].changed
 
 
+def _check(visits: Sequence[Subject], recipe: Recipe, out: Path) -> None:
+    """Check model, settings and folders."""
+    from msrim.models import load_model
+
+    card = read_card(recipe.model)
+    check_finds_lesions(card, SEGMENTING_TASKS)
+    if recipe.plain and card.task != "longitudinal":
+        raise InputError(
+            f"{card.label}: compares no visits, so it has no plain answer; take --model coactseg, or plain = false"
+        )
+    if recipe.grade and card.task == "longitudinal":
+        raise InputError(f"{card.label}: cannot be graded, it finds changes without lesions; take a lesion model")
+    load_model(read_card(OUTLINE_MODEL))
+    check_output_folder(out)
+    for visit in visits:
+        check_results_folder(visit, out)
+
+
+def _corrections(visits: Sequence[Subject], out: Path) -> list[Correction | None]:
+    """The visits' manual corrections, checked."""
+    corrections = [find_correction(visit, out) for visit in visits]
+    for visit, correction in zip(visits, corrections, strict=True):
+        if correction is not None:
+            check_correction(correction, visit, out)
+    return corrections
+
+
 def _with_edit(visit: PreparedVisit, correction: Correction | None, out: Path) -> PreparedVisit:
     if correction is None:
         return visit
@@ -136,16 +147,16 @@ def _with_edit(visit: PreparedVisit, correction: Correction | None, out: Path) -
     return replace(visit, edit=Edit(found, correction.mask))
 
 
-def _told(visit: Subject, correction: Correction | None) -> str:
+def _correction_note(visit: Subject, correction: Correction | None) -> str:
     whose = f"the lesions of ses-{visit.session} were"
     if correction is not None:
         return f"{whose} corrected by hand: {correction.mask}"
     return f"{whose} not corrected: what was added or removed at another visit alone looks new or vanished"
 
 
-def _prepare(visit: Subject, recipe: Recipe, out: Path, *, card: Card, console: Console) -> PreparedVisit:
+def _prepare(visit: Subject, recipe: Recipe, out: Path, *, console: Console) -> PreparedVisit:
     """A visit segmented, or prepared for a model that compares images by itself."""
-    if card.task == "longitudinal":
+    if read_card(recipe.model).task == "longitudinal":
         return PreparedVisit(visit, preprocess_visit(visit, recipe, out, console=console), None)
     return PreparedVisit(visit, *segment_visit(visit, recipe, out, console=console))
 
@@ -217,7 +228,10 @@ def years_between(visits: Sequence[Subject], given: Sequence[float] = ()) -> lis
         return list(given)
     with without_doubts():
         dates = [_day(visit_date(visit.contrasts["FLAIR"])) for visit in visits]
-    passed = [None if None in pair else (pair[1] - pair[0]).days / DAYS_A_YEAR for pair in pairwise(dates)]
+    passed = [
+        None if earlier is None or later is None else (later - earlier).days / DAYS_A_YEAR
+        for earlier, later in pairwise(dates)
+    ]
     return [years or None for years in passed]
 
 

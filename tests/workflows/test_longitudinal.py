@@ -101,8 +101,8 @@ def visit(folder: Path, session: str, *lesions, moved: np.ndarray, seed: int) ->
 
 def changes_of(visits: Pair[PreparedVisit], out: Path, *, years: float | None = None) -> Changes:
     """With years, the expansion is measured too."""
-    recipe, card = Recipe(threshold=0.5, expansion=years is not None), read_card("allnet")
-    return compare_visits(visits, recipe, out, card=card, remarks=[], console=Console(quiet=True), years=years)
+    recipe = Recipe(threshold=0.5, expansion=years is not None)
+    return compare_visits(visits, recipe, out, remarks=[], console=Console(quiet=True), years=years)
 
 
 def assess_rims(visit: PreparedVisit, out: Path) -> None:
@@ -171,9 +171,8 @@ def test_a_correction_changes_the_lesions_that_it_touches_and_no_other(visits, w
     drawn.data[ball((0, 0, 20), 5)] = True
     edit = Edit(write_volume(found, tmp_path / "found.nii"), write_volume(drawn, tmp_path / "drawn.nii"))
     edited = (visits[0], replace(followup, edit=edit))
-    recipe, card = Recipe(threshold=0.5), read_card("allnet")
     changes = compare_visits(
-        edited, recipe, out, card=card, remarks=["by hand"], console=Console(quiet=True), corrected=True
+        edited, Recipe(threshold=0.5), out, remarks=["by hand"], console=Console(quiet=True), corrected=True
     )
     old = {row.change: row for row in written.rows}
     new = {row.change: row for row in changes.rows}
