@@ -182,20 +182,16 @@ def rim_classify(
     else:
         raise InputError("no subject; give a folder with FLAIR and QSM, or --flair and --qsm")
     settings = _settings(recipe, backend=backend, device=device, brain_extracted=brain_extracted)
-    from msrim.workflows.rims import classify_rims
+    from msrim.workflows.rims import RimInputs, classify_rims
 
     folder = results_folder(out, visit)
-    table = classify_rims(
-        visit,
+    given = RimInputs(
         susceptibility,
-        settings,
-        folder,
-        console=Console(quiet=quiet),
-        model=model,
-        threshold=str(threshold),
         lesions=None if lesions is None else _path(lesions).absolute(),
         magnitude=None if magnitude is None else _path(magnitude).absolute(),
     )
+    console = Console(quiet=quiet)
+    table = classify_rims(visit, given, settings, folder, console=console, model=model, threshold=str(threshold))
     found = rims_of(visit, folder)
     return found if found.table == table.absolute() else rims_of(visit, folder, corrected=True)
 

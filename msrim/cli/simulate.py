@@ -76,22 +76,11 @@ def rim_cohort(
 
     check_output_folder(out, kind="raw")
     from msrim.console import Console
+    from msrim.simulation.cohort import CohortSettings
     from msrim.simulation.rim_patient import Scanner
     from msrim.simulation.susceptibility import GradientEcho
     from msrim.workflows.rim_cohort import make_rim_cohort
 
     scanner = Scanner(in_plane_mm, slice_mm, echoes=GradientEcho(field_t=field_t, snr=snr))
-    typer.echo(
-        make_rim_cohort(
-            out,
-            console=Console(quiet=quiet),
-            subjects=subjects,
-            seed=seed,
-            scanner=scanner,
-            lesion_bank=lesion_bank,
-            head_labels=head_labels,
-            part=part.value,
-            label_noise=label_noise,
-            lesions=lesions,
-        )
-    )
+    settings = CohortSettings(subjects, seed, scanner, lesion_bank, head_labels, part.value, label_noise, lesions)
+    typer.echo(make_rim_cohort(out, settings, console=Console(quiet=quiet)))

@@ -114,6 +114,14 @@ class Card:
         return "+".join(f"{card.name}@{card.version}" for card in self.single)
 
     @property
+    def voxel_mm(self) -> tuple[float, float, float]:
+        """Voxel size along each axis."""
+        if isinstance(self.spacing_mm, list):
+            x, y, z = self.spacing_mm
+            return x, y, z
+        return self.spacing_mm, self.spacing_mm, self.spacing_mm
+
+    @property
     def single(self) -> tuple[Card, ...]:
         """The models that decide: the card itself, or those that it joins."""
         return self.members or (self,)

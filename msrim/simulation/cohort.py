@@ -7,8 +7,8 @@ changed because of what the rim networks do.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,8 @@ from msrim.errors import InputError
 from msrim.files import write_text
 from msrim.image import write_volume
 from msrim.simulation.head import make_head
-from msrim.simulation.rim_brain import Brain, make_brain, read_brain
-from msrim.simulation.rim_patient import Scanner, simulate_patient
+from msrim.simulation.rim_brain import make_brain, read_brain
+from msrim.simulation.rim_patient import Patient, Scanner, simulate_patient
 from msrim.simulation.rim_shapes import ShapeBank
 from msrim.simulation.rims import HARD_KINDS, Dials, RimLesion
 
@@ -37,33 +37,20 @@ SEEN_FROM, SEEN_SPREAD = 0.66, 0.235
 SEEMING = {True: 0.2, False: -0.2}
 # Cohorts to train on and to test on share neither heads nor lesions of the bank: every fourth is for tests.
 PARTS = ("all", "train", "test")
+TRUTH = Path("derivatives") / "truth"
 
 
-def simulate_cohort(
-    out: Path,
-    *,
-    subjects: int,
-    seed: int = 0,
-    scanner: Scanner | None = None,
-    lesion_bank: Path | None = None,
-    head_labels: Path | None = None,
-    part: str = "all",
-    label_noise: bool = False,
-    lesions: tuple[int, int] | None = None,
-    dials: Dials | None = None,
-    report: Callable[[str], None] = lambda line: None,
-) -> Path:
-    """Write a cohort: ``sub-*/anat`` with QSM (``_Chimap``) and FLAIR, lesions and their labels as a derivative.
+@dataclass(frozen=True)
+class CohortSettings:
+    """Size and content of a cohort.
 
-    Parameters
+    Attributes
     ----------
-    out : Path
-        Root of the BIDS dataset to make. Patients that it holds already, of the same cohort, are left as they are.
     subjects : int
         172 patients have about 177 lesions with a rim and 3986 without.
     seed : int
         Patient ``i`` is a function of ``seed``, ``i``, ``subjects`` and ``part`` alone.
-    scanner : Scanner, optional
+    scanner : Scanner
     lesion_bank : Path, optional
         Lesion maps in MNI space, see :class:`msrim.simulation.rim_shapes.ShapeBank`: places for all lesions, and shapes
         for small ones without a rim. No lesion of it serves two patients. Made shapes and places without it.
@@ -75,8 +62,49 @@ def simulate_cohort(
         Column ``rim`` of the tables is by two raters, and a third where they differ; ``truth`` otherwise, too.
     lesions : (int, int), optional
         With and without a rim, of every patient; as :func:`lesion_counts` spreads them if not given.
-    dials : Dials, optional
+    dials : Dials
         For other cohorts than the frozen ones.
+    """
+
+    subjects: int
+    seed: int = 0
+    scanner: Scanner = field(default_factory=Scanner)
+    lesion_bank: Path | None = None
+    head_labels: Path | None = None
+    part: str = "all"
+    label_noise: bool = False
+    lesions: tuple[int, int] | None = None
+    dials: Dials = field(default_factory=Dials)
+
+    def heads(self) -> list[Path]:
+        """Files of the part's label maps; empty for made heads."""
+        if self.head_labels is None:
+            return []
+        found = _part(sorted(self.head_labels.glob("*.nii*")), self.part)
+        if not found:
+            raise InputError(
+                f"{self.head_labels}: no label maps (*.nii.gz) for part {self.part}; give a folder of some"
+            )
+        return found
+
+    def recorded(self, heads: Sequence[Path]) -> str:
+        """JSON by which a cohort is told from another one."""
+        about = {
+            "seed": self.seed, "subjects": self.subjects, "part": self.part, "bank": self.lesion_bank is not None,
+            "heads": len(heads), "label_noise": self.label_noise, "lesions": self.lesions, "dials": asdict(self.dials),
+            "scanner": asdict(self.scanner),
+        }  # fmt: skip
+        return json.dumps(about, indent=2) + "\n"
+
+
+def simulate_cohort(out: Path, settings: CohortSettings, *, report: Callable[[str], None] = lambda line: None) -> Path:
+    """Write a cohort: ``sub-*/anat`` with QSM (``_Chimap``) and FLAIR, lesions and their labels as a derivative.
+
+    Parameters
+    ----------
+    out : Path
+        Root of the BIDS dataset to make. Patients that it holds already, of the same cohort, are left as they are.
+    settings : CohortSettings
     report : callable
         Gets a line about each patient.
 
@@ -88,54 +116,63 @@ def simulate_cohort(
     Raises
     ------
     InputError
-        ``head_labels`` has no maps, the bank has fewer lesions than subjects, or ``out`` holds another cohort.
+        There are no head labels, the bank has fewer lesions than subjects, or ``out`` holds another cohort.
     OutputError
         The folder cannot be written to.
     """
-    scanner, dials = scanner or Scanner(), dials or Dials()
+    subjects, seed = settings.subjects, settings.seed
     bank, members = None, []
-    if lesion_bank is not None:
-        bank = ShapeBank(lesion_bank)
-        members = _part(list(range(len(bank))), part)
+    if settings.lesion_bank is not None:
+        bank = ShapeBank(settings.lesion_bank)
+        members = _part(list(range(len(bank))), settings.part)
         if len(members) < subjects:
-            raise InputError(f"{lesion_bank}: {len(members)} lesions are too few for {subjects} subjects; make fewer")
-    heads = _part(sorted(head_labels.glob("*.nii*")), part) if head_labels else []
-    if head_labels and not heads:
-        raise InputError(f"{head_labels}: no label maps (*.nii.gz) for part {part}; give a folder of some")
-    truth = out / "derivatives" / "truth"
-    about = {
-        "seed": seed, "subjects": subjects, "part": part, "bank": lesion_bank is not None, "heads": len(heads),
-        "label_noise": label_noise, "lesions": lesions, "dials": asdict(dials), "scanner": asdict(scanner),
-    }  # fmt: skip
-    _keep_settings(json.dumps(about, indent=2) + "\n", out / "simulation.json")
+            raise InputError(
+                f"{settings.lesion_bank}: {len(members)} lesions are too few for {subjects} subjects; make fewer"
+            )
+    heads = settings.heads()
+    _keep_settings(settings.recorded(heads), out / "simulation.json")
     write_dataset_description(out, name="msrim simulated rim cohort", kind="raw")
-    counts = [lesions] * subjects if lesions else lesion_counts(subjects, np.random.default_rng((seed, 1)))
-    brain: Brain | None = None
+    rng = np.random.default_rng((seed, 1))
+    counts = [settings.lesions] * subjects if settings.lesions else lesion_counts(subjects, rng)
     # Patients of one head after each other: a brain is read once.
     order = sorted(range(subjects), key=lambda index: index % len(heads)) if heads else range(subjects)
-    read = -1
+    read, brain = -1, None
     for index in order:
-        name = f"sub-{index + 1:03d}"
-        table = truth / name / "anat" / f"{name}_desc-lesions.tsv"
-        if table.is_file():
+        if _table_of(index, out).is_file():
             continue
-        rng = np.random.default_rng((seed, 2, PARTS.index(part), index))
+        rng = np.random.default_rng((seed, 2, PARTS.index(settings.part), index))
         if not heads:
             brain = make_brain(make_head(rng))
-        elif read != index % len(heads):
+        elif brain is None or read != index % len(heads):
             read = index % len(heads)
             brain = read_brain(heads[read])
         shapes = None if bank is None else bank.shapes(members[index::subjects])
         rims, others = counts[index]
-        patient = simulate_patient(brain, rims=rims, others=others, scanner=scanner, bank=shapes, dials=dials, rng=rng)
-        write_volume(patient.qsm, out / name / "anat" / f"{name}_Chimap.nii.gz")
-        write_volume(patient.flair, out / name / "anat" / f"{name}_FLAIR.nii.gz")
-        write_volume(patient.instances, truth / name / "anat" / f"{name}_seg-lesions_dseg.nii.gz")
-        write_labels(patient.lesions, table, noisy=label_noise, rng=rng)
+        patient = simulate_patient(
+            brain, rims=rims, others=others, scanner=settings.scanner, bank=shapes, dials=settings.dials, rng=rng
+        )
+        _write_patient(patient, index, out, noisy=settings.label_noise, rng=rng)
         found = sum(lesion.rim for lesion in patient.lesions)
-        report(f"{name}: {len(patient.lesions)} lesions, {found} with a rim")
-    write_dataset_description(truth, name="truth of a msrim simulated rim cohort")
+        report(f"{_name(index)}: {len(patient.lesions)} lesions, {found} with a rim")
+    write_dataset_description(out / TRUTH, name="truth of a msrim simulated rim cohort")
     return out
+
+
+def _name(index: int) -> str:
+    return f"sub-{index + 1:03d}"
+
+
+def _table_of(index: int, out: Path) -> Path:
+    """The table of a patient's rims, which is written last."""
+    return out / TRUTH / _name(index) / "anat" / f"{_name(index)}_desc-lesions.tsv"
+
+
+def _write_patient(patient: Patient, index: int, out: Path, *, noisy: bool, rng: np.random.Generator) -> None:
+    name, table = _name(index), _table_of(index, out)
+    write_volume(patient.qsm, out / name / "anat" / f"{name}_Chimap.nii.gz")
+    write_volume(patient.flair, out / name / "anat" / f"{name}_FLAIR.nii.gz")
+    write_volume(patient.instances, table.with_name(f"{name}_seg-lesions_dseg.nii.gz"))
+    write_labels(patient.lesions, table, noisy=noisy, rng=rng)
 
 
 def _part(things: list, part: str) -> list:
@@ -175,8 +212,8 @@ def write_labels(lesions: list[RimLesion], path: Path, *, noisy: bool, rng: np.r
     rows = ["id\trim\ttruth\trater_1\trater_2\tkind\tshare"]
     for number, lesion in enumerate(lesions, start=1):
         votes = rate(lesion, raters=3, rng=rng)
-        said = bool(votes.sum() >= 2) if noisy else lesion.rim
-        cells = (number, said, lesion.rim, bool(votes[0]), bool(votes[1]), lesion.kind, f"{lesion.share:.2f}")
+        rated = bool(votes.sum() >= 2) if noisy else lesion.rim
+        cells = (number, rated, lesion.rim, bool(votes[0]), bool(votes[1]), lesion.kind, f"{lesion.share:.2f}")
         rows.append("\t".join(str(cell).lower() if isinstance(cell, bool) else str(cell) for cell in cells))
     return write_text("\n".join(rows) + "\n", path)
 

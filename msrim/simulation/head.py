@@ -127,18 +127,12 @@ def _find_ventricles(csf: np.ndarray, brain: np.ndarray, mni: np.ndarray) -> np.
 
 
 def _wrap(brain: np.ndarray, mni: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Label what lies outside the brain, layer by layer outwards and then from the skin inwards."""
+    """Label the tissues outside the brain, layer by layer outwards and then from the skin inwards."""
     shape = brain.shape
     x, y, z = mni
 
     def varied(mean: float, deviation: float, scale_mm: float) -> np.ndarray:
         return np.clip(mean + deviation * smooth_field(shape, scale_mm, rng), 0.4 * mean, 2 * mean)
-
-    def ellipsoid(centre: tuple, radii: tuple) -> np.ndarray:
-        """Below 1 inside; a centre off the midline stands for both sides."""
-        across = np.abs(x) if centre[0] else x
-        away = [((a - c) / r) ** 2 for a, c, r in zip((across, y, z), centre, radii, strict=True)]
-        return away[0] + away[1] + away[2]
 
     # The dura bridges sulci, the skull's outer table bridges the notches between lobes too: closings by 6 and 25 mm.
     from_brain = edt(~brain, parallel=1)
@@ -149,31 +143,57 @@ def _wrap(brain: np.ndarray, mni: np.ndarray, rng: np.random.Generator) -> np.nd
     skull = varied(6.0, 0.8, 20.0)
     scalp = varied(5.5, 0.8, 25.0)
     temple = 8 * np.exp(-((y / 34) ** 2) - ((z + 15) / 25) ** 2 - ((np.abs(x) - 65) / 25) ** 2)
-    face = ellipsoid((0, 38, -56), (60, 62, 66)) < 1
-    base = ellipsoid((0, 2, -42), (70, 96, 75)) < 1
+    face = _ellipsoid(mni, (0, 38, -56), (60, 62, 66)) < 1
+    base = _ellipsoid(mni, (0, 2, -42), (70, 96, 75)) < 1
     neck = ((x / 60) ** 2 + ((y + 30) / 54) ** 2 < 1) & (z < -40)
     head = (from_hull < inner + skull + scalp + temple) | face | base | neck
     below_skin = edt(head, parallel=1)
 
     soft = smooth_field(shape, 2.5, rng)
     labels = np.zeros(shape, np.uint8)
-
-    def fill(where: np.ndarray, tissue: str) -> None:
-        labels[where] = OUTSIDE.index(tissue)
-
-    fill(head, "muscle")
-    fill(head & (soft > 0.9), "fat")
-    fill(head & (below_skin < varied(4.5, 1.2, 12.0)), "fat")
-    fill(head & (below_skin < 1.6), "skin")
-    socket = ellipsoid((31, 52, -36), (19, 27, 18))
+    _fill(labels, head, "muscle")
+    _fill(labels, head & (soft > 0.9), "fat")
+    _fill(labels, head & (below_skin < varied(4.5, 1.2, 12.0)), "fat")
+    _fill(labels, head & (below_skin < 1.6), "skin")
     deep = below_skin > 3
-    fill(deep & (socket < 1.25), "bone")
-    fill(deep & (socket < 1) & (soft < 1.2), "fat")
-    fill(deep & (ellipsoid((31, 46, -36), (9, 20, 9)) < 1) & (soft > -0.3), "muscle")
-    fill(deep & (ellipsoid((31, 52, -36), (2.5, 22, 2.5)) < 1), "dura")
-    fill(ellipsoid((32, 66, -36), (13, 13, 13)) < 1, "dura")
-    fill(ellipsoid((32, 66, -36), (12, 12, 12)) < 1, "csf")
-    fill(ellipsoid((32, 74, -36), (5, 2.2, 5)) < 1, "muscle")
+    _add_eyes(labels, mni, deep, soft)
+    _add_cavities(labels, mni, deep, soft)
+
+    cranium = (from_hull < inner + skull) & (below_skin > 2) & ((z > -60) | (depth < inner + 5))
+    _fill(labels, cranium, "bone")
+    middle = (depth > inner + 1.8) & (from_hull < inner + skull - 1.8) & (soft > -0.6) & (z > -30)
+    _fill(labels, cranium & middle, "marrow")
+    _fill(labels, depth < inner + 0.8, "dura")
+    _fill(labels, depth < inner, "csf")
+    return labels
+
+
+def _fill(labels: np.ndarray, where: np.ndarray, tissue: str) -> None:
+    labels[where] = OUTSIDE.index(tissue)
+
+
+def _ellipsoid(mni: np.ndarray, centre: tuple[float, float, float], radii: tuple[float, float, float]) -> np.ndarray:
+    """Below 1 inside; a centre off the midline stands for both sides."""
+    x, y, z = mni
+    across = np.abs(x) if centre[0] else x
+    away = [((a - c) / r) ** 2 for a, c, r in zip((across, y, z), centre, radii, strict=True)]
+    return away[0] + away[1] + away[2]
+
+
+def _add_eyes(labels: np.ndarray, mni: np.ndarray, deep: np.ndarray, soft: np.ndarray) -> None:
+    """Orbits with their fat, muscles and optic nerves, and eyeballs with lenses."""
+    socket = _ellipsoid(mni, (31, 52, -36), (19, 27, 18))
+    _fill(labels, deep & (socket < 1.25), "bone")
+    _fill(labels, deep & (socket < 1) & (soft < 1.2), "fat")
+    _fill(labels, deep & (_ellipsoid(mni, (31, 46, -36), (9, 20, 9)) < 1) & (soft > -0.3), "muscle")
+    _fill(labels, deep & (_ellipsoid(mni, (31, 52, -36), (2.5, 22, 2.5)) < 1), "dura")
+    _fill(labels, _ellipsoid(mni, (32, 66, -36), (13, 13, 13)) < 1, "dura")
+    _fill(labels, _ellipsoid(mni, (32, 66, -36), (12, 12, 12)) < 1, "csf")
+    _fill(labels, _ellipsoid(mni, (32, 74, -36), (5, 2.2, 5)) < 1, "muscle")
+
+
+def _add_cavities(labels: np.ndarray, mni: np.ndarray, deep: np.ndarray, soft: np.ndarray) -> None:
+    """Air with mucosa and bone around."""
     for centre, radii in (
         ((6, 60, -56), (4, 32, 15)),  # nasal cavity
         ((29, 52, -66), (13, 17, 15)),  # maxillary sinuses
@@ -182,15 +202,7 @@ def _wrap(brain: np.ndarray, mni: np.ndarray, rng: np.random.Generator) -> np.nd
         ((0, 2, -85), (10, 8, 26)),  # pharynx
         ((52, -34, -44), (9, 11, 14)),  # mastoid cells
     ):
-        cavity = ellipsoid(centre, radii) + 0.15 * soft
-        fill(deep & (cavity < 1.35), "bone")
-        fill(deep & (cavity < 1.15), "skin")  # mucosa
-        fill(deep & (cavity < 1), "air")
-
-    cranium = (from_hull < inner + skull) & (below_skin > 2) & ((z > -60) | (depth < inner + 5))
-    fill(cranium, "bone")
-    middle = (depth > inner + 1.8) & (from_hull < inner + skull - 1.8) & (soft > -0.6) & (z > -30)
-    fill(cranium & middle, "marrow")
-    fill(depth < inner + 0.8, "dura")
-    fill(depth < inner, "csf")
-    return labels
+        cavity = _ellipsoid(mni, centre, radii) + 0.15 * soft
+        _fill(labels, deep & (cavity < 1.35), "bone")
+        _fill(labels, deep & (cavity < 1.15), "skin")  # mucosa
+        _fill(labels, deep & (cavity < 1), "air")

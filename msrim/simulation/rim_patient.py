@@ -136,7 +136,7 @@ def scan_lesions(
         _paint(lesion, fine, pose, chi=chi, solid=solid)
     _add_veins(brain, lesions, fine, pose, chi, rng)
     outside = None if brain.outside is None else _field_from_outside(brain.outside, tissue, grid, pose, b0, rng)
-    qsm, coarse = _scan(chi, tissue, grid, fine, parts, outside=outside, b0=b0, scanner=scanner, rng=rng)
+    qsm, coarse = _scan(chi, tissue, _Acquisition(grid, fine, parts, b0, scanner), outside=outside, rng=rng)
     inside = _averaged(tissue["white"] + tissue["grey"] + tissue["csf"], parts) > 0.5
     flair = _flair(brain, lesions, coarse, pose, rng) * inside
     labels, kept = _outlined(lesions, coarse, pose, dials or Dials(), rng)
@@ -288,28 +288,47 @@ def _field_from_outside(
     return seen
 
 
+@dataclass(frozen=True, eq=False)
+class _Acquisition:
+    """Grids and pose of a scan: tissues lie on ``grid``, each of its slices one of ``parts`` of a slice of the QSM.
+
+    Susceptibility lies on ``fine``; ``b0`` (3,) is the direction of the main field.
+    """
+
+    grid: Volume
+    fine: Volume
+    parts: int
+    b0: np.ndarray
+    scanner: Scanner
+
+
 def _scan(
-    chi: np.ndarray, tissue: dict[str, np.ndarray], grid: Volume, fine: Volume, parts: int, *,
-    outside: np.ndarray | None, b0: np.ndarray, scanner: Scanner, rng: np.random.Generator,
-) -> tuple[np.ndarray, Volume]:  # fmt: skip
+    chi: np.ndarray,
+    tissue: dict[str, np.ndarray],
+    scan: _Acquisition,
+    *,
+    outside: np.ndarray | None,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, Volume]:
     """QSM of a susceptibility map, with the grid that it lies on."""
-    affine = grid.affine.copy()
+    parts, scanner, b0_direction = scan.parts, scan.scanner, tuple(scan.b0)
+    affine = scan.grid.affine.copy()
     affine[:3, 3] += affine[:3, 2] * (parts - 1) / 2
     affine[:3, 2] *= parts
     brain = _averaged(tissue["white"] + tissue["grey"] + tissue["csf"], parts) > 0.5
     coarse = Volume(brain, affine)
-    field_ppm = field_of(chi, fine.spacing, b0_direction=tuple(b0))
+    field_ppm = field_of(chi, scan.fine.spacing, b0_direction=b0_direction)
     if outside is not None:
         field_ppm += _doubled(outside)
-    density = sum(DENSITY[name] * tissue[name] for name in DENSITY)
-    r2star = _doubled(sum(TISSUE_R2STAR[name] * tissue[name] for name in TISSUE_R2STAR))
+    density = _weighted(tissue, DENSITY)
+    r2star = _doubled(_weighted(tissue, TISSUE_R2STAR))
     r2star += np.float32(R2STAR_PER_PPM) * np.maximum(chi - TISSUE_PPM["white"], 0)
     echoes = _echoes(field_ppm, density, r2star, parts, scanner=scanner, rng=rng)
     found, known = total_field(echoes, brain, protocol=scanner.echoes)
     if outside is not None:
         found, known = local_field(found, known, coarse.spacing)
     kind, weight = draw_inversion(rng)
-    qsm = invert(found, coarse.spacing, b0_direction=tuple(b0), kind=kind, weight=weight)
+    qsm = invert(found, coarse.spacing, b0_direction=b0_direction, kind=kind, weight=weight)
     qsm -= qsm[known & (_averaged(tissue["ventricles"], parts) > 0.9)].mean()
     # To a tenth of a ppb: more digits would be noise, and files three times as large.
     return np.where(known, np.round(qsm, 4), 0).astype(np.float32), coarse
@@ -365,7 +384,12 @@ def _k_space_window(shape: tuple[int, int], scanner: Scanner) -> np.ndarray:
 
 
 def _averaged(data: np.ndarray, parts: int) -> np.ndarray:
-    return sum(data[..., part::parts] for part in range(parts)) / parts
+    return np.asarray(sum(data[..., part::parts] for part in range(parts))) / parts
+
+
+def _weighted(tissue: dict[str, np.ndarray], weights: dict[str, float]) -> np.ndarray:
+    """Sum of the fractions of some tissues, each with its weight."""
+    return np.asarray(sum(weights[name] * tissue[name] for name in weights))
 
 
 def _flair(
@@ -374,7 +398,7 @@ def _flair(
     """FLAIR of 1 mm in the head's own pose, brought to the QSM's grid by a registration that is a little off."""
     grid = brain.maps["white"]
     tissue = {name: brain.maps[name].data for name in FLAIR}
-    flair = sum(FLAIR[name] * tissue[name] for name in FLAIR).astype(np.float32)
+    flair = _weighted(tissue, FLAIR).astype(np.float32)
     flair += np.float32(0.04) * smooth_field(grid.shape, 2.0 / grid.spacing, rng) * sum(tissue.values())
     solid = np.clip(tissue["white"] + tissue["grey"], 0, 1)
     for lesion in lesions:

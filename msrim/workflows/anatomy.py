@@ -183,35 +183,11 @@ def prepare(subject: Subject, recipe: Recipe, run: Run, *, out: Path) -> Anatomy
     backend = run.prepared_by(recipe.backend)
     images, brains, corrected = {}, {}, {}
     for contrast, path in subject.contrasts.items():
-        image = run.step(f"reorient_{contrast}", reorient, path, brain_extracted=recipe.brain_extracted)
-        images[contrast] = image
-        brains[contrast] = run.step(
-            f"extract_brain_{contrast}",
-            extract_brain,
-            image,
-            source=path,
-            card=read_card(BRAIN_MODEL),
-            # Other backends do not matter here, so that what SynthStrip found is kept when another one is chosen.
-            program=backend if kind_of(backend) == "fsl" else BRAIN_MODEL,
-            brain_extracted=recipe.brain_extracted,
-            device=recipe.device,
-        )
-        corrected[contrast] = run.step(f"correct_{contrast}", correct, image, brain=brains[contrast], backend=backend)
-    flair, brain = corrected["FLAIR"], brains["FLAIR"]
-    to_flair = {
-        contrast: run.step(
-            f"align_{contrast}",
-            align,
-            image,
-            moving_brain=brains[contrast],
-            fixed=flair,
-            fixed_brain=brain,
-            contrast=contrast,
-            backend=backend,
-        )
-        for contrast, image in corrected.items()
-        if contrast != "FLAIR"
-    }
+        image, brain = _brain_of(contrast, path, recipe, run, backend=backend)
+        images[contrast], brains[contrast] = image, brain
+        corrected[contrast] = run.step(f"correct_{contrast}", correct, image, brain=brain, backend=backend)
+    brain = brains["FLAIR"]
+    to_flair = _align_to_flair(corrected, brains, run, backend=backend)
     usable = run(find_usable, corrected, brains=brains, to_flair=to_flair, sources=subject.contrasts)
     corrected = {contrast: corrected[contrast] for contrast in usable}
     to_flair = {contrast: to_flair[contrast] for contrast in usable if contrast != "FLAIR"}
@@ -244,6 +220,41 @@ def prepare(subject: Subject, recipe: Recipe, run: Run, *, out: Path) -> Anatomy
     )
     files = run(write_anatomy, subject, out=out, brain=brain, working=working, to_mni=to_mni, to_flair=to_flair)
     return Anatomy(corrected, brain, to_flair, to_mni, working, files)
+
+
+def _brain_of(contrast: str, path: Path, recipe: Recipe, run: Run, *, backend: str) -> tuple[Path, Path]:
+    """A contrast in RAS order, and its brain mask."""
+    image = run.step(f"reorient_{contrast}", reorient, path, brain_extracted=recipe.brain_extracted)
+    brain = run.step(
+        f"extract_brain_{contrast}",
+        extract_brain,
+        image,
+        source=path,
+        card=read_card(BRAIN_MODEL),
+        # Other backends do not matter here, so that SynthStrip's mask is kept when another one is chosen.
+        program=backend if kind_of(backend) == "fsl" else BRAIN_MODEL,
+        brain_extracted=recipe.brain_extracted,
+        device=recipe.device,
+    )
+    return image, brain
+
+
+def _align_to_flair(corrected: dict[str, Path], brains: dict[str, Path], run: Run, *, backend: str) -> dict[str, Path]:
+    """Rigid transform of every other contrast to the FLAIR."""
+    return {
+        contrast: run.step(
+            f"align_{contrast}",
+            align,
+            image,
+            moving_brain=brains[contrast],
+            fixed=corrected["FLAIR"],
+            fixed_brain=brains["FLAIR"],
+            contrast=contrast,
+            backend=backend,
+        )
+        for contrast, image in corrected.items()
+        if contrast != "FLAIR"
+    }
 
 
 def reorient(path: Path, *, brain_extracted: bool) -> Path:

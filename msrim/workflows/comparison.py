@@ -72,7 +72,7 @@ from msrim.workflows.run import Run, files_in
 
 
 @dataclass(frozen=True)
-class RimFiles:
+class ClassifiedRims:
     """Results of `msrim rim-classify` of a visit: its table, and the numbered lesions on the grid of the FLAIR."""
 
     table: Path
@@ -142,7 +142,7 @@ class ComparedVisit:
 
     subject: Subject
     anatomy: AnatomyFiles
-    rims: RimFiles | None
+    rims: ClassifiedRims | None
 
 
 def compare_visits(
@@ -256,10 +256,10 @@ def _compared(visit: PreparedVisit, out: Path) -> ComparedVisit:
     return ComparedVisit(visit.subject, visit.anatomy.files, _rims_of(visit.subject, out))
 
 
-def _rims_of(subject: Subject, out: Path) -> RimFiles | None:
+def _rims_of(subject: Subject, out: Path) -> ClassifiedRims | None:
     """Results of `msrim rim-classify` of a visit, where there are such."""
     folder = subject.folder(out) / RIM_FOLDER
-    files = RimFiles(subject.below(folder, RIMS["table"]), subject.below(folder, RIMS["instances"]))
+    files = ClassifiedRims(subject.below(folder, RIMS["table"]), subject.below(folder, RIMS["instances"]))
     return files if files.table.is_file() and files.instances.is_file() else None
 
 
@@ -436,7 +436,7 @@ def _with_expansion(
     return measured, True
 
 
-def _with_rims(rows: list[TrackedLesion], own: Pair[Volume], rims: Pair[RimFiles | None]) -> list[TrackedLesion]:
+def _with_rims(rows: list[TrackedLesion], own: Pair[Volume], rims: Pair[ClassifiedRims | None]) -> list[TrackedLesion]:
     """The rows with the highest rim probability of what lies in each lesion, at the visits whose rims were assessed."""
     highest: dict[int, float] = {}
     for lesions, files, ids in zip(own, rims, ("baseline_ids", "followup_ids"), strict=True):

@@ -33,7 +33,7 @@ from msrim.workflows.segment import (
     LesionFiles,
     Lesions,
     WrittenLesions,
-    as_segmented,
+    as_segmented_aloud,
     lesions_text,
     report_of,
     segment_visit,
@@ -142,10 +142,7 @@ def segment_corrected(
     check_results_folder(subject, out)
     read_subject(subject)
     check_correction(correction, subject, out)
-    given = subject.contrasts, recipe
-    subject, recipe = as_segmented(subject, recipe, out)
-    if (subject.contrasts, recipe) != given:
-        console.say(f"images and settings are those of `msrim segment` in {subject.folder(out)} ({recipe.model})")
+    subject, recipe = as_segmented_aloud(subject, recipe, out, console=console)
     anatomy, found = segment_visit(subject, recipe, out, console=console)
     card = read_card(recipe.model)
     settings = recipe.model_dump() | {"lesions": "corrected by hand"}

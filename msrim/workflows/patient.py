@@ -28,7 +28,7 @@ from msrim.workflows.correction import find_correction
 from msrim.workflows.inputs import check_visit
 from msrim.workflows.longitudinal import find_visits, follow_visits
 from msrim.workflows.patient_page import check_patient_page, summarise_patient
-from msrim.workflows.rims import check_rims, classify_rims
+from msrim.workflows.rims import RimInputs, check_rims, classify_rims
 from msrim.workflows.segment import check_finds_lesions, segment_subject
 
 WAITING = "not run: a step before it failed or has not ended"
@@ -142,7 +142,7 @@ def check_patient(visits: Sequence[Visit], recipe: Recipe, out: Path, *, rim_mod
         subject = visit.subject()
         check_visit(subject, recipe, out, cards=[*card.single, *anatomy_cards()])
         if visit.has_qsm():
-            check_rims(subject, find_qsm(visit.folder), out, model=rim_model)
+            check_rims(subject, RimInputs(find_qsm(visit.folder)), out, model=rim_model)
     if len(visits) > 1:
         find_visits([visit.folder for visit in visits])
     check_patient_page(visits[0], out)
@@ -168,7 +168,7 @@ def do_task(
                 measure_corrected(subject, recipe, out, correction.mask, console=console)
         elif task.step == "rims":
             qsm = find_qsm(visits[0].folder)
-            classify_rims(visits[0].subject(), qsm, recipe, out, console=console, model=rim_model)
+            classify_rims(visits[0].subject(), RimInputs(qsm), recipe, out, console=console, model=rim_model)
         else:
             named = find_visits([visit.folder for visit in visits])
             subjects = [

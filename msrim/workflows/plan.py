@@ -101,9 +101,11 @@ def lesion_steps(contrasts: Iterable[str], recipe: Recipe, *, card: Card) -> lis
     return [*anatomy_steps(contrasts, recipe), "find_lesions", *threshold, *graded, "write_lesions", "write_page"]
 
 
-def rim_steps(*, features: bool) -> list[str]:
+def rim_steps(card: Card) -> list[str]:
     """Names of the steps of :func:`msrim.workflows.rims.classify_rims`."""
-    measured = ["measure_radiomics"] if features else []
+    from msrim.models.rims import inputs_of
+
+    measured = ["measure_radiomics"] if inputs_of(card).features else []
     return ["read_qsm", "align_to_qsm", "bring_to_qsm", *measured, "classify", "write_rims", "write_page"]
 
 

@@ -17,33 +17,32 @@ from msrim.lesions.patches import cut_patches
 from msrim.models.rims import SHOWN_PATCH
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.report.gallery import write_gallery
-from msrim.simulation.cohort import simulate_cohort
+from msrim.simulation.cohort import CohortSettings, simulate_cohort
 
 PICTURE, FACTS = "rims.png", "rims.json"
 
 
-def make_rim_cohort(out: Path, *, console: Console, **given: Any) -> Path:
+def make_rim_cohort(out: Path, settings: CohortSettings, *, console: Console) -> Path:
     """Write a cohort, twenty lesions with a rim and twenty without as ``rims.png``, and ``rims.json``.
 
     Parameters
     ----------
     out : Path
+    settings : CohortSettings
     console : Console
-    **given
-        Of :func:`msrim.simulation.cohort.simulate_cohort`.
 
     Returns
     -------
     Path
         ``out``.
     """
-    simulate_cohort(out, report=console.say, **given)
+    simulate_cohort(out, settings, report=console.say)
     facts = look_at_cohort(out)
     if facts["rims"]:
         console.say(
             f"{facts['rims']} lesions with a rim, {facts['others']} without; the edge is 10 ppb above the core in "
             f"{100 * facts['rims_seen']:.0f} % of those with a rim and a core; rim+ lesions are "
-            f"{facts['difference_ppb']:.1f} ppb above others; their mean alone tells them with a pROC AUC of "
+            f"{facts['difference_ppb']:.1f} ppb above others; their mean alone separates them with a pROC AUC of "
             f"{facts['mean_proc_auc']:.2f}; look at {out / PICTURE}"
         )
     return out

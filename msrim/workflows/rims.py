@@ -33,7 +33,7 @@ from msrim.results import doubts_of
 from msrim.transform import read_transform, write_transform
 from msrim.workflows.anatomy import Anatomy, preprocess_visit, read_mask, read_own
 from msrim.workflows.corrected import check_correction, read_lesions, segment_corrected
-from msrim.workflows.correction import find_correction
+from msrim.workflows.correction import Correction, find_correction
 from msrim.workflows.inputs import (
     check_output_folder,
     check_results_folder,
@@ -44,7 +44,8 @@ from msrim.workflows.inputs import (
 )
 from msrim.workflows.plan import rim_steps
 from msrim.workflows.run import Run, files_in
-from msrim.workflows.segment import as_segmented, lesions_text, segment_visit
+from msrim.workflows.segment import Lesions as FoundLesions
+from msrim.workflows.segment import as_segmented_aloud, lesions_text, segment_visit
 
 # Margin of background around the brain in registration.
 OUTLINE_MM = 8.0
@@ -52,6 +53,26 @@ OUTLINE_MM = 8.0
 LEAST_OUTSIDE = 0.05
 # Patients from so many rim+ lesions on fared worse (Absinta et al. 2019, doi:10.1001/jamaneurol.2019.2399).
 MANY_RIMS = 4
+
+
+@dataclass(frozen=True)
+class RimInputs:
+    """The user's files for rims, beside the images of the visit.
+
+    Attributes
+    ----------
+    qsm : Path
+        In ppm or ppb, which is recognised by its values.
+    lesions : Path, optional
+        Mask or instance map on the FLAIR's grid or on the QSM's. Without it, a manual correction among the results is
+        used, and the results go to ``corrected/rims/``; or else what `msrim segment` left there, or it is run.
+    magnitude : Path, optional
+        Of the gradient echo, aligned with the QSM: FLAIRs are easier to register to it.
+    """
+
+    qsm: Path
+    lesions: Path | None = None
+    magnitude: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +84,7 @@ class Susceptibility:
 
 
 @dataclass(frozen=True)
-class Lesions:
+class LesionsOnQsm:
     """The lesions to classify.
 
     Attributes
@@ -88,6 +109,8 @@ class Classified:
     ----------
     patches, around : Path
         Arrays (L, 2, X, Y, Z) of QSM and FLAIR, and (L, X, Y, Z) of the lesions around.
+    model : str
+        Label of the network.
     numbers : list of int
         The lesion that each patch is about.
     probability : dict of str to float
@@ -98,6 +121,7 @@ class Classified:
 
     patches: Path
     around: Path
+    model: str
     numbers: list[int]
     probability: dict[str, float]
     remarks: dict[str, list[str]]
@@ -125,26 +149,23 @@ class Rims:
 
 def classify_rims(
     subject: Subject,
-    qsm: Path,
+    given: RimInputs,
     recipe: Recipe,
     out: Path,
     *,
     console: Console,
     model: str = "datrnet",
     threshold: str = "f1",
-    lesions: Path | None = None,
-    magnitude: Path | None = None,
 ) -> Path:
     """Classify the lesions of one visit.
 
     Parameters
     ----------
     subject : Subject
-    qsm : Path
-        In ppm or ppb, which is recognised by its values.
+    given : RimInputs
     recipe : Recipe
-        How the FLAIR is prepared and, without ``lesions``, segmented. Where `msrim segment` has been before, its images
-        and settings are taken and what it left stays as it is.
+        How the FLAIR is prepared and, without lesions in ``given``, segmented. Where `msrim segment` has been before,
+        its images and settings are taken and what it left stays as it is.
     out : Path
         Folder of the derivative dataset; the results go to ``rims/`` below the visit's folder.
     console : Console
@@ -152,11 +173,6 @@ def classify_rims(
         Of the task "rims": a name, or folder of a card and its weights.
     threshold : str
         "f1" and "sensitive" are the card's; or a number between 0 and 1.
-    lesions : Path, optional
-        Mask or instance map on the FLAIR's grid or on the QSM's. Without it, a manual correction in ``out`` is
-        used, and the results go to ``corrected/rims/``; or else what `msrim segment` left there, or it is run.
-    magnitude : Path, optional
-        Of the gradient echo, aligned with the QSM: FLAIRs are easier to register to it.
 
     Returns
     -------
@@ -168,69 +184,67 @@ def classify_rims(
     MsrimError
         An input cannot be used; nothing has been written then.
     """
-    from msrim.models.rims import inputs_of
-
-    card = check_rims(subject, qsm, out, model=model, lesions=lesions, magnitude=magnitude)
-    correction = find_correction(subject, out)
-    if lesions is not None and (correction is None or lesions.resolve() != correction.mask.resolve()):
-        correction = None
-    if correction is not None:
-        check_correction(correction, subject, out)
+    card = check_rims(subject, given, out, model=model)
+    correction = _correction_for(subject, given, out)
     limit = card.rim_threshold(threshold)
-    console.say(f"QSM: {qsm}")
+    console.say(f"QSM: {given.qsm}")
     console.say(f"{card.label}: {' '.join(card.limits.split())}")
-    before = subject, recipe
-    subject, recipe = as_segmented(subject, recipe, out)
-    if (subject.contrasts, recipe) != (before[0].contrasts, before[1]):
-        console.say(f"images and settings are those of `msrim segment` in {subject.folder(out)} ({recipe.model})")
-    found, rows = None, None
+    subject, recipe = as_segmented_aloud(subject, recipe, out, console=console)
     folder, remarks = subject.folder(out), []
-    inputs = {**subject.contrasts, "Chimap": qsm}
-    if correction is not None:
-        anatomy, segmented = segment_corrected(subject, recipe, out, correction.mask, console=console)
-        found, rows = segmented.files.instances, segmented.rows
-        folder, remarks = folder / CORRECTED_FOLDER, [f"the lesions were corrected by hand: {correction.mask}"]
-        inputs["lesions"] = correction.mask
-        console.note(remarks[0])
-    elif lesions is None:
-        anatomy, segmented = segment_visit(subject, recipe, out, console=console)
-        found, rows = segmented.files.instances, segmented.rows
-    else:
-        anatomy = preprocess_visit(subject, recipe, out, console=console)
-    inputs |= {name: path for name, path in (("lesions", lesions), ("magnitude", magnitude)) if path is not None}
+    files = {"Chimap": given.qsm, "lesions": given.lesions, "magnitude": given.magnitude}
     settings = {**recipe.model_dump(), "rim_model": card.label, "rim_threshold": limit}
     if correction is not None:
-        settings["lesions"] = "corrected by hand"
+        folder, remarks = folder / CORRECTED_FOLDER, [f"the lesions were corrected by hand: {correction.mask}"]
+        files["lesions"], settings["lesions"] = given.lesions or correction.mask, "corrected by hand"
+    anatomy, found = _prepare(subject, recipe, out, given=given, correction=correction, console=console)
+    for remark in remarks:
+        console.note(remark)
+    inputs = subject.contrasts | {name: path for name, path in files.items() if path is not None}
     folder = folder / RIM_FOLDER
-    steps = rim_steps(features=inputs_of(card).features)
-    with Run(folder, console, recipe=settings, inputs=inputs, remarks=remarks, steps=steps) as run:
-        susceptibility = run(read_qsm, qsm)
-        brought = _bring(
-            subject, susceptibility, anatomy, recipe, run, found=found, lesions=lesions, magnitude=magnitude
-        )
-        classified = _classify(susceptibility, brought, card, recipe, run)
+    with Run(folder, console, recipe=settings, inputs=inputs, remarks=remarks, steps=rim_steps(card)) as run:
+        susceptibility = run(read_qsm, given.qsm)
+        lesions = _bring(subject, susceptibility, anatomy, recipe, run, given=given, found=found)
+        classified = _classify(susceptibility, lesions, card, recipe, run)
         rims = run(
             write_rims,
             subject,
-            lesions=brought,
+            susceptibility,
+            lesions=lesions,
             classified=classified,
-            rows=rows,
+            rows=None if found is None else found.rows,
             threshold=limit,
-            model=card.label,
-            unit=susceptibility.unit,
             folder=run.folder,
         )
         if not run.is_finished:
             console.started("write page")
-            page = write_rim_report(
-                _report(subject, classified, rims, recipe, run, card=card), run.folder / "report.html"
-            )
+            report = _report(subject, classified, rims, recipe, run, card=card)
+            page = write_rim_report(report, run.folder / "report.html")
             write_dataset_description(out)
             run.write_manifest([*files_in(rims.files), page])
     text = f"{lesions_text(rims.summary)}, {rims.summary['rim_lesions']} with a rim"
     console.result(text, doubts=doubts_of(subject.folder(out), folder))
     console.say(f"page: {folder / 'report.html'}")
     return rims.files.table
+
+
+def _correction_for(subject: Subject, given: RimInputs, out: Path) -> Correction | None:
+    """The visit's manual correction, checked, unless the user gave other lesions."""
+    correction = find_correction(subject, out)
+    if correction is None or (given.lesions is not None and given.lesions.resolve() != correction.mask.resolve()):
+        return None
+    check_correction(correction, subject, out)
+    return correction
+
+
+def _prepare(
+    subject: Subject, recipe: Recipe, out: Path, *, given: RimInputs, correction: Correction | None, console: Console
+) -> tuple[Anatomy, FoundLesions | None]:
+    """The visit's anatomy, and its lesions as corrected or found; None where the user gave others."""
+    if correction is not None:
+        return segment_corrected(subject, recipe, out, correction.mask, console=console)
+    if given.lesions is None:
+        return segment_visit(subject, recipe, out, console=console)
+    return preprocess_visit(subject, recipe, out, console=console), None
 
 
 def _bring(
@@ -240,10 +254,9 @@ def _bring(
     recipe: Recipe,
     run: Run,
     *,
-    found: Path | None,
-    lesions: Path | None,
-    magnitude: Path | None,
-) -> Lesions:
+    given: RimInputs,
+    found: FoundLesions | None,
+) -> LesionsOnQsm:
     """FLAIR and lesions on the QSM's grid, by the transform from one to the other."""
     flair = subject.contrasts["FLAIR"]
     to_qsm = run(
@@ -253,7 +266,7 @@ def _bring(
         brain=anatomy.brain,
         qsm=susceptibility.qsm,
         backend=run.prepared_by(recipe.backend),
-        magnitude=magnitude,
+        magnitude=given.magnitude,
     )
     return run(
         bring_to_qsm,
@@ -261,13 +274,15 @@ def _bring(
         qsm=susceptibility.qsm,
         to_qsm=to_qsm,
         labels=anatomy.files.labels,
-        found=found,
-        lesions=lesions,
+        found=None if found is None else found.files.instances,
+        lesions=given.lesions,
     )
 
 
-def _classify(susceptibility: Susceptibility, lesions: Lesions, card: Card, recipe: Recipe, run: Run) -> Classified:
-    """The probability of a rim for every lesion, with radiomic features for the networks that want them."""
+def _classify(
+    susceptibility: Susceptibility, lesions: LesionsOnQsm, card: Card, recipe: Recipe, run: Run
+) -> Classified:
+    """The probability of a rim for every lesion, with radiomic features for the networks that use them."""
     from msrim.models.rims import inputs_of
 
     features = None
@@ -276,15 +291,7 @@ def _classify(susceptibility: Susceptibility, lesions: Lesions, card: Card, reci
     return run(classify, susceptibility.qsm, lesions=lesions, card=card, device=recipe.device, features=features)
 
 
-def check_rims(
-    subject: Subject,
-    qsm: Path,
-    out: Path,
-    *,
-    model: str,
-    lesions: Path | None = None,
-    magnitude: Path | None = None,
-) -> Card:
+def check_rims(subject: Subject, given: RimInputs, out: Path, *, model: str) -> Card:
     """Check everything that can be checked before the first file is written; arguments as :func:`classify_rims`."""
     from msrim.models import load_model
 
@@ -296,13 +303,13 @@ def check_rims(
     load_model(card)
     images = read_subject(subject)
     with without_doubts():
-        volume, _ = susceptibility_ppm(_on_zero(read_head(qsm), name=qsm), name=str(qsm))
-    _check_overlap(volume, images["FLAIR"], names=(qsm, subject.contrasts["FLAIR"]))
-    if magnitude is not None:
-        _check_overlap(volume, read_head(magnitude), names=(qsm, magnitude))
-    if lesions is not None:
+        volume, _ = susceptibility_ppm(_on_zero(read_head(given.qsm), name=given.qsm), name=str(given.qsm))
+    _check_overlap(volume, images["FLAIR"], names=(given.qsm, subject.contrasts["FLAIR"]))
+    if given.magnitude is not None:
+        _check_overlap(volume, read_head(given.magnitude), names=(given.qsm, given.magnitude))
+    if given.lesions is not None:
         with without_doubts():
-            read_lesions(lesions, {subject.contrasts["FLAIR"]: images["FLAIR"], qsm: volume})
+            read_lesions(given.lesions, {subject.contrasts["FLAIR"]: images["FLAIR"], given.qsm: volume})
     return card
 
 
@@ -368,7 +375,7 @@ def align_to_qsm(
 
 def bring_to_qsm(
     flair: Path, *, qsm: Path, to_qsm: Path, labels: Path, found: Path | None = None, lesions: Path | None = None
-) -> Lesions:
+) -> LesionsOnQsm:
     """FLAIR and lesions on the QSM's grid; the lesions on their own grid, and the head labels there.
 
     Parameters
@@ -383,13 +390,18 @@ def bring_to_qsm(
         The user's mask or instance map, on the FLAIR's grid or on the QSM's.
     """
     target, image, matrix = read_own(qsm), read_volume(flair), read_transform(to_qsm)
-    instances = read_own(found) if lesions is None else read_lesions(lesions, {flair: image, qsm: target})
+    if lesions is not None:
+        instances = read_lesions(lesions, {flair: image, qsm: target})
+    elif found is not None:
+        instances = read_own(found)
+    else:
+        raise ValueError("neither found lesions nor the user's")
     moved, anatomy = instances, read_own(labels)
     if not same_grid(instances, target):
         moved = resample(instances, target, target_from_source=matrix, nearest=True)
     elif not same_grid(instances, image):
         anatomy = resample(anatomy, target, target_from_source=matrix, nearest=True)
-    return Lesions(
+    return LesionsOnQsm(
         instances=write_volume(instances, Path("lesions.nii")),
         labels=write_volume(anatomy, Path("labels.nii")),
         flair=write_volume(resample(image, target, target_from_source=matrix), Path("flair.nii")),
@@ -405,35 +417,34 @@ def measure_radiomics(qsm: Path, *, instances: Path) -> Path:
     return Path("features.npy")
 
 
-def classify(qsm: Path, *, lesions: Lesions, card: Card, device: str, features: Path | None = None) -> Classified:
+def classify(qsm: Path, *, lesions: LesionsOnQsm, card: Card, device: str, features: Path | None = None) -> Classified:
     """Patches of all lesions, the lesions around them, their numbers; by number, the probabilities and remarks."""
     from msrim.models.rims import SHOWN_PATCH, inputs_of, rim_probabilities
 
     map_ppm, labels = read_own(qsm), read_own(lesions.in_qsm)
     flair_z = normalise_intensity(read_own(lesions.flair), map_ppm.like(map_ppm.data != 0))
     size = inputs_of(card).patch or SHOWN_PATCH
-    spacing_mm = tuple(card.spacing_mm)
-    patches = cut_patches(map_ppm, flair_z, labels, size=size, spacing_mm=spacing_mm)
+    patches = cut_patches(map_ppm, flair_z, labels, size=size, spacing_mm=card.voxel_mm)
     known = None if features is None else np.load(features, allow_pickle=False)
     probability = rim_probabilities(card, patches.images, known, device=device)
     numbers = [int(number) for number in patches.numbers]
     judged = {str(n): round(float(p), 4) for n, p in zip(numbers, probability, strict=True) if patches.seen[n]}
-    others = cut_patches(map_ppm, labels.like(np.float32(labels.data > 0)), labels, size=size, spacing_mm=spacing_mm)
+    marked = labels.like((labels.data > 0).astype(np.float32))
+    others = cut_patches(map_ppm, marked, labels, size=size, spacing_mm=card.voxel_mm)
     np.save("patches.npy", patches.images, allow_pickle=False)
     np.save("around.npy", others.images[:, 1] > 0.5, allow_pickle=False)
     remarks = {str(n): texts for n, texts in patches.remarks.items() if texts}
-    return Classified(Path("patches.npy"), Path("around.npy"), numbers, judged, remarks)
+    return Classified(Path("patches.npy"), Path("around.npy"), card.label, numbers, judged, remarks)
 
 
 def write_rims(
     subject: Subject,
+    susceptibility: Susceptibility,
     *,
-    lesions: Lesions,
+    lesions: LesionsOnQsm,
     classified: Classified,
     rows: list[Lesion] | None,
     threshold: float,
-    model: str,
-    unit: str,
     folder: Path,
 ) -> Rims:
     """Table, map of rim+ lesions and summary.
@@ -462,9 +473,9 @@ def write_rims(
         "rim_lesions_at_least_1": len(positive) >= 1,
         f"rim_lesions_at_least_{MANY_RIMS}": len(positive) >= MANY_RIMS,
         "rim_not_judged": sum(lesion.rim is None for lesion in table),
-        "rim_model": model,
+        "rim_model": classified.model,
         "rim_threshold": threshold,
-        "qsm_unit": unit,
+        "qsm_unit": susceptibility.unit,
     }
     rims = instances.like(np.where(np.isin(instances.data, positive), instances.data, 0))
     names = {key: subject.below(folder, suffix) for key, suffix in RIMS.items()}
@@ -505,7 +516,7 @@ def _report(subject: Subject, classified: Classified, rims: Rims, recipe: Recipe
         patches=np.load(classified.patches, allow_pickle=False),
         around=np.load(classified.around, allow_pickle=False),
         numbers=classified.numbers,
-        spacing_mm=card.spacing_mm[0],
+        spacing_mm=card.voxel_mm[0],
         remarks=classified.remarks,
         summary=rims.summary,
     )

@@ -200,6 +200,14 @@ def as_segmented(subject: Subject, recipe: Recipe, out: Path) -> tuple[Subject, 
     return replace(subject, contrasts=images, more={}), settings
 
 
+def as_segmented_aloud(subject: Subject, recipe: Recipe, out: Path, *, console: Console) -> tuple[Subject, Recipe]:
+    """As :func:`as_segmented`; a message where that is not what was given."""
+    found, settings = as_segmented(subject, recipe, out)
+    if (found.contrasts, settings) != (subject.contrasts, recipe):
+        console.say(f"images and settings are those of `msrim segment` in {found.folder(out)} ({settings.model})")
+    return found, settings
+
+
 def find(subject: Subject, anatomy: Anatomy, recipe: Recipe, run: Run, *, out: Path, card: Card) -> Lesions:
     """Every step from the working images to the files that the user gets."""
     found = run(find_lesions, anatomy.working, to_mni=anatomy.to_mni, card=card, device=recipe.device)

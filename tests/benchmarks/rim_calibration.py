@@ -30,6 +30,7 @@ from msrim.evaluation.rims import bootstrap_intervals, curve_areas
 from msrim.image import Volume, read_volume
 from msrim.models.rims import INPUTS, Inputs
 from msrim.recipe import read_training_recipe
+from msrim.simulation.cohort import CohortSettings
 from msrim.simulation.rims import Dials
 from msrim.training.rims import read_cohort
 from msrim.workflows.evaluate_rims import cross_validate
@@ -49,10 +50,11 @@ def measure(given: argparse.Namespace) -> None:
     named = {name: getattr(given, name) for name in ("rim_ppm", "unevenness", "outline_mm")}
     dials = Dials(**{name: getattr(dials, name) if value is None else value for name, value in named.items()})
     cohort = given.out / "cohort"
-    make_rim_cohort(
-        cohort, console=Console(), subjects=given.subjects, seed=given.seed, lesion_bank=given.lesion_bank,
-        head_labels=given.head_labels, part="train", label_noise=True, lesions=tuple(given.lesions), dials=dials,
+    settings = CohortSettings(
+        given.subjects, given.seed, lesion_bank=given.lesion_bank, head_labels=given.head_labels, part="train",
+        label_noise=True, lesions=tuple(given.lesions), dials=dials,
     )  # fmt: skip
+    make_rim_cohort(cohort, settings, console=Console())
     facts = json.loads((cohort / FACTS).read_text(encoding="utf-8"))
     rows = Table(title=f"simulated cohort, {dials} (95 % intervals: bootstrap over subjects)")
     for column in ("", "pROC AUC", "published", "F1", "published"):

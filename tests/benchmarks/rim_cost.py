@@ -19,7 +19,7 @@ from msrim.models.rims import INPUTS, network_inputs
 from msrim.recipe import Recipe, TrainingRecipe
 from msrim.training.rims import MARGIN, augment, draw_batch, rim_loss
 from msrim.workflows.anatomy import Anatomy, AnatomyFiles, Working
-from msrim.workflows.rims import classify_rims
+from msrim.workflows.rims import RimInputs, classify_rims
 from msrim.workflows.train_rims import write_rim_card
 
 SHAPE, SPACING_MM = (240, 280, 50), (0.75, 0.75, 3.0)
@@ -64,8 +64,8 @@ def classification(recipe: TrainingRecipe, *, threads: int = 2) -> dict[str, flo
         with mock.patch("msrim.workflows.rims.preprocess_visit", lambda *_, **__: prepared):
             began, worked = time.perf_counter(), time.process_time()
             classify_rims(
-                find_subject(root / "sub-1"), find_qsm(root / "sub-1"), Recipe(), root / "out",
-                console=Console(quiet=True), model=str(root / "model"), lesions=root / "lesions.nii.gz",
+                find_subject(root / "sub-1"), RimInputs(find_qsm(root / "sub-1"), lesions=root / "lesions.nii.gz"),
+                Recipe(), root / "out", console=Console(quiet=True), model=str(root / "model"),
             )  # fmt: skip
             seconds = {"all": time.perf_counter() - began, "processor": time.process_time() - worked}
         run = json.loads((root / "out" / "sub-1" / "rims" / "run.json").read_text(encoding="utf-8"))

@@ -58,7 +58,7 @@ from msrim.models.registry import read_card
 from msrim.models.rims import INPUTS, SHOWN_PATCH, inputs_of, rim_probabilities
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.recipe import TrainingRecipe, read_training_recipe
-from msrim.simulation.cohort import simulate_cohort
+from msrim.simulation.cohort import CohortSettings, simulate_cohort
 from msrim.simulation.rim_patient import Scanner
 from msrim.simulation.rims import KINDS
 from msrim.simulation.susceptibility import GradientEcho
@@ -156,10 +156,10 @@ def robustness(given: argparse.Namespace) -> None:
     for name, scanner in SCANNERS.items():
         folder = given.out / name.replace(" ", "-")
         if not (folder / "done").is_file():
-            simulate_cohort(
-                folder, subjects=given.subjects, seed=given.seed, scanner=scanner, lesion_bank=given.lesion_bank,
-                head_labels=given.head_labels, part="test",
-            )  # fmt: skip
+            settings = CohortSettings(
+                given.subjects, given.seed, scanner, given.lesion_bank, given.head_labels, part="test"
+            )
+            simulate_cohort(folder, settings)
             (folder / "done").touch()
         lesions = read_cohort(folder, kind=kind, console=Console(quiet=True), cache=folder / "radiomics")
         add(name, lesions.truth, rim_probabilities(card, lesions.seen(), lesions.features), lesions.subjects)

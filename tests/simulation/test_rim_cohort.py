@@ -17,7 +17,7 @@ from msrim.console import Console
 from msrim.errors import InputError
 from msrim.image import Volume
 from msrim.simulation import cohort, rim_brain, rims
-from msrim.simulation.cohort import lesion_counts, rate, simulate_cohort
+from msrim.simulation.cohort import CohortSettings, lesion_counts, rate, simulate_cohort
 from msrim.simulation.rim_brain import Brain, lesions_of, read_brain
 from msrim.simulation.rim_patient import Scanner, simulate_patient
 from msrim.simulation.rim_shapes import LARGEST_RIM_MM, PATCH_MM, ShapeBank, made_shape, traced_voxels
@@ -257,7 +257,7 @@ def small(brain, monkeypatch) -> None:
 
 def test_cohort_on_disk(small, tmp_path):
     said = []
-    simulate_cohort(tmp_path, subjects=2, seed=3, label_noise=True, report=said.append)
+    simulate_cohort(tmp_path, CohortSettings(subjects=2, seed=3, label_noise=True), report=said.append)
     assert [line.split(":")[0] for line in said] == ["sub-001", "sub-002"]
     qsm = nib.load(tmp_path / "sub-001/anat/sub-001_Chimap.nii.gz")
     anat = tmp_path / "derivatives/truth/sub-001/anat"
@@ -274,16 +274,16 @@ def test_cohort_on_disk(small, tmp_path):
 
 def test_a_cohort_goes_on_where_it_stopped_and_takes_no_other_into_its_folder(small, tmp_path):
     first, second, said = tmp_path / "first", tmp_path / "second", []
-    simulate_cohort(first, subjects=2, seed=3)
-    simulate_cohort(second, subjects=2, seed=3)
+    simulate_cohort(first, CohortSettings(subjects=2, seed=3))
+    simulate_cohort(second, CohortSettings(subjects=2, seed=3))
     table = second / "derivatives/truth/sub-002/anat/sub-002_desc-lesions.tsv"
     table.unlink()
-    simulate_cohort(second, subjects=2, seed=3, report=said.append)
+    simulate_cohort(second, CohortSettings(subjects=2, seed=3), report=said.append)
     assert [line.split(":")[0] for line in said] == ["sub-002"]
     again, before = (nib.load(root / "sub-002/anat/sub-002_Chimap.nii.gz").get_fdata() for root in (second, first))
     assert np.array_equal(again, before)
     with pytest.raises(InputError, match="cohort made otherwise"):
-        simulate_cohort(second, subjects=2, seed=4)
+        simulate_cohort(second, CohortSettings(subjects=2, seed=4))
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +297,8 @@ def blocks_of_white_matter(brain, tmp_path_factory):
         patch.setattr(rim_brain, "draw_kind", lambda rng: next(others))
         # A rim all around.
         patch.setattr(rims, "COMPLETE", 0.95)
-        simulate_cohort(out, subjects=6, seed=3, lesions=(2, 4), dials=Dials(unevenness=0.1, outline_mm=0.2))
+        settings = CohortSettings(subjects=6, seed=3, lesions=(2, 4), dials=Dials(unevenness=0.1, outline_mm=0.2))
+        simulate_cohort(out, settings)
     return out
 
 
@@ -315,7 +316,7 @@ def test_the_packaged_network_tells_rims_from_solid_lesions_and_veins_at_the_edg
 
 
 def test_cohort_and_truth_pass_the_bids_validator(small, tmp_path, bids_errors):
-    assert bids_errors(make_rim_cohort(tmp_path, console=Console(quiet=True), subjects=1)) == ""
+    assert bids_errors(make_rim_cohort(tmp_path, CohortSettings(subjects=1), console=Console(quiet=True))) == ""
 
 
 def test_label_maps_that_show_no_head_are_refused(tmp_path):
@@ -326,16 +327,14 @@ def test_label_maps_that_show_no_head_are_refused(tmp_path):
     with pytest.raises(InputError, match="lacks white or grey matter"):
         read_brain(path)
     with pytest.raises(InputError, match="no label maps"):
-        simulate_cohort(tmp_path / "out", subjects=1, head_labels=tmp_path, part="test")
+        simulate_cohort(tmp_path / "out", CohortSettings(subjects=1, head_labels=tmp_path, part="test"))
 
 
 @pytest.fixture(scope="module")
 def as_in_the_benchmark(shared_data, tmp_path_factory):
     """A cohort of the benchmark's heads, bank and dials, of one patient with many lesions: a patient takes 20 s."""
     out = tmp_path_factory.mktemp("cohort")
-    make_rim_cohort(
-        out,
-        console=Console(quiet=True),
+    settings = CohortSettings(
         subjects=1,
         seed=1,
         lesion_bank=shared_data / "lesion-bank.npz",
@@ -344,7 +343,7 @@ def as_in_the_benchmark(shared_data, tmp_path_factory):
         label_noise=True,
         lesions=(25, 45),
     )
-    return out
+    return make_rim_cohort(out, settings, console=Console(quiet=True))
 
 
 def test_rims_of_the_benchmarks_cohort_are_rims(as_in_the_benchmark):

@@ -26,6 +26,7 @@ from msrim.lesions.measure import measure_lesions, summarise, write_lesions_tsv
 from msrim.lesions.track import summarise_changes, track_lesions, write_changes_tsv
 from msrim.models import build
 from msrim.models.cards import write_card
+from msrim.models.registry import read_card
 from msrim.preprocess.template import load_template
 from msrim.recipe import Recipe, TrainingRecipe
 from msrim.results import comparison_of, rims_of, segmentation_of
@@ -196,7 +197,6 @@ def test_the_first_line_of_a_result_tells_lesions_volume_and_what_to_doubt(done)
 
 
 def test_the_steps_are_those_that_the_bar_counts(done):
-    from msrim.models.registry import read_card
     from msrim.workflows.plan import change_steps, lesion_steps, rim_steps
 
     def steps(folder: str) -> list[str]:
@@ -205,7 +205,7 @@ def test_the_steps_are_those_that_the_bar_counts(done):
 
     card = read_card(json.loads((done.results / "ses-1" / "run.json").read_text())["recipe"]["model"])
     assert sorted(steps("ses-1")) == sorted(lesion_steps(["FLAIR", "T1w"], Recipe(backend="ants"), card=card))
-    assert steps("ses-2/rims") == rim_steps(features=False)
+    assert steps("ses-2/rims") == rim_steps(read_card("datrnet"))
     assert steps("ses-1_to_ses-2") == change_steps(Recipe())
 
 

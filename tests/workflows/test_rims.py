@@ -25,7 +25,7 @@ from msrim.models import build, write_weights
 from msrim.recipe import Recipe, TrainingRecipe
 from msrim.transform import apply_transform, read_transform
 from msrim.workflows.anatomy import Anatomy, AnatomyFiles, Working
-from msrim.workflows.rims import align_to_qsm, classify_rims, read_lesions
+from msrim.workflows.rims import RimInputs, align_to_qsm, classify_rims, read_lesions
 from msrim.workflows.segment import LesionFiles, Lesions, Probabilities
 from msrim.workflows.train_rims import write_rim_card
 
@@ -85,8 +85,9 @@ def before(visit: Path) -> Anatomy:
 def classified(visit: Path, model: Path, monkeypatch, **options) -> Path:
     monkeypatch.setattr("msrim.workflows.rims.preprocess_visit", lambda *_, **__: before(visit))
     subject = find_subject(visit / "sub-1")
-    given = {"lesions": visit / "lesions.nii.gz", "model": str(model), **options}
-    return classify_rims(subject, find_qsm(visit / "sub-1"), Recipe(), visit / "out", console=QUIET, **given)
+    files = {"lesions": visit / "lesions.nii.gz", "magnitude": None}
+    given = RimInputs(find_qsm(visit / "sub-1"), **{name: options.pop(name, path) for name, path in files.items()})
+    return classify_rims(subject, given, Recipe(), visit / "out", console=QUIET, **{"model": str(model), **options})
 
 
 def rows_of(table: Path) -> list[dict[str, str]]:
