@@ -18,7 +18,7 @@ from msrim.recipe import Recipe
 from msrim.transform import write_transform
 from msrim.workflows.anatomy import AnatomyFiles
 from msrim.workflows.run import files_in
-from msrim.workflows.segment import Probabilities, write_lesions
+from msrim.workflows.segment import LesionRule, Probabilities, write_lesions
 from msrim.workflows.view.results import Results
 from msrim.workflows.view.server import ViewServer
 
@@ -60,7 +60,7 @@ def segmented_visit(
         *(write_volume(probability, folder / f"{name}.nii") for name in ("lesion", "sphere", "network"))
     )
     written = write_lesions(
-        subject, out=out, probabilities=seen, anatomy=anatomy, threshold=0.5, min_lesion_mm3=3.0, model="hand@1"
+        subject, out=out, probabilities=seen, anatomy=anatomy, rule=LesionRule("hand@1", threshold=0.5, min_mm3=3.0)
     )
     page = write_text("<!doctype html><title>Report</title>", subject.folder(out) / "report.html")
     manifest = Manifest(recipe=Recipe().model_dump(), inputs=subject.contrasts)

@@ -87,7 +87,7 @@ def cohort(
         recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted, grade=grade
     )
     arguments = _plugin_args(plugin_args)
-    from msrim.workflows.cohort.participants import run_cohort
+    from msrim.workflows.cohort.participants import Plugin, run_cohort
 
     typer.echo(
         run_cohort(
@@ -96,8 +96,7 @@ def cohort(
             out_dir,
             console=console,
             rim_model=rim_model,
-            plugin=plugin,
-            plugin_args=arguments,
+            plugin=Plugin(plugin, arguments),
             work=work,
         )
     )

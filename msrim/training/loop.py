@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -24,18 +25,40 @@ MEASURED = 100
 MAX_GRADIENT_NORM = 1e6
 
 
+@dataclass(frozen=True)
+class Fitting:
+    """How a network is fitted.
+
+    Attributes
+    ----------
+    batch_size : int
+    learning_rate : float
+    optimiser : Optimiser
+        Averaging stands in for a long decay of the learning rate.
+    fine_tuning : bool
+        The network is a trained one, whose batch norm keeps its statistics: few cases measure them badly, and a lesion
+        model then finds twice as much as there is.
+    workers : int
+        Processes that make samples.
+    report_every : int
+        Steps.
+    """
+
+    batch_size: int = 1
+    learning_rate: float = 2e-3
+    optimiser: Optimiser = ONE_CYCLE
+    fine_tuning: bool = False
+    workers: int = 1
+    report_every: int = 25
+
+
 def fit(
     network: nn.Module,
     samples: Dataset,
     *,
     loss: Callable[..., Tensor],
     out: Path,
-    batch_size: int = 1,
-    learning_rate: float = 2e-3,
-    optimiser: Optimiser = ONE_CYCLE,
-    fine_tuning: bool = False,
-    workers: int = 1,
-    report_every: int = 25,
+    how: Fitting,
     report: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Train for one pass over ``samples`` and write the weights.
@@ -49,11 +72,9 @@ def fit(
         ``loss(logits, *targets)``.
     out : Path
         Folder for ``weights.safetensors``, ``checkpoint.pt`` and ``loss.csv``. A checkpoint found there is continued.
-    optimiser : Optimiser
-        Averaging stands in for a long decay of the learning rate.
-    fine_tuning : bool
-        The network is a trained one, whose batch norm keeps its statistics: few cases measure them badly, and a lesion
-        model then finds twice as much as there is.
+    how : Fitting
+    report : callable
+        Gets a line now and then.
 
     Returns
     -------
@@ -62,15 +83,21 @@ def fit(
     """
     device = next(network.parameters()).device
     network.to(memory_format=torch.channels_last_3d)
+    batch_size = how.batch_size
     steps = len(samples) // batch_size
-    descent = Descent(network, optimiser, learning_rate=learning_rate, steps=steps)
-    record = Record(out, descent.parts, steps=steps, report_every=report_every, report=report)
+    descent = Descent(network, how.optimiser, learning_rate=how.learning_rate, steps=steps)
+    record = Record(out, descent.parts, steps=steps, report_every=how.report_every, report=report)
     remaining = torch.utils.data.Subset(samples, range(record.first * batch_size, steps * batch_size))
     # Spawned workers: a forked one dies if a threaded kernel has run in the parent.
-    parallel = {"num_workers": workers, "multiprocessing_context": "spawn", "prefetch_factor": 4} if workers else {}
-    loader = DataLoader(remaining, batch_size, **parallel)
+    loader = DataLoader(
+        remaining,
+        batch_size,
+        num_workers=how.workers,
+        multiprocessing_context="spawn" if how.workers else None,
+        prefetch_factor=4 if how.workers else None,
+    )
     network.train()
-    if fine_tuning:
+    if how.fine_tuning:
         for module in network.modules():
             if isinstance(module, nn.BatchNorm3d):
                 module.eval()
@@ -82,7 +109,7 @@ def fit(
         record.add(step, value.item())
     if descent.averaged is None:
         return write_weights(network, out / "weights.safetensors")
-    if not fine_tuning:
+    if not how.fine_tuning:
         with descent.rounded():
             _measure_batch_norm(descent.averaged.module, samples, batch_size=batch_size)
     return write_weights(descent.averaged.module, out / "weights.safetensors")

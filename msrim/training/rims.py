@@ -137,20 +137,42 @@ def _read_subject(
     )
 
 
+@dataclass(frozen=True)
+class RimFitting:
+    """How a rim network is fitted.
+
+    Attributes
+    ----------
+    steps, batch_size : int
+        Batch ``i`` is a function of ``seed`` and ``i`` alone.
+    learning_rate : float
+    optimiser : Optimiser
+    rim_share : float
+        See :func:`draw_batch`.
+    max_angle_deg : float
+        See :func:`augment`.
+    seed : int
+    report_every : int
+        Steps.
+    """
+
+    steps: int
+    batch_size: int = 64
+    learning_rate: float = 1e-4
+    optimiser: Optimiser = MILESTONES
+    rim_share: float = 0.0
+    max_angle_deg: float = MAX_ANGLE_DEG
+    seed: int = 0
+    report_every: int = 25
+
+
 def fit_rims(
     network: nn.Module,
     lesions: RimLesions,
     *,
     kind: Inputs,
     out: Path,
-    steps: int,
-    batch_size: int = 64,
-    learning_rate: float = 1e-4,
-    optimiser: Optimiser = MILESTONES,
-    rim_share: float = 0.0,
-    max_angle_deg: float = MAX_ANGLE_DEG,
-    seed: int = 0,
-    report_every: int = 25,
+    how: RimFitting,
     report: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Train and write the weights.
@@ -162,13 +184,9 @@ def fit_rims(
     kind : Inputs
     out : Path
         Folder for ``weights.safetensors``, ``checkpoint.pt`` and ``loss.csv``. A checkpoint found there is continued.
-    steps, batch_size : int
-        Batch ``i`` is a function of ``seed`` and ``i`` alone.
-    optimiser : Optimiser
-    rim_share : float
-        See :func:`draw_batch`.
-    max_angle_deg : float
-        See :func:`augment`.
+    how : RimFitting
+    report : callable
+        Gets a line now and then.
 
     Returns
     -------
@@ -185,17 +203,17 @@ def fit_rims(
             module.fit(torch.from_numpy(lesions.features))
     # Two thirds of the time of the other order on a processor.
     network.to(memory_format=torch.channels_last_3d)
-    descent = Descent(network, optimiser, learning_rate=learning_rate, steps=steps)
-    record = Record(out, descent.parts, steps=steps, report_every=report_every, report=report)
+    descent = Descent(network, how.optimiser, learning_rate=how.learning_rate, steps=how.steps)
+    record = Record(out, descent.parts, steps=how.steps, report_every=how.report_every, report=report)
     patches = torch.from_numpy(lesions.patches)
     features = None if lesions.features is None else torch.from_numpy(lesions.features).float()
     network.train()
-    for step in range(record.first, steps):
-        torch.manual_seed(hash((seed, step)))
-        rng = np.random.default_rng((seed, step))
-        index, labels = draw_batch(lesions.labels, batch_size, rng=rng, rim_share=rim_share)
-        moved = np.random.default_rng((seed, step, 1))
-        images = augment(patches[index].float(), kind.patch, max_angle_deg=max_angle_deg, rng=moved)
+    for step in range(record.first, how.steps):
+        torch.manual_seed(hash((how.seed, step)))
+        rng = np.random.default_rng((how.seed, step))
+        index, labels = draw_batch(lesions.labels, how.batch_size, rng=rng, rim_share=how.rim_share)
+        moved = np.random.default_rng((how.seed, step, 1))
+        images = augment(patches[index].float(), kind.patch, max_angle_deg=how.max_angle_deg, rng=moved)
         given = network_inputs(kind, images, None if features is None else features[index])
         if getattr(network, "smote", False):
             given.append(labels)

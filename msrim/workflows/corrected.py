@@ -138,19 +138,15 @@ def segment_corrected(
         may have been segmented.
     """
     correction = read_correction(Path(lesions).absolute())
-    check_output_folder(out)
-    check_results_folder(subject, out)
-    read_subject(subject)
-    check_correction(correction, subject, out)
+    _check(correction, subject, out)
     subject, recipe = as_segmented_aloud(subject, recipe, out, console=console)
     anatomy, found = segment_visit(subject, recipe, out, console=console)
     card = read_card(recipe.model)
     settings = recipe.model_dump() | {"lesions": "corrected by hand"}
     inputs = subject.contrasts | {"lesions": correction.mask}
-    remarks = []
-    if (other := find_correction(subject, out)) is not None and other.mask != correction.mask:
-        remarks.append(f"rims and changes go by the correction in {other.mask}; move it away if {lesions} shall count")
-        console.note(remarks[0])
+    remarks = _remarks_on_another(correction, subject, out)
+    for remark in remarks:
+        console.note(remark)
     folder = subject.folder(out) / CORRECTED_FOLDER
     with Run(folder, console, recipe=settings, inputs=inputs, remarks=remarks, steps=corrected_steps()) as run:
         instances = run(
@@ -166,9 +162,8 @@ def segment_corrected(
             instances=instances,
             correction=correction,
             anatomy=anatomy.files,
-            found=found.files,
+            found=found,
             model=card.label,
-            threshold=found.threshold,
             folder=folder,
         )
         corrected = replace(found, files=written.files, rows=written.rows)
@@ -176,16 +171,28 @@ def segment_corrected(
         console.say(f"corrected: {now}; found: {before}")
         if not run.is_finished:
             console.started("write page")
-            report = replace(
-                report_of(subject, anatomy, corrected, recipe, run, card=card),
-                corrected=str(correction.mask),
-                note=correction.note,
-            )
+            report = report_of(subject, anatomy, corrected, recipe, run, card=card)
+            report = replace(report, corrected=str(correction.mask), note=correction.note)
             page = write_report(report, folder / "report.html")
             write_dataset_description(out)
             own = [path for path in files_in(written.files) if path.is_relative_to(folder.absolute())]
             run.write_manifest([*own, page])
     return anatomy, corrected
+
+
+def _check(correction: Correction, subject: Subject, out: Path) -> None:
+    check_output_folder(out)
+    check_results_folder(subject, out)
+    read_subject(subject)
+    check_correction(correction, subject, out)
+
+
+def _remarks_on_another(correction: Correction, subject: Subject, out: Path) -> list[str]:
+    """A remark if rims and changes will go by another correction."""
+    other = find_correction(subject, out)
+    if other is None or other.mask == correction.mask:
+        return []
+    return [f"rims and changes go by the correction in {other.mask}; move it away if {correction.mask} shall count"]
 
 
 def number_corrected(flair: Path, *, correction: Correction, brain: Path, sphere: Path) -> Path:
@@ -206,25 +213,24 @@ def write_corrected(
     instances: Path,
     correction: Correction,
     anatomy: AnatomyFiles,
-    found: LesionFiles,
+    found: Lesions,
     model: str,
-    threshold: float,
     folder: Path,
 ) -> WrittenLesions:
     """Mask, instances, table and summary of corrected lesions, however small; probabilities are the network's."""
-    numbered, probability = read_own(instances), read_own(found.probability)
+    numbered, probability = read_own(instances), read_own(found.files.probability)
     lesions = measure_lesions(numbered, probability=probability, labels=read_own(anatomy.labels))
     how = {"Lesions": str(correction.mask), "Sha256": sha256_of(correction.mask), "Note": correction.note}
     sidecar = {"Type": "Lesion", "Manual": True, "Description": "Lesions corrected by hand", **how, "Model": model}
-    summary = {**summarise(lesions), "corrected": how, "model": model, "threshold": threshold}
+    summary = {**summarise(lesions), "corrected": how, "model": model, "threshold": found.threshold}
     names = {key: subject.below(folder, suffix) for key, suffix in LESIONS.items()}
     files = LesionFiles(
         mask=write_volume(numbered.like(numbered.data > 0), names["mask"]),
         mask_sidecar=write_json(sidecar, names["mask_sidecar"]),
-        probability=found.probability,
-        probability_sidecar=found.probability_sidecar,
-        network=found.network,
-        network_sidecar=found.network_sidecar,
+        probability=found.files.probability,
+        probability_sidecar=found.files.probability_sidecar,
+        network=found.files.network,
+        network_sidecar=found.files.network_sidecar,
         instances=write_volume(numbered, names["instances"]),
         instance_table=write_tsv(
             [(row.id, f"lesion {row.id}") for row in lesions], names["instance_table"], columns=("index", "name")

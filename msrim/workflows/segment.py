@@ -60,6 +60,25 @@ class Probabilities:
 
 
 @dataclass(frozen=True)
+class LesionRule:
+    """How probabilities become lesions.
+
+    Attributes
+    ----------
+    model : str
+        Label of the network.
+    threshold : float
+        Probability from which on a voxel is lesion.
+    min_mm3 : float
+        Volume below which a lesion is left out.
+    """
+
+    model: str
+    threshold: float
+    min_mm3: float
+
+
+@dataclass(frozen=True)
 class LesionFiles:
     """Result files of a visit's lesions, on the grid of the user's FLAIR."""
 
@@ -218,16 +237,14 @@ def find(subject: Subject, anatomy: Anatomy, recipe: Recipe, run: Run, *, out: P
         )
     grade = None
     if recipe.grade:
-        grade = grade_scan(subject, anatomy, recipe, run, out=out, card=card, lesion=found.lesion, threshold=threshold)
+        grade = grade_scan(subject, anatomy, recipe, run, out=out, lesion=found.lesion, threshold=threshold)
     written = run(
         write_lesions,
         subject,
         out=out,
         probabilities=found,
         anatomy=anatomy.files,
-        threshold=threshold,
-        min_lesion_mm3=recipe.min_lesion_mm3,
-        model=card.label,
+        rule=LesionRule(card.label, threshold, recipe.min_lesion_mm3),
         grade=None if grade is None else grade.summary,
     )
     return Lesions(found, threshold, written.files, written.rows, grade)
@@ -240,11 +257,11 @@ def grade_scan(
     run: Run,
     *,
     out: Path,
-    card: Card,
     lesion: Path,
     threshold: float,
 ) -> Grade:
     """Paint lesions into the working images, find them as the visit's own are found, and count."""
+    card = read_card(recipe.model)
     painted = run(paint_lesions, anatomy, lesion=lesion, threshold=threshold, seed=SEED)
     found = run.step(
         "find_painted_lesions", find_lesions, painted.working, to_mni=anatomy.to_mni, card=card, device=recipe.device
@@ -309,9 +326,7 @@ def write_lesions(
     out: Path,
     probabilities: Probabilities,
     anatomy: AnatomyFiles,
-    threshold: float,
-    min_lesion_mm3: float,
-    model: str,
+    rule: LesionRule,
     grade: dict[str, Any] | None = None,
 ) -> WrittenLesions:
     """Mask, probability, instances, table and summary on the user's FLAIR; the grade goes to the summary."""
@@ -322,24 +337,24 @@ def write_lesions(
         for path in (probabilities.lesion, probabilities.network)
     )
     peaks = resample(read_own(probabilities.sphere), target)
-    labels, mask = read_own(anatomy.labels), target.like(probability.data >= threshold)
+    labels, mask = read_own(anatomy.labels), target.like(probability.data >= rule.threshold)
     mask = plausible_lesions(mask, brain=brain, labels=labels, thick_mm=THICK_SLICES_MM)
     instances = split_confluent(mask, sphere_probability=peaks)
     lesions = measure_lesions(instances, probability=probability, labels=labels)
-    instances, lesions = without_small(instances, lesions, min_mm3=min_lesion_mm3)
+    instances, lesions = without_small(instances, lesions, min_mm3=rule.min_mm3)
     rows = [(row.id, f"lesion {row.id}") for row in lesions]
-    how = {"Model": model, "Threshold": threshold, "MinimumLesionVolume": f"{min_lesion_mm3:g} mm3"}
+    how = {"Model": rule.model, "Threshold": rule.threshold, "MinimumLesionVolume": f"{rule.min_mm3:g} mm3"}
     names = subject.outputs(out, LESIONS)
     files = LesionFiles(
         mask=write_volume(target.like(instances.data > 0), names["mask"]),
         mask_sidecar=write_json({"Type": "Lesion", "Manual": False, **how}, names["mask_sidecar"]),
         probability=write_volume(probability, names["probability"]),
         probability_sidecar=write_json(
-            {"Description": "Probability of lesion", "Model": model}, names["probability_sidecar"]
+            {"Description": "Probability of lesion", "Model": rule.model}, names["probability_sidecar"]
         ),
         network=write_volume(network, names["network"]),
         network_sidecar=write_json(
-            {"Description": "Probability of lesion before any rule, for curves", "Model": model},
+            {"Description": "Probability of lesion before any rule, for curves", "Model": rule.model},
             names["network_sidecar"],
         ),
         instances=write_volume(instances, names["instances"]),
@@ -347,7 +362,7 @@ def write_lesions(
         table=write_lesions_tsv(lesions, names["table"]),
         table_columns=write_json(LESION_COLUMNS, names["table_columns"]),
         summary=write_json(
-            {**summarise(lesions), "model": model, "threshold": threshold}
+            {**summarise(lesions), "model": rule.model, "threshold": rule.threshold}
             | ({} if grade is None else {"grade": grade}),
             names["summary"],
         ),

@@ -24,7 +24,7 @@ from msrim.recipe import Recipe, Sweep, TrainingRecipe
 from msrim.workflows.anatomy import prepare
 from msrim.workflows.evaluate import compare_cohort, curve_areas, write_comparison
 from msrim.workflows.run import Run
-from msrim.workflows.segment import find_lesions, write_lesions
+from msrim.workflows.segment import LesionRule, find_lesions, write_lesions
 from msrim.workflows.train import train
 from msrim.workflows.training_data import marked_pairs, marked_visits, prepare_pair
 
@@ -175,8 +175,8 @@ def _judge_visit(
         anatomy = prepare(subject, settings, run, out=prepared)
         found = run(find_lesions, anatomy.working, to_mni=anatomy.to_mni, card=card, device=recipe.device)
     # One threshold for everybody, the card's: a table compares networks.
-    given = {"probabilities": found, "anatomy": anatomy.files, "threshold": card.threshold, "model": card.label}
-    write_lesions(subject, out=results, min_lesion_mm3=settings.min_lesion_mm3, **given)
+    rule = LesionRule(card.label, card.threshold, settings.min_lesion_mm3)
+    write_lesions(subject, out=results, probabilities=found, anatomy=anatomy.files, rule=rule)
 
 
 def _judge_pair(folder: Path, *, card: Card, recipe: TrainingRecipe, row: Path, out: Path, console: Console) -> None:

@@ -21,7 +21,7 @@ from msrim.recipe import TrainingRecipe
 from msrim.training.coactseg_loss import coactseg_loss
 from msrim.training.heads import SyntheticHeads
 from msrim.training.lesions import LesionCrops
-from msrim.training.loop import fit
+from msrim.training.loop import Fitting, fit
 from msrim.training.losses import all_net_loss, cross_entropy_and_dice, slice_loss
 from msrim.training.pairs import VisitCrops
 from msrim.training.slices import LesionSlabs, LesionSlices, cut_images
@@ -234,25 +234,20 @@ def train_on(recipe: TrainingRecipe, samples: Samples, *, out: Path, console: Co
             )
         start_from(network, card, contrasts=recipe.contrasts)
         source += f"; started from {card.label}"
-    weights = fit(
-        network.to(choose_device(recipe.device)),
-        samples.dataset,
-        loss=samples.loss,
-        out=out,
+    how = Fitting(
         batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate * (1 if recipe.start is None else FINE_TUNING),
         optimiser=recipe.optimiser,
         fine_tuning=recipe.start is not None,
         workers=recipe.workers,
-        report=console.say,
     )
+    network = network.to(choose_device(recipe.device))
+    weights = fit(network, samples.dataset, loss=samples.loss, out=out, how=how, report=console.say)
     pieces = "slabs or slices" if recipe.task == "slices" else f"crops of {' x '.join(map(str, recipe.crop))} mm"
-    how = f"{recipe.steps} steps of {recipe.batch_size} {pieces}, seed {recipe.seed}"
+    training = f"{recipe.steps} steps of {recipe.batch_size} {pieces}, seed {recipe.seed}; {source}"
     limits = "Not measured on patients outside the training data; research use only."
     threshold = 0.5 if recipe.threshold_range is None else recipe.threshold_range[0]
-    write_card(
-        recipe, weights, settings=recipe.settings, training=f"{how}; {source}", limits=limits, threshold=threshold
-    )
+    write_card(recipe, weights, settings=recipe.settings, training=training, limits=limits, threshold=threshold)
     return out
 
 

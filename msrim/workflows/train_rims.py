@@ -19,7 +19,7 @@ from msrim.models.cards import write_card
 from msrim.models.inference import choose_device
 from msrim.models.rims import INPUTS, predict
 from msrim.recipe import TrainingRecipe
-from msrim.training.rims import RimLesions, fit_forest, fit_rims, read_cohort
+from msrim.training.rims import RimFitting, RimLesions, fit_forest, fit_rims, read_cohort
 from msrim.workflows.training_data import check_left_out
 
 # One subject in five is kept out of training and chooses the thresholds.
@@ -79,20 +79,16 @@ def fit_network(
         trees, nodes = forest.share.shape
         return forest, {"trees": trees, "nodes": nodes, "columns": forest.columns}
     network = build(recipe.network, **recipe.settings).to(choose_device(recipe.device))
-    fit_rims(
-        network,
-        lesions,
-        kind=INPUTS[recipe.network],
-        out=out,
-        steps=recipe.steps,
+    how = RimFitting(
+        recipe.steps,
         batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
         optimiser=recipe.optimiser,
         rim_share=recipe.rim_share,
         max_angle_deg=recipe.max_angle_deg,
         seed=seed,
-        report=console.say,
     )
+    fit_rims(network, lesions, kind=INPUTS[recipe.network], out=out, how=how, report=console.say)
     return network, recipe.settings
 
 

@@ -11,7 +11,7 @@ from msrim.models import build
 from msrim.recipe import read_training_recipe
 from msrim.training.coactseg_loss import coactseg_loss
 from msrim.training.lesions import LesionBank, Patient
-from msrim.training.loop import fit
+from msrim.training.loop import Fitting, fit
 from msrim.training.pairs import MarkedPair, VisitCrops
 
 SHAPE = (56, 56, 56)
@@ -121,10 +121,7 @@ def test_a_few_steps_of_training_lower_the_loss(patient, bank, tmp_path):
         crops(patient, bank, samples=32, shape=(16, 16, 16)),
         loss=coactseg_loss,
         out=tmp_path,
-        batch_size=4,
-        learning_rate=2e-2,
-        workers=0,
-        report_every=2,
+        how=Fitting(batch_size=4, learning_rate=2e-2, workers=0, report_every=2),
     )
     values = [float(line.split(",")[1]) for line in (tmp_path / "loss.csv").read_text().splitlines()]
     assert weights.is_file() and values[1] < values[0]  # both before the relations join

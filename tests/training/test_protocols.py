@@ -12,7 +12,7 @@ from torch import nn
 from msrim.errors import InputError
 from msrim.models import build
 from msrim.recipe import MILESTONES, ONE_CYCLE, Optimiser, TrainingRecipe, packaged_recipes, read_training_recipe
-from msrim.training.loop import Descent, fit
+from msrim.training.loop import Descent, Fitting, fit
 
 ADAM = {"name": "adam", "betas": (0.9, 0.999), "averaging": None, "clipping": None, "precision": "float32"}
 FALLING = {**ADAM, "schedule": "milestones", "milestones": (0.5, 0.7, 0.9), "weight_decay": 0.0, "factor": 0.1}
@@ -131,9 +131,8 @@ def test_packaged_recipes_train_as_before(tmp_path):
     """The steps as they were written out before recipes had an optimiser: the same bits."""
     settings = read_training_recipe(Path("allnet")).optimiser
     samples = Thresholded(8)
-    written = load_file(
-        fit(small(), samples, loss=LOSS, out=tmp_path, batch_size=2, learning_rate=0.02, optimiser=settings, workers=0)
-    )
+    how = Fitting(batch_size=2, learning_rate=0.02, optimiser=settings, workers=0)
+    written = load_file(fit(small(), samples, loss=LOSS, out=tmp_path, how=how))
     network = small().to(memory_format=torch.channels_last_3d)
     optimiser = torch.optim.AdamW(network.parameters(), lr=0.02, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.02, total_steps=4, pct_start=0.1)
@@ -156,9 +155,8 @@ def test_a_papers_training_writes_the_last_weights_and_its_own_statistics(tmp_pa
     """Float32, Adam, no averaging, no clipping: the plain loop of a textbook."""
     settings = read_training_recipe(Path("scp-wmh")).optimiser
     samples = Thresholded(20)
-    written = load_file(
-        fit(small(), samples, loss=LOSS, out=tmp_path, batch_size=2, learning_rate=0.02, optimiser=settings, workers=0)
-    )
+    how = Fitting(batch_size=2, learning_rate=0.02, optimiser=settings, workers=0)
+    written = load_file(fit(small(), samples, loss=LOSS, out=tmp_path, how=how))
     network = small()
     optimiser = torch.optim.Adam(network.parameters(), lr=0.02, weight_decay=1e-6)
     for step in range(10):

@@ -16,7 +16,7 @@ from msrim.files import write_text
 from msrim.models import build, load_model, read_card
 from msrim.models.rims import INPUTS, Inputs
 from msrim.recipe import TrainingRecipe
-from msrim.training.rims import RimLesions, augment, draw_batch, fit_forest, fit_rims, read_cohort, rim_loss
+from msrim.training.rims import RimFitting, RimLesions, augment, draw_batch, fit_forest, fit_rims, read_cohort, rim_loss
 from msrim.workflows.evaluate_rims import cross_validate, evaluate_recipe, evaluate_rims
 from msrim.workflows.train_rims import train_rims
 
@@ -157,9 +157,14 @@ def test_training_learns_a_ring_and_goes_on_where_it_stopped(lesions, tmp_path):
         torch.manual_seed(0)
         network = build("datrnet", **SMALL)
         return load_file(
-            fit_rims(network, lesions, kind=INPUTS["datrnet"], out=out, steps=steps, batch_size=16, learning_rate=3e-3,
-                     rim_share=0.3, report_every=1)
-        )  # fmt: skip
+            fit_rims(
+                network,
+                lesions,
+                kind=INPUTS["datrnet"],
+                out=out,
+                how=RimFitting(steps, batch_size=16, learning_rate=3e-3, rim_share=0.3, report_every=1),
+            )
+        )
 
     whole = train(tmp_path / "whole", 20)
     losses = [float(line.split(",")[1]) for line in (tmp_path / "whole" / "loss.csv").read_text().splitlines()]
@@ -174,7 +179,8 @@ def test_weights_that_see_only_padding_stay_as_they_are(lesions, tmp_path):
     torch.manual_seed(0)
     network = build("datrnet", features=4, radii=[5], pre_convs=1, widths=[16, 32, 64, 128])
     before = network.backbone.stages[7].convs[0].weight.detach().clone()
-    fit_rims(network, lesions, kind=INPUTS["datrnet"], out=tmp_path, steps=3, batch_size=8, learning_rate=1e-3)
+    how = RimFitting(steps=3, batch_size=8, learning_rate=1e-3)
+    fit_rims(network, lesions, kind=INPUTS["datrnet"], out=tmp_path, how=how)
     after = network.backbone.stages[7].convs[0].weight.detach()
     assert torch.equal(before[..., ::2], after[..., ::2]) and not torch.equal(before[..., 1], after[..., 1])
 

@@ -26,7 +26,7 @@ from msrim.training import contrasts, synthesis
 from msrim.training.contrasts import TISSUES
 from msrim.training.heads import SyntheticHeads, head_label_of_tissue, load_head, paint
 from msrim.training.lesions import DEEPEST_CAP_MM, LesionBank, LesionCrops, Patient, lesions_at
-from msrim.training.loop import fit
+from msrim.training.loop import Fitting, fit
 from msrim.workflows.train import start_from
 from msrim.workflows.train import train as train_network
 from msrim.workflows.training_data import painted_from
@@ -341,10 +341,9 @@ def train(out, *, samples, stop_after=None, spoilt=MappingProxyType({})):
         Halves(samples),
         loss=loss,
         out=out,
-        learning_rate=0.05,
-        report_every=2,
-        workers=0,
-        optimiser=ONE_CYCLE.model_copy(update={"averaging": 0.9}),
+        how=Fitting(
+            learning_rate=0.05, report_every=2, workers=0, optimiser=ONE_CYCLE.model_copy(update={"averaging": 0.9})
+        ),
     )
     return weights, seen
 
@@ -371,9 +370,7 @@ def test_batch_norm_knows_the_statistics_of_the_written_weights(tmp_path):
         samples,
         loss=nn.functional.binary_cross_entropy_with_logits,
         out=tmp_path,
-        learning_rate=0.3,
-        workers=0,
-        optimiser=ONE_CYCLE.model_copy(update={"averaging": 0.99}),
+        how=Fitting(learning_rate=0.3, workers=0, optimiser=ONE_CYCLE.model_copy(update={"averaging": 0.99})),
     )
     written = load_file(weights)
     first = nn.Conv3d(1, 4, 1)
@@ -392,7 +389,7 @@ def test_fine_tuning_keeps_the_statistics_of_batch_norm(tmp_path):
     nn.init.constant_(network[1].running_mean, 0.25)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     loss = nn.functional.binary_cross_entropy_with_logits
-    written = load_file(fit(network, Halves(20), loss=loss, out=tmp_path, workers=0, fine_tuning=True))
+    written = load_file(fit(network, Halves(20), loss=loss, out=tmp_path, how=Fitting(workers=0, fine_tuning=True)))
     for name in ("1.running_mean", "1.running_var"):
         torch.testing.assert_close(written[name], before[name])
     assert not torch.equal(written["0.weight"], before["0.weight"])

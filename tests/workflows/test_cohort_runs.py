@@ -129,7 +129,7 @@ def test_a_dataset_says_so_or_is_taken_as_one(bids):
 @pytest.mark.parametrize("plugin", ["Linear", "MultiProc"])
 def test_everything_runs_once_and_in_order(bids, calls, tmp_path, plugin):
     out = tmp_path / "out"
-    run_cohort(find_cohort(bids), Recipe(), out, console=QUIET, plugin=plugin, plugin_args={"n_procs": 2})
+    run_cohort(find_cohort(bids), Recipe(), out, console=QUIET, plugin=cohort.Plugin(plugin, {"n_procs": 2}))
     lines = calls.read_text().splitlines()
     assert sorted(lines) == [
         "longitudinal 3a3b",
@@ -215,7 +215,7 @@ def test_two_runs_share_a_folder_but_not_a_patient(bids, calls, tmp_path):
 def test_what_cannot_work_is_told_before_anything_runs(bids, calls, tmp_path):
     visits = find_cohort(bids)
     with pytest.raises(InputError, match="plugin Slurm: Nipype has none of that name"):
-        run_cohort(visits, Recipe(), tmp_path / "out", console=QUIET, plugin="Slurm")
+        run_cohort(visits, Recipe(), tmp_path / "out", console=QUIET, plugin=cohort.Plugin("Slurm"))
     with pytest.raises(InputError, match="holds the images"):
         run_cohort(visits, Recipe(), bids, console=QUIET)
     arguments = ["cohort", str(bids), str(tmp_path / "out"), "participant"]
@@ -238,8 +238,7 @@ def test_slurm_is_asked_for_what_the_user_has_not_set(bids):
         Recipe(),
         bids.parent / "out",
         rim_model="datrnet",
-        plugin="SLURM",
-        plugin_args={"sbatch_args": "--mem=9G --partition=long"},
+        plugin=cohort.Plugin("SLURM", {"sbatch_args": "--mem=9G --partition=long"}),
         quiet=True,
     )
     assert graph.get_node("sub1_segment").plugin_args == {"sbatch_args": "--cpus-per-task=1 --dependency=singleton"}

@@ -22,7 +22,7 @@ from msrim.lesions.measure import summarise
 from msrim.workflows.anatomy import AnatomyFiles
 from msrim.workflows.corrected import check_correction, number_corrected, write_corrected
 from msrim.workflows.correction import Correction, find_correction, read_correction
-from msrim.workflows.segment import LesionFiles
+from msrim.workflows.segment import LesionFiles, Lesions, Probabilities
 from msrim.workflows.view.correction import save_correction
 from msrim.workflows.view.results import find_results
 
@@ -99,9 +99,10 @@ def test_what_is_measured_is_what_was_drawn(visit, tmp_path):
     names = subject.outputs(out, LESIONS)
     anatomy = AnatomyFiles(Path(), Path(), Path(), subject.output(out, "space-orig_desc-head_dseg.nii.gz"), {})
     instances = write_volume(numbered(visit, path), Path("instances.nii"))
+    found = Lesions(Probabilities(Path(), Path(), Path()), 0.5, LesionFiles(**names), [])
     written = write_corrected(
-        subject, instances=instances, correction=Correction(path, "by hand"), anatomy=anatomy,
-        found=LesionFiles(**names), model="hand@1", threshold=0.5, folder=folder,
+        subject, instances=instances, correction=Correction(path, "by hand"), anatomy=anatomy, found=found,
+        model="hand@1", folder=folder,
     )  # fmt: skip
     sizes = sorted((np.count_nonzero(lesions(number)) * 80.0 for number in (2, 3)), reverse=True)
     assert [row.volume_mm3 for row in written.rows] == pytest.approx(sizes)

@@ -43,7 +43,7 @@ cohort._limit_threads = lambda threads: None
 patient.segment_subject = lambda subject, *_, **__: time.sleep(60 if subject.label == sys.argv[3] else 0)
 cohort.run_cohort(
     find_cohort(sys.argv[1], validate=False), Recipe(), Path(sys.argv[2]), console=Console(quiet=True),
-    plugin="MultiProc", plugin_args={"n_procs": 2},
+    plugin=cohort.Plugin("MultiProc", {"n_procs": 2}),
 )
 """
 
@@ -215,7 +215,7 @@ def test_a_killed_task_stops_nobody(three, tmp_path, monkeypatch):
         MsrimError, match="1 of 3 steps failed, the others are done; sub-2_segment: did not end: killed"
     ):
         cohort.run_cohort(
-            visits, Recipe(), tmp_path / "out", console=QUIET, plugin="MultiProc", plugin_args={"n_procs": 2}
+            visits, Recipe(), tmp_path / "out", console=QUIET, plugin=cohort.Plugin("MultiProc", {"n_procs": 2})
         )
     assert [path.name for path in (tmp_path / "out" / "logs").glob("*.json")] == ["sub-2_segment.json"]
 

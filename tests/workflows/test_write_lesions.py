@@ -11,7 +11,7 @@ import pytest
 from msrim.bids import Subject
 from msrim.image import Volume, read_labels, read_volume, write_volume
 from msrim.workflows.anatomy import AnatomyFiles
-from msrim.workflows.segment import Probabilities, write_lesions
+from msrim.workflows.segment import LesionRule, Probabilities, write_lesions
 
 SHAPE = (24, 24, 24)
 AFFINE = np.eye(4)
@@ -46,8 +46,8 @@ def visit(tmp_path) -> tuple[Subject, AnatomyFiles, Probabilities]:
 def test_a_lesion_is_what_reaches_the_threshold_inside_the_brain(visit, tmp_path):
     subject, anatomy, probabilities = visit
     written = write_lesions(
-        subject, out=tmp_path / "out", probabilities=probabilities, anatomy=anatomy, threshold=0.5,
-        min_lesion_mm3=3.0, model="made",
+        subject, out=tmp_path / "out", probabilities=probabilities, anatomy=anatomy,
+        rule=LesionRule("made", threshold=0.5, min_mm3=3.0),
     )  # fmt: skip
     expected = np.zeros(SHAPE, bool)
     expected[4:9, 4:9, 4:9] = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from getpass import getuser
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,25 @@ MEMORY_GIB = 3.5
 CORES = 1
 
 
+@dataclass(frozen=True)
+class Plugin:
+    """How Nipype runs the tasks.
+
+    Attributes
+    ----------
+    name : str
+        Linear, MultiProc, SLURM, SLURMGraph, PBS, SGE and so on.
+    arguments : dict
+        As Nipype's documentation has them for that plugin.
+    """
+
+    name: str = "Linear"
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+LINEAR = Plugin()
+
+
 def run_cohort(
     visits: Sequence[Visit],
     recipe: Recipe,
@@ -44,8 +64,7 @@ def run_cohort(
     *,
     console: Console,
     rim_model: str = "datrnet",
-    plugin: str = "Linear",
-    plugin_args: dict[str, Any] | None = None,
+    plugin: Plugin = LINEAR,
     work: Path | None = None,
 ) -> Path:
     """Run every visit through what its images allow; a task that fails stops only those that need it.
@@ -60,10 +79,7 @@ def run_cohort(
     console : Console
     rim_model : str
         For visits with a ``*_Chimap.nii.gz``.
-    plugin : str
-        Of Nipype: Linear, MultiProc, SLURM, SLURMGraph, PBS, SGE and so on.
-    plugin_args : dict, optional
-        As Nipype's documentation has them for that plugin.
+    plugin : Plugin
     work : Path, optional
         For the nodes' own files, ``work/`` of the results if not given. The steps of a visit stay beside its results.
 
@@ -78,8 +94,10 @@ def run_cohort(
         Something is wrong with all, before anything ran; or with some, after the others are done.
     """
     out = Path(out).absolute()
-    if not hasattr(plugins, f"{plugin}Plugin"):
-        raise InputError(f"plugin {plugin}: Nipype has none of that name; give Linear, MultiProc, SLURM, PBS or SGE")
+    if not hasattr(plugins, f"{plugin.name}Plugin"):
+        raise InputError(
+            f"plugin {plugin.name}: Nipype has none of that name; give Linear, MultiProc, SLURM, PBS or SGE"
+        )
     bids = visits[0].folder if visits[0].session is None else visits[0].folder.parent
     if out == bids.parent:
         raise InputError(f"{out}: holds the images; choose another folder for the results")
@@ -91,22 +109,14 @@ def run_cohort(
     for copy in copies_among(visits):
         console.note(copy)
     tasks = tasks_of(visits)
-    graph = cohort_graph(
-        tasks,
-        recipe,
-        out,
-        rim_model=rim_model,
-        plugin=plugin,
-        plugin_args=plugin_args or {},
-        quiet=console.quiet,
-    )
+    graph = cohort_graph(tasks, recipe, out, rim_model=rim_model, plugin=plugin, quiet=console.quiet)
     graph.base_dir = str((out / "work" if work is None else Path(work)).absolute())
     with _locked_for({task.participant for task, _ in tasks}, out), logged(out / "logs"):
         write_dataset_description(out)
         for task, _ in tasks:
             record_failure(task, out, WAITING)
-        error = _run(graph, plugin, plugin_args or {}, logs=out / "logs", console=console)
-    if plugin.endswith("Graph") and error is None:
+        error = _run(graph, plugin, logs=out / "logs", console=console)
+    if plugin.name.endswith("Graph") and error is None:
         console.say(f"{len(tasks)} jobs submitted; run the level `group` when they have ended")
         return out
     failed = [(task, reason) for task, _ in tasks if (reason := failure_reason(task, out))]
@@ -127,8 +137,7 @@ def cohort_graph(
     out: Path,
     *,
     rim_model: str,
-    plugin: str,
-    plugin_args: dict[str, Any],
+    plugin: Plugin,
     quiet: bool,
 ) -> nipype.Workflow:
     """A node for each task; rims come after their visit, the comparison after all visits of the patient."""
@@ -143,12 +152,12 @@ def cohort_graph(
             recipe=recipe.model_copy(update={"model": located(recipe.model)}).model_dump_json(),
             out=out,
             rim_model=located(rim_model),
-            quiet=quiet or plugin != "Linear",
-            threads=None if plugin == "Linear" else CORES,
+            quiet=quiet or plugin.name != "Linear",
+            threads=None if plugin.name == "Linear" else CORES,
         )
         node.overwrite, node.n_procs, node._mem_gb = True, CORES, MEMORY_GIB
-        if plugin.startswith("SLURM"):
-            node.plugin_args = {"sbatch_args": _sbatch(plugin, plugin_args.get("sbatch_args", ""))}
+        if plugin.name.startswith("SLURM"):
+            node.plugin_args = {"sbatch_args": _sbatch(plugin.name, plugin.arguments.get("sbatch_args", ""))}
         graph.add_nodes([node])
         if task.step == "longitudinal":
             own = before[task.participant]
@@ -182,16 +191,14 @@ def run_task(
     return task.name
 
 
-def _run(
-    graph: nipype.Workflow, plugin: str, plugin_args: dict[str, Any], *, logs: Path, console: Console
-) -> BaseException | None:
+def _run(graph: nipype.Workflow, plugin: Plugin, *, logs: Path, console: Console) -> BaseException | None:
     """Run the graph; what Nipype raised at its end, because of a node or for itself."""
 
     def follow(node: nipype.Node, status: str) -> None:
         failure = getattr(node.interface, "failure", None)
         if failure is not None and not isinstance(failure, Exception):
             raise failure  # Ctrl-C ends all patients, not one.
-        if plugin != "Linear" and status != "start":
+        if plugin.name != "Linear" and status != "start":
             console.say(f"{node.name}: {'ended' if status == 'end' else 'failed'}")
 
     graph.config["execution"] = {
@@ -204,9 +211,9 @@ def _run(
     nipype.config.set("execution", "check_version", "false")
     # Nipype names cluster jobs by it; containers often go without.
     os.environ.setdefault("LOGNAME", user_name())
-    arguments = plugin_args if plugin.endswith("Graph") else plugin_args | {"status_callback": follow}
-    runner: Any = plugin
-    if plugin == "MultiProc":
+    arguments = plugin.arguments if plugin.name.endswith("Graph") else plugin.arguments | {"status_callback": follow}
+    runner: Any = plugin.name
+    if plugin.name == "MultiProc":
         import torch  # noqa: F401  once here and not in every process that comes from this one
 
         runner = Processes(arguments)
