@@ -19,8 +19,9 @@ class BidsAppCommand(TyperCommand):
     # Patients who are processed side by side share the machine's memory.
     keeps_freed_memory = False
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
-        spread, option = [], None
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        option = None
         for argument in args:
             if argument.startswith("-"):
                 option = argument if argument in ("--participant-label", "--session-label") else None

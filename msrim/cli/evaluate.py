@@ -136,13 +136,16 @@ def rims(
 
     from msrim.console import Console
 
-    if (model is None) == (recipe is None):
-        raise InputError("give --model to judge a trained model, or --recipe to train and judge by cross-validation")
+    choose = "give --model to judge a trained model, or --recipe to train and judge by cross-validation"
+    if model is not None and recipe is not None:
+        raise InputError(choose)
     console = Console(quiet=quiet)
-    if recipe is None:
+    if model is not None:
         from msrim.workflows.evaluate_rims import evaluate_rims
 
         figures = evaluate_rims(cohort, model=model, console=console, device=device, cache=cache)
+    elif recipe is None:
+        raise InputError(choose)
     else:
         if out is None:
             raise InputError("--recipe needs --out, a folder that keeps the folds")

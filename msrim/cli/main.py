@@ -8,7 +8,8 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from io import TextIOWrapper
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -65,7 +66,7 @@ One by one, and a whole dataset:
 class _Group(TyperGroup):
     """Turns msrim's own errors into one line. Typer carries a click of its own, so they cannot be ClickExceptions."""
 
-    def invoke(self, ctx: typer.Context) -> object:
+    def invoke(self, ctx: Any) -> Any:
         try:
             with _notes(quiet="--quiet" in ctx.args):
                 return super().invoke(ctx)
@@ -75,15 +76,16 @@ class _Group(TyperGroup):
             Console().error(" ".join(str(error).split()))
             raise typer.Exit(2) from error
 
-    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Commands by what they are for: rich_help_panel without the frames, which double the time of the help."""
-        commands = [self.get_command(ctx, name) for name in self.list_commands(ctx)]
-        width = max(len(command.name) for command in commands)
+        found = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        commands = [(name, command) for name, command in found if command is not None]
+        width = max(len(name) for name, _ in commands)
+        room = formatter.width - width - 4
         for panel in PANELS:
+            own = [(name, command) for name, command in commands if getattr(command, "rich_help_panel", None) == panel]
             with formatter.section(panel):
-                own = [command for command in commands if command.rich_help_panel == panel]
-                room = formatter.width - width - 4
-                formatter.write_dl([(each.name.ljust(width), each.get_short_help_str(room)) for each in own])
+                formatter.write_dl([(name.ljust(width), command.get_short_help_str(room)) for name, command in own])
 
 
 @contextmanager
@@ -92,15 +94,15 @@ def _notes(*, quiet: bool) -> Iterator[None]:
     notes: dict[str, None] = {}
     show = warnings.showwarning
 
-    def keep(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    def keep(message: Warning | str, category: type[Warning], *where: Any, **how: Any) -> None:
         if issubclass(category, Remark):
             notes[str(message)] = None
         else:
-            show(message, category, *where)
+            show(message, category, *where, **how)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", Remark)
-        warnings.showwarning = keep
+        warnings.showwarning = keep  # type: ignore[assignment]  # its other arguments are passed on
         yield
     if notes:
         from msrim.console import Console
@@ -149,7 +151,7 @@ def options(
     ] = False,
 ) -> None:
     """Options of msrim itself, and what is done before any command."""
-    command = ctx.command.get_command(ctx, ctx.invoked_subcommand)
+    command = cast(TyperGroup, ctx.command).get_command(ctx, ctx.invoked_subcommand or "")
     # A program that calls the application keeps its own memory as it likes.
     if ctx.obj == OWN_PROCESS and getattr(command, "keeps_freed_memory", True):
         keep_freed_memory()
@@ -178,5 +180,5 @@ def main() -> None:
     """Run the command line."""
     end_on_sigterm()
     # Paths need not be UTF-8.
-    sys.stdout.reconfigure(errors="surrogateescape")
+    cast(TextIOWrapper, sys.stdout).reconfigure(errors="surrogateescape")
     app(obj=OWN_PROCESS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from msrim.models.registry import MODELS, Card, read_card
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # reads this once, at the first tensor.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-__all__ = ["MODELS", "Card", "build", "load_model", "read_card", "write_weights"]
+__all__ = ["MODELS", "Card", "build", "channels_innermost", "load_model", "plane_of", "read_card", "write_weights"]
 
 
 def build(name: str, **settings: Any) -> nn.Module:
@@ -70,6 +70,18 @@ def load_model(card: Card) -> nn.Module:
     except (SafetensorError, RuntimeError) as error:
         raise ModelError(f"{card.weights}: does not fit {card.network} with the card's settings ({error})") from error
     return network.eval()
+
+
+def channels_innermost(network: nn.Module) -> nn.Module:
+    """Order a network's weights in place for 3-D convolutions with the channels innermost; the network itself."""
+    import torch
+
+    return network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # not in torch's stubs
+
+
+def plane_of(network: nn.Module) -> tuple[int, int]:
+    """Size of the slices that a network of slices sees, voxels."""
+    return cast(tuple[int, int], network.plane)
 
 
 def write_weights(network: nn.Module, path: Path) -> Path:

@@ -48,7 +48,10 @@ def _name(published: str) -> str:
     >>> _name("unet.encoder.3.1.conv.bias"), _name("unet.decoder.5.2.conv.weight")
     ('encoder.3.2.bias', 'distance.weight')
     """
-    side, level, index, kind = LAYER.fullmatch(published).groups()
+    layer = LAYER.fullmatch(published)
+    if layer is None:
+        raise ValueError(f"{published}: not a layer of SynthStrip")
+    side, level, index, kind = layer.groups()
     # An activation stands behind every convolution; the decoder's last one gives the distance.
     return f"distance.{kind}" if index == "2" else f"{side}.{level}.{2 * int(index)}.{kind}"
 

@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from msrim.errors import BackendError, Fallback
 from msrim.image import Volume, grid_around, resample, to_ras
-from msrim.models import load_model
+from msrim.models import channels_innermost, load_model, plane_of
 from msrim.models.networks.coactseg import CLASSES, lesion_probabilities
 from msrim.models.registry import Card
 from msrim.models.sliding import STRIDE, slide
@@ -137,7 +137,7 @@ def network_answers(
 ) -> tuple[Volume, Volume]:
     """The networks' probabilities of lesion, and of lying within 5 mm of a lesion's centre, on the working grid.
 
-    Several models decide by the mean of their log odds; a network that compares visits answers with its heads for all
+    Several models decide by the mean of their log odds; a network that compares visits takes its heads for all
     lesions. Only ALL-Net knows centres; where no model does the second is zero everywhere.
 
     Parameters
@@ -244,14 +244,15 @@ def _channels(images: dict[str, Volume], *, brain: Volume, card: Card) -> np.nda
 
 def _slice_logits(network: nn.Module, channels: np.ndarray, *, device: str) -> np.ndarray:
     """Log odds of lesion (X, Y, Z) by a network of slices, which sees the middle of each."""
-    logits = run_network(network, z_scored(fit_to_plane(channels, network.plane))[None], device=device)[0, 0].numpy()
+    seen = z_scored(fit_to_plane(channels, plane_of(network)))[None]
+    logits = run_network(network, seen, device=device)[0, 0].numpy()
     return fit_to_plane(logits, channels.shape[1:3], fill=UNSEEN)
 
 
 def _single_visit_logits(network: nn.Module, channels: np.ndarray, *, brain: Volume, device: str) -> np.ndarray:
     """Log odds of lesion (X, Y, Z) by a network that compares visits, which is shown one as if nothing had changed.
 
-    As in training, the image has zero mean and unit deviation inside the brain; both heads for all lesions answer.
+    As in training, the image has zero mean and unit deviation inside the brain; both heads for all lesions count.
     """
     image = (channels[0] - channels[0][brain.data].mean()) / max(float(channels[0][brain.data].std()), 1e-6)
     image = (image * brain.data).astype(np.float32)
@@ -346,7 +347,7 @@ def without_batch_norm(network: nn.Module) -> nn.Module:
 
 def _forward(network: nn.Module, channels: np.ndarray, device: torch.device) -> Tensor:
     # Channels innermost: bfloat16 convolutions in 3-D take 0.6 of the time on a CPU, and give the same.
-    network = network.to(device, memory_format=torch.channels_last_3d)
+    network = channels_innermost(network.to(device))
     stack = torch.from_numpy(channels).to(device).contiguous(memory_format=torch.channels_last_3d)
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
         return network(stack).float().cpu().contiguous()

@@ -62,10 +62,12 @@ def network_inputs(kind: Inputs, patches: Tensor, features: Tensor | None) -> li
         QSM, FLAIR and lesion.
     features : (N, 527) or None
     """
-    given = []
+    given: list[Tensor] = []
     if kind.patch is not None:
         given.append(patches[:, :2] * (patches[:, 2:] > 0.5) if kind.masked else patches[:, :2])
     if kind.features:
+        if features is None:
+            raise ValueError("this network needs the lesions' radiomic features")
         given.append(features)
     return given
 

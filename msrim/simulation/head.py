@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 
 import cc3d
 import nibabel as nib
@@ -86,8 +87,8 @@ def _deform(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sample_template(mni: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    folder = files("nilearn")
-    images = [nib.load(folder / TEMPLATE.format(name)) for name in ("t1", "gm", "wm")]
+    folder = Path(str(files("nilearn")))
+    images = [nib.Nifti1Image.from_filename(folder / TEMPLATE.format(name)) for name in ("t1", "gm", "wm")]
     t1, grey, white = (np.asanyarray(image.dataobj) for image in images)
     voxel = mni - images[0].affine[:3, 3].astype(np.float32).reshape(3, 1, 1, 1)
     voxel[2] -= LOWEST_SLICE

@@ -214,21 +214,27 @@ def scatter_lesions(
 def _place_shape(brain: Brain, kind: str, bank: list[TracedShape] | None, rng: np.random.Generator) -> TracedShape:
     affine = brain.maps["white"].affine
     if bank and not is_large(kind) and rng.random() > MADE_SHARE:
-        wanted = draw_radius_mm(large=False, rng=rng)
+        radius = draw_radius_mm(large=False, rng=rng)
         radii = np.array([shape.mean_radius_mm for shape in bank])
-        close = np.flatnonzero(np.abs(radii / wanted - 1) < 0.1)
-        chosen = int(rng.choice(close)) if len(close) else int(np.abs(radii / wanted - 1).argmin())
+        close = np.flatnonzero(np.abs(radii / radius - 1) < 0.1)
+        chosen = int(rng.choice(close)) if len(close) else int(np.abs(radii / radius - 1).argmin())
         shape = bank.pop(chosen)
-        return shape.moved(apply_transform(brain.from_mni, shape.centre_mm))
+        return shape.moved(apply_transform(_from_mni(brain), shape.centre_mm))
     voxel = brain.places[np.searchsorted(brain.chances, rng.random())]
     if bank:
         # Where the bank has a lesion, or as near to it as there is white matter.
-        wanted = apply_transform(brain.from_mni, bank[rng.integers(len(bank))].centre_mm + rng.normal(0, 4, 3))
+        wanted = apply_transform(_from_mni(brain), bank[rng.integers(len(bank))].centre_mm + rng.normal(0, 4, 3))
         away = np.abs(brain.places - apply_transform(np.linalg.inv(affine), wanted)).sum(axis=1)
         voxel = brain.places[away.argmin()]
     centre = apply_transform(affine, voxel)
     direction = brain.directions[:, *voxel] if kind == "finger" or rng.random() < 0.3 else None
     return made_shape(large=is_large(kind), direction=direction, rng=rng).moved(centre)
+
+
+def _from_mni(brain: Brain) -> np.ndarray:
+    if brain.from_mni is None:
+        raise ValueError("a bank's lesions need to know where the brain lies in MNI space")
+    return brain.from_mni
 
 
 def _in_white_matter(shape: TracedShape, brain: Brain) -> bool:
@@ -269,7 +275,10 @@ def lesions_of(extent: Volume, *, dials: Dials, rng: np.random.Generator) -> lis
     roomiest = max(range(len(shapes)), key=lambda index: shapes[index].inscribed_mm, default=None)
     lesions = []
     for index, shape in enumerate(shapes):
-        rim = draw_lesion(shape, "rim", dials=dials, rng=rng) if wanted[index] or index == roomiest else None
+        lesion = draw_lesion(shape, "rim", dials=dials, rng=rng) if wanted[index] or index == roomiest else None
         plain = "plain" if rng.random() < 0.7 else "finger"
-        lesions.append(rim or draw_lesion(shape, plain, dials=dials, rng=rng))
+        lesion = lesion or draw_lesion(shape, plain, dials=dials, rng=rng)
+        if lesion is None:
+            raise ValueError("only a lesion with a rim may find no room")
+        lesions.append(lesion)
     return lesions

@@ -35,12 +35,12 @@ def synthetic_brain(path: Path, *, contrasts: Sequence[str], seed: int) -> Patie
     """
     rng = np.random.default_rng(seed)
     tissues = torch.from_numpy(load_head(path)).long()
-    labels = head_label_of_tissue()[tissues]
-    brain = Volume((labels > 0).numpy(), np.eye(4))
-    tissue = brain.like((labels > 2).numpy())
+    head = head_label_of_tissue()[tissues]
+    brain = Volume((head > 0).numpy(), np.eye(4))
+    tissue = brain.like((head > 2).numpy())
     images = {}
     for contrast in sorted({*contrasts, "T1w"}):
-        image = paint(tissues, labels, contrast=contrast, rng=rng, lesions=False)
+        image = paint(tissues, head, contrast=contrast, rng=rng, lesions=False)
         image = synthesis.blur(image, sigma_voxels=rng.uniform(0.4, 0.7, 3))
         image = synthesis.add_noise(rng, image, spread=rng.uniform(0, 0.02))
         images[contrast] = normalise_intensity(brain.like(image[0].numpy()), brain, tissue=tissue)
@@ -52,7 +52,7 @@ def synthetic_brain(path: Path, *, contrasts: Sequence[str], seed: int) -> Patie
         grid.like(resample(brain.like(mask.astype(np.float32)), grid).data > 0.5)
         for mask in (brain.data, tissues.numpy() == LESION)
     )
-    labels = resample(brain.like(labels.numpy().astype(np.uint8)), grid, nearest=True)
+    labels = resample(brain.like(head.numpy().astype(np.uint8)), grid, nearest=True)
     csf = csf_structures(tissue_of(labels))
     coordinates = anatomical_coordinates(grid, mni_from_world=mni_from_world, csf=csf, brain=inside)
     seen = [resample(images[contrast], grid).data * inside.data for contrast in contrasts]

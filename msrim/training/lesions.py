@@ -222,7 +222,7 @@ class LesionCrops(Dataset):
     def __len__(self) -> int:
         return self.samples
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         """Input (C + 6, X, Y, Z), lesion mask and sphere mask (1, X, Y, Z), all float32."""
         patient, images, lesions, points, matrix = self.crop(index)
         coordinates = _moved_coordinates(synthesis.sample_at(patient.coordinates, points), matrix)
@@ -310,7 +310,8 @@ class LesionCrops(Dataset):
     def _scan(self, images: Tensor, rng: np.random.Generator, *, strength: float, thickness: float) -> Tensor:
         size = images.shape[1:]
         shape = (len(images), 1, 1, 1)
-        gain = torch.from_numpy(strength * rng.uniform(*np.log(GAIN), shape)).exp().float()
+        low, high = np.log(GAIN[0]), np.log(GAIN[1])
+        gain = torch.from_numpy(strength * rng.uniform(low, high, shape)).exp().float()
         images = images * gain + torch.from_numpy(strength * rng.uniform(-OFFSET, OFFSET, shape)).float()
         images += synthesis.smooth_field(
             rng, size, channels=len(images), points=knots(images[0], 32), spread=rng.uniform(0, 0.35)

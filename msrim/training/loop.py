@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torch.utils.data import DataLoader, Dataset
 
 from msrim.files import written_atomically
-from msrim.models import write_weights
+from msrim.models import channels_innermost, write_weights
 from msrim.recipe import ONE_CYCLE, Optimiser
 
 # Samples from which batch norm's statistics are taken in the end.
@@ -82,9 +82,10 @@ def fit(
         The weights file.
     """
     device = next(network.parameters()).device
-    network.to(memory_format=torch.channels_last_3d)
+    channels_innermost(network)
     batch_size = how.batch_size
-    steps = len(samples) // batch_size
+    # Torch's Dataset has no length of its own.
+    steps = len(cast(Sized, samples)) // batch_size
     descent = Descent(network, how.optimiser, learning_rate=how.learning_rate, steps=steps)
     record = Record(out, descent.parts, steps=steps, report_every=how.report_every, report=report)
     remaining = torch.utils.data.Subset(samples, range(record.first * batch_size, steps * batch_size))
@@ -174,7 +175,7 @@ def _schedule(optimiser: torch.optim.Optimizer, settings: Optimiser, *, learning
             optimiser,
             learning_rate,
             total_steps=steps,
-            pct_start=settings.warm_up,
+            pct_start=settings.warm_up or 0.0,
             cycle_momentum=settings.beta1_range is not None,
             base_momentum=low,
             max_momentum=high,
@@ -209,7 +210,8 @@ class Record:
         out.mkdir(parents=True, exist_ok=True)
         self.out, self.parts, self.steps = out, parts, steps
         self.report_every, self.report = report_every, report
-        self.first, self.losses, self.began = 0, [], time.perf_counter()
+        self.first, self.began = 0, time.perf_counter()
+        self.losses: list[float] = []
         if (out / "checkpoint.pt").exists():
             saved = torch.load(out / "checkpoint.pt", weights_only=True, map_location="cpu")
             for name, part in parts.items():
@@ -234,7 +236,7 @@ class Record:
 def _measure_batch_norm(network: nn.Module, samples: Dataset, *, batch_size: int) -> None:
     """Batch norm's statistics for these very weights; those kept while training belong to the last steps' weights."""
     device = next(network.parameters()).device
-    some = torch.utils.data.Subset(samples, range(min(len(samples), MEASURED)))
+    some = torch.utils.data.Subset(samples, range(min(len(cast(Sized, samples)), MEASURED)))
     images = (
         image.to(device, memory_format=torch.channels_last_3d) for image, *_ in DataLoader(some, batch_size=batch_size)
     )

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from msrim.training import synthesis
 from msrim.training.contrasts import PAINTED_CONTRAST
-from msrim.training.lesions import LesionBank, Patient, lesions_at
+from msrim.training.lesions import LesionBank, LesionMap, Patient, lesions_at
 
 # The paper's: crops are centred on a random voxel of foreground and shifted by so much at most.
 MAX_SHIFT_VOXELS = 10
@@ -212,19 +212,23 @@ class VisitCrops(Dataset):
                 masks[visit] |= rim
         if self.bank is not None:
             allowed = white & ~synthesis.dilate(lesions, 2)
-            for visit, painted in zip(visits, self._paint(patient, points, allowed=allowed, rng=rng), strict=True):
+            maps = self.bank.draw(rng)
+            for which, painted in enumerate(_painted(maps, patient, points, allowed=allowed, rng=rng)):
                 strength = rng.uniform(*PAINTED_CONTRAST["FLAIR"])
-                visit += strength * synthesis.blur(painted.float()[None], sigma_voxels=rng.uniform(0.4, 1.0, 3))
-                masks[0 if visit is visits[0] else 1] |= painted
+                visits[which] += strength * synthesis.blur(painted.float()[None], sigma_voxels=rng.uniform(0.4, 1.0, 3))
+                masks[which] |= painted
 
-    def _paint(self, patient: Patient, points: Tensor, *, allowed: Tensor, rng: np.random.Generator) -> list[Tensor]:
-        """Lesions of the bank in white matter, some at one visit alone: a mask for each visit."""
-        found = lesions_at(points, self.bank.draw(rng), patient.mni_from_voxel) & allowed
-        parts = torch.from_numpy(cc3d.connected_components(found.numpy(), connectivity=26).astype(np.int64))
-        # Whether a visit has a lesion: both, baseline alone, follow-up alone; crops hold only a few.
-        outcomes = rng.choice(3, size=int(parts.max()) + 1, p=(0.4, 0.3, 0.3))
-        shown = torch.from_numpy(np.stack([outcomes != 2, outcomes != 1]))
-        return [present[parts] & (parts > 0) for present in shown]
+
+def _painted(
+    maps: Sequence[LesionMap], patient: Patient, points: Tensor, *, allowed: Tensor, rng: np.random.Generator
+) -> list[Tensor]:
+    """Lesions of other people in white matter, some at one visit alone: a mask for each visit."""
+    found = lesions_at(points, maps, patient.mni_from_voxel) & allowed
+    parts = torch.from_numpy(cc3d.connected_components(found.numpy(), connectivity=26).astype(np.int64))
+    # Whether a visit has a lesion: both, baseline alone, follow-up alone; crops hold only a few.
+    outcomes = rng.choice(3, size=int(parts.max()) + 1, p=(0.4, 0.3, 0.3))
+    shown = torch.from_numpy(np.stack([outcomes != 2, outcomes != 1]))
+    return [present[parts] & (parts > 0) for present in shown]
 
 
 def _scanned(image: Tensor, rng: np.random.Generator) -> Tensor:

@@ -17,7 +17,7 @@ from msrim.errors import InputError
 from msrim.image import read_labels, read_volume
 from msrim.lesions.patches import cut_patches, susceptibility_ppm
 from msrim.lesions.radiomics import FIRST_ORDER_COLUMNS, lesion_features
-from msrim.models import write_weights
+from msrim.models import channels_innermost, write_weights
 from msrim.models.networks.aprl import Forest
 from msrim.models.networks.qsmrimnet import Scale
 from msrim.models.rims import Inputs, network_inputs
@@ -65,8 +65,15 @@ class RimLesions:
     def of(self, chosen: np.ndarray) -> RimLesions:
         """Some of the lesions, by (N,) bool."""
         features, kinds = (None if part is None else part[chosen] for part in (self.features, self.kinds))
-        rest = (part[chosen] for part in (self.labels, self.truth, self.subjects))
-        return RimLesions(self.patches[chosen], features, *rest, self.names, kinds)
+        return RimLesions(
+            self.patches[chosen],
+            features,
+            self.labels[chosen],
+            self.truth[chosen],
+            self.subjects[chosen],
+            self.names,
+            kinds,
+        )
 
     def seen(self) -> np.ndarray:
         """The patches without their margin: (N, 3, X, Y, Z) float32."""
@@ -98,7 +105,10 @@ def read_cohort(data: Path, *, kind: Inputs, console: Console, cache: Path | Non
     folders = sorted(folder for folder in data.glob("sub-*") if folder.is_dir())
     if not folders:
         raise InputError(f"{data}: no sub-* folders; make a cohort with `msrim simulate rim-cohort`")
-    size = None if kind.patch is None else tuple(n + 2 * m for n, m in zip(kind.patch, MARGIN, strict=True))
+    size = None
+    if kind.patch is not None:
+        x, y, z = (n + 2 * m for n, m in zip(kind.patch, MARGIN, strict=True))
+        size = (x, y, z)
     parts = []
     with console.progress({folder.name: 1.0 for folder in folders}):
         for index, folder in enumerate(folders):
@@ -113,7 +123,7 @@ def read_cohort(data: Path, *, kind: Inputs, console: Console, cache: Path | Non
 
 
 def _read_subject(
-    folder: Path, data: Path, index: int, *, size: tuple[int, ...] | None, kind: Inputs, cache: Path | None
+    folder: Path, data: Path, index: int, *, size: tuple[int, int, int] | None, kind: Inputs, cache: Path | None
 ) -> RimLesions:
     name, derived = folder.name, data / "derivatives" / "truth" / folder.name / "anat"
     qsm, _ = susceptibility_ppm(read_volume(folder / "anat" / f"{name}_Chimap.nii.gz"), name=name)
@@ -202,7 +212,7 @@ def fit_rims(
         if isinstance(module, Scale):
             module.fit(torch.from_numpy(lesions.features))
     # Two thirds of the time of the other order on a processor.
-    network.to(memory_format=torch.channels_last_3d)
+    channels_innermost(network)
     descent = Descent(network, how.optimiser, learning_rate=how.learning_rate, steps=how.steps)
     record = Record(out, descent.parts, steps=how.steps, report_every=how.report_every, report=report)
     patches = torch.from_numpy(lesions.patches)
@@ -316,6 +326,8 @@ def fit_forest(lesions: RimLesions, *, trees: int = 200, seed: int = 0) -> Fores
     from imblearn.over_sampling import SMOTE
     from sklearn.ensemble import RandomForestClassifier
 
+    if lesions.features is None:
+        raise ValueError("the forest needs the lesions' radiomic features")
     known = np.nan_to_num(lesions.features[:, FIRST_ORDER_COLUMNS])
     neighbours = min(5, int(lesions.labels.sum()) - 1)
     rows, labels = SMOTE(k_neighbors=neighbours, random_state=seed).fit_resample(known, lesions.labels)

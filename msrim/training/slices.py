@@ -97,4 +97,5 @@ def _moments(images: Tensor, plane: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each contrast over the plane, (C, 1, 1, 1) each; 1 for a constant one."""
     values = torch.from_numpy(fit_to_plane(images.numpy(), plane)).float().flatten(1)
     deviation = values.std(1)
-    return tuple(value[:, None, None, None] for value in (values.mean(1), deviation.where(deviation > 0, 1)))
+    mean, deviation = values.mean(1), deviation.where(deviation > 0, 1)
+    return mean[:, None, None, None], deviation[:, None, None, None]

@@ -76,7 +76,7 @@ def sample_at(volume: Tensor, points: Tensor, *, nearest: bool = False) -> Tenso
     return F.grid_sample(part[None], grid, mode=mode, padding_mode="zeros", align_corners=True)[0]
 
 
-def blur(image: Tensor, *, sigma_voxels: Sequence[float]) -> Tensor:
+def blur(image: Tensor, *, sigma_voxels: Sequence[float] | np.ndarray) -> Tensor:
     """Gaussian blur of (C, X, Y, Z) along each axis by its own standard deviation; the border goes on beyond itself."""
     for axis, sigma in enumerate(sigma_voxels):
         if sigma < 0.2:
@@ -102,7 +102,7 @@ def thick_slices(image: Tensor, *, axis: int, thickness: float) -> Tensor:
     return F.interpolate(slices, size=size, mode="trilinear", align_corners=False)[0]
 
 
-def shifted(image: Tensor, voxels: Sequence[int]) -> Tensor:
+def shifted(image: Tensor, voxels: Sequence[int] | np.ndarray) -> Tensor:
     """Move (X, Y, Z) by whole voxels; the faces are repeated where nothing is known.
 
     Examples
@@ -121,8 +121,8 @@ def bias_field(rng: np.random.Generator, size: Sequence[int], *, strength: float
     return torch.exp(smooth_field(rng, size, channels=1, points=int(rng.integers(3, 5)), spread=strength))
 
 
-def add_noise(rng: np.random.Generator, image: Tensor, *, spread: float) -> Tensor:
-    """Add normal noise."""
+def add_noise(rng: np.random.Generator, image: Tensor, *, spread: float | Tensor) -> Tensor:
+    """Add normal noise of one spread, or of a spread by voxel."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     return image + spread * torch.randn(image.shape, generator=generator)
 

@@ -22,7 +22,7 @@ from msrim.lesions.measure import LESION_COLUMNS, measure_lesions, summarise, wr
 from msrim.lesions.split import largest_first, split_confluent
 from msrim.models.registry import read_card
 from msrim.recipe import Recipe
-from msrim.report.segmentation import write_report
+from msrim.report.segmentation import Report, write_report
 from msrim.results import doubts_of
 from msrim.workflows.anatomy import Anatomy, AnatomyFiles, read_mask, read_own
 from msrim.workflows.correction import Correction, find_correction, read_correction, sidecar_of
@@ -144,9 +144,7 @@ def segment_corrected(
     card = read_card(recipe.model)
     settings = recipe.model_dump() | {"lesions": "corrected by hand"}
     inputs = subject.contrasts | {"lesions": correction.mask}
-    remarks = _remarks_on_another(correction, subject, out)
-    for remark in remarks:
-        console.note(remark)
+    remarks = _remarks_on_another(correction, subject, out, console=console)
     folder = subject.folder(out) / CORRECTED_FOLDER
     with Run(folder, console, recipe=settings, inputs=inputs, remarks=remarks, steps=corrected_steps()) as run:
         instances = run(
@@ -172,8 +170,7 @@ def segment_corrected(
         if not run.is_finished:
             console.started("write page")
             report = report_of(subject, anatomy, corrected, recipe, run, card=card)
-            report = replace(report, corrected=str(correction.mask), note=correction.note)
-            page = write_report(report, folder / "report.html")
+            page = write_report(_with_correction(report, correction), folder / "report.html")
             write_dataset_description(out)
             own = [path for path in files_in(written.files) if path.is_relative_to(folder.absolute())]
             run.write_manifest([*own, page])
@@ -187,12 +184,18 @@ def _check(correction: Correction, subject: Subject, out: Path) -> None:
     check_correction(correction, subject, out)
 
 
-def _remarks_on_another(correction: Correction, subject: Subject, out: Path) -> list[str]:
-    """A remark if rims and changes will go by another correction."""
+def _remarks_on_another(correction: Correction, subject: Subject, out: Path, *, console: Console) -> list[str]:
+    """A remark, shown as well, if rims and changes will go by another correction."""
     other = find_correction(subject, out)
     if other is None or other.mask == correction.mask:
         return []
-    return [f"rims and changes go by the correction in {other.mask}; move it away if {correction.mask} shall count"]
+    remark = f"rims and changes go by the correction in {other.mask}; move it away if {correction.mask} shall count"
+    console.note(remark)
+    return [remark]
+
+
+def _with_correction(report: Report, correction: Correction) -> Report:
+    return replace(report, corrected=str(correction.mask), note=correction.note)
 
 
 def number_corrected(flair: Path, *, correction: Correction, brain: Path, sphere: Path) -> Path:

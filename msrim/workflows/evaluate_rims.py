@@ -61,7 +61,7 @@ def evaluate_rims(
     intervals = bootstrap_intervals(lesions.truth, probability, subjects=lesions.subjects, rim=rim)
     kinds = {
         str(kind): {"n": int((lesions.kinds == kind).sum()), "called_rim": float(rim[lesions.kinds == kind].mean())}
-        for kind in np.unique(lesions.kinds)
+        for kind in ([] if lesions.kinds is None else np.unique(lesions.kinds))
         if kind
     }
     return {"model": card.label, "threshold": card.threshold, **figures, "intervals": intervals, "kinds": kinds}
@@ -153,9 +153,10 @@ class CrossValidated:
     def figures(self) -> dict:
         """The papers' figures with intervals; the curves are those of the seeds' mean probability."""
         mean = self.probability.mean(axis=0)
-        given = {"subjects": self.subjects, "folds": self.folds, "rim": self.rim}
-        figures = rim_metrics(self.truth, mean, **given)
-        return {**figures, "intervals": bootstrap_intervals(self.truth, mean, **given)}
+        subjects, folds, rim = self.subjects, self.folds, self.rim
+        figures = rim_metrics(self.truth, mean, subjects=subjects, folds=folds, rim=rim)
+        intervals = bootstrap_intervals(self.truth, mean, subjects=subjects, folds=folds, rim=rim)
+        return {**figures, "intervals": intervals}
 
 
 def cross_validate(

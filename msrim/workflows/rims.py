@@ -191,15 +191,14 @@ def classify_rims(
     console.say(f"{card.label}: {' '.join(card.limits.split())}")
     subject, recipe = as_segmented_aloud(subject, recipe, out, console=console)
     folder, remarks = subject.folder(out), []
-    files = {"Chimap": given.qsm, "lesions": given.lesions, "magnitude": given.magnitude}
     settings = {**recipe.model_dump(), "rim_model": card.label, "rim_threshold": limit}
     if correction is not None:
         folder, remarks = folder / CORRECTED_FOLDER, [f"the lesions were corrected by hand: {correction.mask}"]
-        files["lesions"], settings["lesions"] = given.lesions or correction.mask, "corrected by hand"
+        settings["lesions"] = "corrected by hand"
     anatomy, found = _prepare(subject, recipe, out, given=given, correction=correction, console=console)
     for remark in remarks:
         console.note(remark)
-    inputs = subject.contrasts | {name: path for name, path in files.items() if path is not None}
+    inputs = subject.contrasts | _files(given, correction)
     folder = folder / RIM_FOLDER
     with Run(folder, console, recipe=settings, inputs=inputs, remarks=remarks, steps=rim_steps(card)) as run:
         susceptibility = run(read_qsm, given.qsm)
@@ -225,6 +224,13 @@ def classify_rims(
     console.result(text, doubts=doubts_of(subject.folder(out), folder))
     console.say(f"page: {folder / 'report.html'}")
     return rims.files.table
+
+
+def _files(given: RimInputs, correction: Correction | None) -> dict[str, Path]:
+    """Inputs beside the visit's images, by names for run.json."""
+    lesions = given.lesions if given.lesions is not None or correction is None else correction.mask
+    files = {"Chimap": given.qsm, "lesions": lesions, "magnitude": given.magnitude}
+    return {name: path for name, path in files.items() if path is not None}
 
 
 def _correction_for(subject: Subject, given: RimInputs, out: Path) -> Correction | None:

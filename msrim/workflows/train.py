@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from msrim.console import Console
 from msrim.errors import InputError, ModelError
-from msrim.models import Card, build, load_model, read_card
+from msrim.models import Card, build, load_model, plane_of, read_card
 from msrim.models.cards import write_card
 from msrim.models.inference import choose_device
 from msrim.models.networks.allnet import COORDINATES
@@ -161,9 +161,9 @@ def pair_samples(recipe: TrainingRecipe, source: Source) -> Samples:
     folders = [folder for folder in folders if folder.name not in leave_out]
     if not singles and (recipe.samples != "pairs" or not folders):
         raise InputError(f"{data}: no visit with a FLAIR and a *label-L*_mask.nii.gz beside it is left to train on")
-    bank, preparing = painted_from(recipe, leave_out=leave_out), {"out": source.prepared, "console": source.console}
-    patients = [prepare_visit(subject, mask, recipe=recipe, **preparing) for subject, mask in singles]
-    pairs = [prepare_pair(folder, recipe=recipe, **preparing) for folder in folders]
+    bank, out, console = painted_from(recipe, leave_out=leave_out), source.prepared, source.console
+    patients = [prepare_visit(subject, mask, recipe=recipe, out=out, console=console) for subject, mask in singles]
+    pairs = [prepare_pair(folder, recipe=recipe, out=out, console=console) for folder in folders]
     crops = VisitCrops(
         patients,
         pairs,
@@ -189,18 +189,19 @@ def slice_samples(recipe: TrainingRecipe, source: Source) -> Samples:
     challenge. Else of marked visits as :func:`lesion_samples` takes them; varied and painted where the recipe names a
     lesion bank or head labels, otherwise as they are.
     """
-    plane = build(recipe.network, **recipe.settings).plane
-    drawn = {"plane": plane, "samples": recipe.steps * recipe.batch_size, "seed": recipe.seed}
+    plane = plane_of(build(recipe.network, **recipe.settings))
+    count, seed = recipe.steps * recipe.batch_size, recipe.seed
     if recipe.contrasts == ("CT",):
         scans = list(ct_scans(source.data, leave_out=source.leave_out))
-        return Samples(LesionSlices(scans, **drawn), slice_loss, f"axial slices of {len(scans)} scans")
+        slices = LesionSlices(scans, plane=plane, samples=count, seed=seed)
+        return Samples(slices, slice_loss, f"axial slices of {len(scans)} scans")
     bank = painted_from(recipe, leave_out=source.leave_out)
     patients = marked_patients(recipe, source.data, source.prepared, leave_out=source.leave_out, console=source.console)
     seen = f"axial slices of {seen_patients(patients)}"
     if bank is None and recipe.head_labels is None:
         images = (cut_images(patient, recipe.intensity_range).float().numpy() for patient in patients)
         scans = [(image, patient.lesions) for image, patient in zip(images, patients, strict=True)]
-        return Samples(LesionSlices(scans, **drawn), slice_loss, seen)
+        return Samples(LesionSlices(scans, plane=plane, samples=count, seed=seed), slice_loss, seen)
     slabs = LesionSlabs(
         patients,
         bank,
@@ -208,7 +209,9 @@ def slice_samples(recipe: TrainingRecipe, source: Source) -> Samples:
         required=recipe.required,
         intensity_range=recipe.intensity_range,
         synthetic=synthetic_brains(recipe, console=source.console),
-        **drawn,
+        plane=plane,
+        samples=count,
+        seed=seed,
     )
     return Samples(slabs, slice_loss, seen)
 

@@ -23,13 +23,13 @@ def convolution(in_channels: int, out_channels: int, *, in_plane: bool) -> nn.Se
 
 
 class AnaConv(nn.Module):
-    """Join the six anatomical coordinates to the features, then 3x3x3 convolution, batch norm and ReLU (section 2.3).
+    """Append the six anatomical coordinates to the features, then 3x3x3 convolution, batch norm and ReLU (section 2.3).
 
     Parameters
     ----------
     in_channels, out_channels : int
     coordinates : int
-        How many of them are joined; with 0 it is the plain convolution that AnaConv is compared with.
+        How many of them are appended; with 0 it is the plain convolution that AnaConv is compared with.
 
     Examples
     --------
@@ -65,8 +65,8 @@ class Head(nn.Module):
         self.perceptron = nn.Sequential(
             nn.Conv3d(width, 2 * width, 1), nn.LeakyReLU(0.01, inplace=True), nn.Conv3d(2 * width, 1, 1)
         )
-        # Lesions are rare: start there, or the first hundreds of steps go into saying so (Lin et al. 2017).
-        nn.init.constant_(self.perceptron[-1].bias, -2.0)
+        # Lesions are rare: start there, or the first hundreds of steps go into learning it (Lin et al. 2017).
+        nn.init.constant_(self.perceptron.get_parameter("2.bias"), -2.0)
 
     def forward(self, features: Tensor, coordinates: Tensor) -> Tensor:
         return self.perceptron(self.anatomy(self.features(features), coordinates))

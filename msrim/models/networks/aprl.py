@@ -31,6 +31,11 @@ class Forest(nn.Module):
     scikit-learn's ``predict_proba`` has it.
     """
 
+    below: Tensor
+    feature: Tensor
+    threshold: Tensor
+    share: Tensor
+
     def __init__(self, trees: int = 1, nodes: int = 1, columns: list[int] | None = None) -> None:
         super().__init__()
         self.columns = columns or [0]

@@ -61,7 +61,7 @@ class DATRNet(nn.Module):
         self.join = ConvNormReLU(images + features, features, 1) if pre_convs else nn.Identity()
         seen = features if pre_convs else images
         maps = (values + gradients) * len(self.radii)
-        self.fuse = ConvNormReLU(seen * maps, features, 1) if maps else nn.Identity()
+        self.fuse: nn.Module = ConvNormReLU(seen * maps, features, 1) if maps else nn.Identity()
         self.backbone = ResNet18(features if maps else seen, widths=widths)
         self.classify = nn.Linear(widths[-1], 1)
 
@@ -79,13 +79,13 @@ class DATRNet(nn.Module):
         return [v for v, made in ((v_u, self.values), (v_s, self.gradients)) if made]
 
     def fused(self, x: Tensor) -> Tensor:
-        """The fusing layer's answer to the votes, each divided by its radius: (N, features, X, Y, Z).
+        """The fusing layer's output for the votes, each divided by its radius: (N, features, X, Y, Z).
 
         As products of matrices, for the votes are many: a convolution would copy them twice.
         """
-        convolution, norm, relu = self.fuse
+        _, norm, relu = self.fuse.children()
         scale = torch.tensor(self.radii, dtype=x.dtype, device=x.device).repeat(x.shape[1])
         votes = [v.flatten(1, 2).flatten(2) for v in self.votes(x)]
-        weights = convolution.weight.flatten(1).split([v.shape[1] for v in votes], dim=1)
+        weights = self.fuse.get_parameter("0.weight").flatten(1).split([v.shape[1] for v in votes], dim=1)
         fused = sum((weight / scale) @ v for weight, v in zip(weights, votes, strict=True))
         return relu(norm(fused.unflatten(2, x.shape[2:])))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from msrim.errors import ModelError
-from msrim.models import build
+from msrim.models import build, plane_of
 
 
 class Ensemble(nn.Module):
@@ -50,8 +50,8 @@ class Ensemble(nn.Module):
     @property
     def plane(self) -> tuple[int, int]:
         """Of slice networks: the slice's size that every member sees."""
-        return self.members[0].plane
+        return plane_of(self.members[0])
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        answers = [member(*inputs) + shift for member, shift in zip(self.members, self.shifts, strict=True)]
-        return torch.stack(answers).median(dim=0).values
+        logits = [member(*inputs) + shift for member, shift in zip(self.members, self.shifts, strict=True)]
+        return torch.stack(logits).median(dim=0).values

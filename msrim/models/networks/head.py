@@ -40,8 +40,8 @@ class HeadNet(nn.Module):
         self.unet = UNet(8 * contrasts, widths=widths, norm=partial(nn.InstanceNorm3d, affine=True))
         self.classify = nn.Conv3d(widths[0], len(HeadLabel), 1)
         self.refine = nn.Conv3d(widths[0], 8 * len(HeadLabel), 1)
-        nn.init.zeros_(self.refine.weight)
-        nn.init.zeros_(self.refine.bias)
+        for parameter in self.refine.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, image: Tensor) -> Tensor:
         features = self.unet(fold_blocks(image))

@@ -29,6 +29,9 @@ class Scale(nn.Module):
     Features that are not defined for a lesion (NaN) get the mean; values are cut at 5 deviations.
     """
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, features: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(features))
@@ -135,7 +138,7 @@ class QSMRimNet(nn.Module):
     ) -> None:
         super().__init__()
         self.smote, self.fusion = smote, fusion
-        self.image = ResNet18(images, widths=widths)
+        self.image: nn.Module = ResNet18(images, widths=widths)
         if not image_fusion:
             self.image = nn.Sequential(Branches(images, widths), nn.Linear(images * widths[-1], widths[-1]), nn.ReLU())
         self.radiomic = RadiomicBranch() if radiomics else None

@@ -31,7 +31,7 @@ class ResidualBlock(nn.Module):
             nn.Conv3d(out_channels, out_channels, 3, padding=1, bias=False),
             nn.BatchNorm3d(out_channels),
         )
-        self.short = nn.Identity()
+        self.short: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             self.short = nn.Sequential(
                 nn.Conv3d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm3d(out_channels)

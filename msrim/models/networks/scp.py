@@ -66,7 +66,7 @@ class SCP(nn.Module):
         self.position_in_input = head == "base-f"
         self.backbone = Backbone(in_channels + 4 * self.position_in_input, channels)
         if head == "scp":
-            self.head = CovariantHead(features, channels // 2, bias=bias)
+            self.head: nn.Module = CovariantHead(features, channels // 2, bias=bias)
         elif head == "base-b":
             self.head = CoordinateHead(features)
         else:
@@ -120,7 +120,7 @@ class CovariantHead(nn.Module):
         )
         self.shared = nn.Conv3d(features, 1, 1, bias=bias)
         if bias:
-            nn.init.constant_(self.shared.bias, PRIOR_LOGIT)
+            nn.init.constant_(self.shared.get_parameter("bias"), PRIOR_LOGIT)
 
     def forward(self, features: Tensor) -> Tensor:
         # One set of weights for the whole batch and all slices: they are of one size.
