@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from msrim.errors import InputError
+from msrim.models.rims import INPUTS
 from msrim.recipe import Recipe, read_recipe, read_training_recipe
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
@@ -36,8 +37,12 @@ def test_a_recipe_is_found_by_its_name_unless_a_file_is_called_so(tmp_path, monk
 
 @pytest.mark.parametrize("path", sorted(PIPELINES.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_recipe_in_pipelines_is_valid(path):
-    kind = read_recipe if path.stem == "segment" else read_training_recipe
-    kind(path)
+    if path.stem == "segment":
+        read_recipe(path)
+        return
+    recipe = read_training_recipe(path)
+    if recipe.task == "rims":
+        assert recipe.normalisation == INPUTS[recipe.network].normalisation
 
 
 def test_options_win_over_the_file(tmp_path):

@@ -79,7 +79,7 @@ def cut_patches(
 
     Raises
     ------
-    InputError
+    ValueError
         The grids differ.
 
     Examples
@@ -90,7 +90,7 @@ def cut_patches(
     (1, 3, 6, 6, 4)
     """
     if not (same_grid(qsm, flair) and same_grid(qsm, instances)):
-        raise InputError(f"QSM {qsm.shape}, FLAIR {flair.shape} and lesions {instances.shape} lie on different grids")
+        raise ValueError(f"QSM {qsm.shape}, FLAIR {flair.shape} and lesions {instances.shape} lie on different grids")
     numbers = np.unique(instances.data[instances.data > 0])
     patches = np.zeros((len(numbers), 3, *size), np.float32)
     remarks: dict[int, list[str]] = {int(number): [] for number in numbers}

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from msrim.lesions.patches import QSM_SCALE_PPM
 from msrim.models import load_model
 from msrim.models.inference import choose_device
 from msrim.models.registry import Card
@@ -35,6 +36,22 @@ class Inputs:
     masked: bool = False
     features: bool = False
     first_order: bool = False
+
+    @property
+    def normalisation(self) -> str:
+        """How the inputs are scaled, for recipes and cards."""
+        parts = []
+        if self.patch is not None:
+            parts += [
+                f"QSM: brain median to 0, divided by {QSM_SCALE_PPM:g} ppm",
+                "FLAIR: median and median absolute deviation of the brain to 0 and 1",
+                f"patches of {' x '.join(map(str, self.patch))} voxels",
+            ]
+            if self.masked:
+                parts[-1] += ", 0 outside the lesion"
+        if self.features:
+            parts.append(f"{'first-order' if self.first_order else '527'} radiomic features of the QSM in ppb")
+        return "; ".join(parts)
 
 
 # Patch for the report where the network sees no image.

@@ -26,7 +26,7 @@ from msrim.report.pictures import (
     window,
 )
 
-VISITS = ("Baseline", "Follow-up")
+VISIT_TITLES = ("Baseline", "Follow-up")
 LEAST_SLICES, MOST_SLICES = 8, 24
 # The difference image is black and white at this many noise levels: what is called a change is well off grey.
 DIFFERENCE_RANGE_Z = 8.0
@@ -122,7 +122,10 @@ def write_change_report(report: ChangeReport, path: Path) -> Path:
         "longitudinal.html.jinja",
         report=report,
         rows_of_pictures=rows_of_pictures,
-        columns=[*(f"{visit} {session}" for visit, session in zip(VISITS, report.sessions, strict=True)), *differences],
+        columns=[
+            *(f"{visit} {session}" for visit, session in zip(VISIT_TITLES, report.sessions, strict=True)),
+            *differences,
+        ],
         headings={
             column: heading
             for column, heading in HEADINGS.items()

@@ -20,7 +20,7 @@ from msrim.files import write_text
 from msrim.image import write_volume
 from msrim.simulation.head import make_head
 from msrim.simulation.rim_brain import make_brain, read_brain
-from msrim.simulation.rim_patient import Patient, Scanner, simulate_patient
+from msrim.simulation.rim_patient import Scanner, SimulatedPatient, simulate_patient
 from msrim.simulation.rim_shapes import ShapeBank
 from msrim.simulation.rims import HARD_KINDS, Dials, RimLesion
 
@@ -167,7 +167,7 @@ def _table_of(index: int, out: Path) -> Path:
     return out / TRUTH / _name(index) / "anat" / f"{_name(index)}_desc-lesions.tsv"
 
 
-def _write_patient(patient: Patient, index: int, out: Path, *, noisy: bool, rng: np.random.Generator) -> None:
+def _write_patient(patient: SimulatedPatient, index: int, out: Path, *, noisy: bool, rng: np.random.Generator) -> None:
     name, table = _name(index), _table_of(index, out)
     write_volume(patient.qsm, out / name / "anat" / f"{name}_Chimap.nii.gz")
     write_volume(patient.flair, out / name / "anat" / f"{name}_FLAIR.nii.gz")

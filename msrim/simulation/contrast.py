@@ -8,7 +8,7 @@ from math import cos, exp, log, radians, sin
 import numpy as np
 
 from msrim.image import Volume, resample
-from msrim.simulation.shapes import smooth_field
+from msrim.simulation.shapes import gaussian_field
 
 WHITE_MATTER_LEVEL = 400.0  # mean of white matter in the stored integers, as scanners scale it
 COIL_SCALE_MM = 60.0
@@ -29,7 +29,7 @@ class Tissue:
 # (2004). Densities of grey and white matter: Neeb et al., NeuroImage 31:1156 (2006). CSF is close to water at body
 # temperature, with a T1 as in Rooney et al., Magn Reson Med 57:308 (2007). The last five have no such source: lesions
 # lie between white matter and CSF, set so that their FLAIR contrast is a clinical one; the others merely look right.
-TISSUES = {
+TISSUE_PARAMETERS = {
     "air": Tissue(1000.0, 10.0, 0.0),
     "white matter": Tissue(1084.0, 69.0, 0.70),
     "grey matter": Tissue(1820.0, 99.0, 0.82),
@@ -160,7 +160,7 @@ def receive(signal: Volume, *, white_matter: float, snr: float, bias: float, rng
     -------
     Volume of uint16
     """
-    sensitivity = np.exp(bias * smooth_field(signal.shape, COIL_SCALE_MM / signal.spacing, rng))
+    sensitivity = np.exp(bias * gaussian_field(signal.shape, COIL_SCALE_MM / signal.spacing, rng))
     real = signal.data * sensitivity * np.float32(WHITE_MATTER_LEVEL / white_matter)
     noise = np.float32(WHITE_MATTER_LEVEL / snr)
     real += noise * rng.standard_normal(signal.shape, dtype=np.float32)

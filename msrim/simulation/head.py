@@ -17,7 +17,7 @@ import numpy as np
 from edt import edt
 from scipy.ndimage import map_coordinates
 
-from msrim.simulation.shapes import smooth_field
+from msrim.simulation.shapes import gaussian_field
 
 TEMPLATE = "datasets/data/mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
 # Below this height the template's brainstem narrows to a point; this cross-section goes on downwards as the cord.
@@ -81,8 +81,8 @@ def _deform(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     for axis in range(3):
         line = ((low[axis] + np.arange(shape[axis])) / scale[axis]).astype(np.float32)
         mni[axis] = line.reshape([-1 if k == axis else 1 for k in range(3)])
-        mni[axis] += 2.5 * smooth_field(shape, 25.0, rng)
-        mni[axis] += 0.9 * smooth_field(shape, 6.0, rng)
+        mni[axis] += 2.5 * gaussian_field(shape, 25.0, rng)
+        mni[axis] += 0.9 * gaussian_field(shape, 6.0, rng)
     return affine, mni
 
 
@@ -114,7 +114,7 @@ def _sharpen(
     deep_grey = (np.abs(x) < 37) & (y > -45) & (y < 26) & (z > -27) & (z < 24)
     vermis = 16 * (np.abs(x) < 14)
     cerebellum = (y < -18) & (z < vermis - 14 - 0.25 * (y + 60))
-    ridge = edt(~near_white, parallel=1) - (CORTEX_MM + 0.6 * smooth_field(brain.shape, 8.0, rng))
+    ridge = edt(~near_white, parallel=1) - (CORTEX_MM + 0.6 * gaussian_field(brain.shape, 8.0, rng))
     opened = np.where(deep_grey | cerebellum, 0, 0.85 * grey / (1 + np.exp(-np.clip(ridge / 0.5, -20, 20))))
     return white, grey - opened, csf + opened
 
@@ -133,7 +133,7 @@ def _wrap(brain: np.ndarray, mni: np.ndarray, rng: np.random.Generator) -> np.nd
     x, y, z = mni
 
     def varied(mean: float, deviation: float, scale_mm: float) -> np.ndarray:
-        return np.clip(mean + deviation * smooth_field(shape, scale_mm, rng), 0.4 * mean, 2 * mean)
+        return np.clip(mean + deviation * gaussian_field(shape, scale_mm, rng), 0.4 * mean, 2 * mean)
 
     # The dura bridges sulci, the skull's outer table bridges the notches between lobes too: closings by 6 and 25 mm.
     from_brain = edt(~brain, parallel=1)
@@ -150,7 +150,7 @@ def _wrap(brain: np.ndarray, mni: np.ndarray, rng: np.random.Generator) -> np.nd
     head = (from_hull < inner + skull + scalp + temple) | face | base | neck
     below_skin = edt(head, parallel=1)
 
-    soft = smooth_field(shape, 2.5, rng)
+    soft = gaussian_field(shape, 2.5, rng)
     labels = np.zeros(shape, np.uint8)
     _fill(labels, head, "muscle")
     _fill(labels, head & (soft > 0.9), "fat")

@@ -6,7 +6,7 @@ import numpy as np
 from edt import edt
 
 from msrim.simulation.head import Head
-from msrim.simulation.shapes import Blob, paint, random_blob
+from msrim.simulation.shapes import Blob, draw_blob, random_blob
 
 # How many stand in each place, [low, high): the mix of a relapsing patient with a moderate load.
 COUNTS = {"finger": (5, 9), "cap": (2, 5), "juxtacortical": (5, 10), "infratentorial": (2, 5), "deep": (8, 15)}
@@ -57,8 +57,8 @@ def grow_lesions(head: Head, rng: np.random.Generator) -> tuple[np.ndarray, np.n
     extent = np.zeros(head.white.shape, np.float32)
     damage = np.zeros_like(extent)
     for blob in lesions:
-        paint(blob, extent, head.affine)
-        paint(blob, damage, head.affine, value=rng.uniform(*SEVERITY))
+        draw_blob(blob, extent, head.affine)
+        draw_blob(blob, damage, head.affine, value=rng.uniform(*SEVERITY))
     room = (head.white + head.grey) * (edt(head.white < 0.5, parallel=1) < 1.5)
     return extent * room, damage * room
 

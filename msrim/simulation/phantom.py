@@ -15,7 +15,7 @@ from msrim.bids import write_dataset_description
 from msrim.image import Volume, resample, write_volume
 from msrim.simulation.cohort import write_labels
 from msrim.simulation.contrast import (
-    TISSUES,
+    TISSUE_PARAMETERS,
     Tissue,
     flair,
     mprage,
@@ -29,7 +29,7 @@ from msrim.simulation.lesions import grow_lesions
 from msrim.simulation.rim_brain import lesions_of, make_brain
 from msrim.simulation.rim_patient import Scanner, scan_lesions
 from msrim.simulation.rims import Dials
-from msrim.simulation.shapes import smooth_field
+from msrim.simulation.shapes import gaussian_field
 from msrim.transform import apply_transform, write_transform
 
 LABEL = "sub-phantom"
@@ -52,7 +52,7 @@ class Protocol:
 
 PROTOCOLS = {
     "FLAIR": Protocol(
-        partial(flair, tr_ms=9000, te_ms=120, ti_ms=null_time_ms(TISSUES["csf"], tr_ms=9000)),
+        partial(flair, tr_ms=9000, te_ms=120, ti_ms=null_time_ms(TISSUE_PARAMETERS["csf"], tr_ms=9000)),
         fat_left=0.3, shape=(320, 320, 56), spacing_mm=(0.72, 0.72, 3.0), snr=28,
     ),
     "T1w": Protocol(
@@ -107,7 +107,7 @@ def simulate_subject(out: Path, *, seed: int = 0, lesion_free: bool = False) -> 
         grids[contrast] = _oblique_grid(protocol, poses[contrast], rng)
         signal = _signal(head, damage, protocol, rng)
         seen = sample_slices(signal, grids[contrast], grid_from_volume=poses[contrast])
-        white_matter = protocol.signal(TISSUES["white matter"])
+        white_matter = protocol.signal(TISSUE_PARAMETERS["white matter"])
         image = receive(seen, white_matter=white_matter, snr=protocol.snr, bias=COIL_BIAS, rng=rng)
         write_volume(image, out / LABEL / "anat" / f"{LABEL}_{contrast}.nii.gz")
 
@@ -147,7 +147,8 @@ def _write_qsm(head: Head, extent: np.ndarray, base_pose: np.ndarray, out: Path,
 def _signal(head: Head, damage: np.ndarray, protocol: Protocol, rng: np.random.Generator) -> Volume:
     """The signal of every voxel's mixture of tissues, with some texture."""
     level = {
-        name: protocol.signal(tissue) * (protocol.fat_left if tissue.fat else 1) for name, tissue in TISSUES.items()
+        name: protocol.signal(tissue) * (protocol.fat_left if tissue.fat else 1)
+        for name, tissue in TISSUE_PARAMETERS.items()
     }
     healthy = head.white * level["white matter"] + head.grey * level["grey matter"] + head.csf * level["csf"]
     inside = head.white + head.grey + head.csf
@@ -158,7 +159,7 @@ def _signal(head: Head, damage: np.ndarray, protocol: Protocol, rng: np.random.G
     around = np.array([level[name] for name in OUTSIDE], np.float32)[head.outside]
     signal += (1 - inside) * around
     for scale_mm, deviation in ((1.5, 0.035), (6.0, 0.025)):
-        signal *= 1 + deviation * smooth_field(signal.shape, scale_mm, rng)
+        signal *= 1 + deviation * gaussian_field(signal.shape, scale_mm, rng)
     return Volume(signal.astype(np.float32), head.affine)
 
 

@@ -14,7 +14,7 @@ from msrim.simulation.reconstruction import draw_inversion, invert, local_field,
 from msrim.simulation.rim_brain import Brain, scatter_lesions
 from msrim.simulation.rim_shapes import TracedShape
 from msrim.simulation.rims import VEIN_PPM, Dials, RimLesion, random_vein
-from msrim.simulation.shapes import smooth_field
+from msrim.simulation.shapes import gaussian_field
 from msrim.simulation.susceptibility import GradientEcho, field_of
 from msrim.transform import apply_transform
 
@@ -58,7 +58,7 @@ class Scanner:
 
 
 @dataclass(frozen=True, eq=False)
-class Patient:
+class SimulatedPatient:
     """One patient's images and truth, all on the QSM's grid.
 
     Attributes
@@ -88,7 +88,7 @@ def simulate_patient(
     scanner: Scanner | None = None,
     bank: list[TracedShape] | None = None,
     dials: Dials | None = None,
-) -> Patient:
+) -> SimulatedPatient:
     """Scan one patient: the brain in a size and pose of its own, with lesions, seen by the gradient echo.
 
     Parameters
@@ -111,7 +111,7 @@ def scan_lesions(
     scanner: Scanner,
     rng: np.random.Generator,
     dials: Dials | None = None,
-) -> Patient:
+) -> SimulatedPatient:
     """Scan a brain with given lesions.
 
     Parameters
@@ -140,7 +140,7 @@ def scan_lesions(
     inside = _averaged(tissue["white"] + tissue["grey"] + tissue["csf"], parts) > 0.5
     flair = _flair(brain, lesions, coarse, pose, rng) * inside
     labels, kept = _outlined(lesions, coarse, pose, dials or Dials(), rng)
-    return Patient(coarse.like(qsm), coarse.like(flair), coarse.like(labels), kept)
+    return SimulatedPatient(coarse.like(qsm), coarse.like(flair), coarse.like(labels), kept)
 
 
 def _pose(rng: np.random.Generator) -> np.ndarray:
@@ -195,13 +195,13 @@ def _tissue_susceptibility(
     level = TISSUE_PPM["iron"] * rng.uniform(0.7, 1.3)
     chi = TISSUE_PPM["white"] * tissue["white"] + TISSUE_PPM["grey"] * tissue["grey"] + level * tissue["iron"]
     # Tracts are longer than wide, most of them from front to back.
-    layers = smooth_field(grid.shape, (3.0, 12.0, 5.0) / grid.spacing, rng)
-    fibre = [smooth_field(grid.shape, 9.0 / grid.spacing, rng) for _ in range(3)]
+    layers = gaussian_field(grid.shape, (3.0, 12.0, 5.0) / grid.spacing, rng)
+    fibre = [gaussian_field(grid.shape, 9.0 / grid.spacing, rng) for _ in range(3)]
     squared = sum(part**2 for part in fibre)
     along = sum(part * np.float32(b) for part, b in zip(fibre, b0, strict=True)) ** 2 / np.maximum(squared, 1e-6)
     chi += tissue["white"] * (TRACTS_PPM * np.tanh(layers) - ORIENTATION_PPM * (along - 1 / 3))
     brain = tissue["white"] + tissue["grey"] + tissue["csf"]
-    chi += TEXTURE_PPM * smooth_field(grid.shape, 1.2 / grid.spacing, rng) * brain
+    chi += TEXTURE_PPM * gaussian_field(grid.shape, 1.2 / grid.spacing, rng) * brain
     return chi.astype(np.float32)
 
 
@@ -399,7 +399,7 @@ def _flair(
     grid = brain.maps["white"]
     tissue = {name: brain.maps[name].data for name in FLAIR}
     flair = _weighted(tissue, FLAIR).astype(np.float32)
-    flair += np.float32(0.04) * smooth_field(grid.shape, 2.0 / grid.spacing, rng) * sum(tissue.values())
+    flair += np.float32(0.04) * gaussian_field(grid.shape, 2.0 / grid.spacing, rng) * sum(tissue.values())
     solid = np.clip(tissue["white"] + tissue["grey"], 0, 1)
     for lesion in lesions:
         window = _window(lesion, grid, np.eye(4), 4.0)

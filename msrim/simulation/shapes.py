@@ -10,7 +10,7 @@ import numpy as np
 WAVES = 12
 
 
-def smooth_field(shape: tuple[int, int, int], scale: float | np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def gaussian_field(shape: tuple[int, int, int], scale: float | np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A Gaussian random field with zero mean and unit standard deviation at every voxel.
 
     White noise on a coarse lattice is interpolated by Gaussian kernels, one axis after the other; that costs a few
@@ -29,7 +29,7 @@ def smooth_field(shape: tuple[int, int, int], scale: float | np.ndarray, rng: np
 
     Examples
     --------
-    >>> smooth_field((6, 5, 4), 2.0, np.random.default_rng(0)).shape
+    >>> gaussian_field((6, 5, 4), 2.0, np.random.default_rng(0)).shape
     (6, 5, 4)
     """
     kernels = []
@@ -138,7 +138,7 @@ def random_blob(
                 rng.uniform(0, 2 * np.pi, WAVES), roughness)  # fmt: skip
 
 
-def paint(blob: Blob, canvas: np.ndarray, affine: np.ndarray, *, value: float = 1.0, edge_mm: float = 1.0) -> None:
+def draw_blob(blob: Blob, canvas: np.ndarray, affine: np.ndarray, *, value: float = 1.0, edge_mm: float = 1.0) -> None:
     """Add a blob to a map of fractions, in place; where blobs overlap the larger value stays.
 
     Parameters

@@ -17,20 +17,36 @@ CHANGED_CSF = {"FLAIR": (-1.0, 1.5), "T1w": (-1.0, 1.0), "T2w": (-1.5, 1.5), "PD
 CAP_CONTRAST = {"FLAIR": (0.5, 4.0), "T1w": (-1.2, 0.2), "T2w": (0.0, 2.5), "PDw": (0.0, 2.5)}
 # Chance that a contrast which the patient has is withheld. FLAIR is what a lesion is defined on and always stays.
 DROPOUT = {"FLAIR": 0.0, "T1w": 0.4, "T2w": 0.5, "PDw": 0.5}
-# Structures that share a signal; each gets its own random intensity. Left and right are the same tissue.
-TISSUES = (
-    (24,), (4, 43, 5, 44, 14, 15, 72), (136, 137, 163, 164), (3, 42), (17, 18, 53, 54), (10, 49), (11, 50, 26, 58),
-    (12, 51), (13, 52), (2, 41), (25, 57), (28, 60), (8, 47), (7, 46), (16,), (30, 62, 85), (507,), (511,), (515,),
-    (516,), (509,), (506,), (514,), (512,), (502,), (508,), (530,),
-)  # fmt: skip
-# Means of those structures, in the same order, on a scale of 0 to 1.
-SIGNAL = {
-    "T1w": (.15, .13, .3, .45, .45, .52, .48, .52, .6, .72, .5, .65, .45, .68, .65, .3, .4, .85, .1, .6, .2, .2, .4, .6,
-            .4, .4, .5),
-    "T2w": (.95, .95, .7, .55, .55, .48, .5, .45, .35, .35, .65, .4, .52, .35, .4, .6, .3, .5, .08, .35, .9, .9, .2, .4,
-            .6, .4, .35),
-    "FLAIR": (.12, .1, .35, .55, .58, .5, .52, .5, .45, .42, .85, .45, .55, .43, .47, .35, .35, .55, .06, .35, .2, .2,
-              .25, .4, .3, .35, .3),
-    "PDw": (.6, .62, .64, .65, .65, .62, .64, .61, .55, .57, .71, .58, .65, .57, .6, .45, .5, .6, .06, .45, .6, .6, .3,
-            .5, .5, .45, .4),
-}  # fmt: skip
+# Structures that share a signal, by their FreeSurfer values, left and right as one; each gets its own random intensity.
+# Means in T1w, T2w, FLAIR and PDw on a scale of 0 to 1. From 507 on they are tissues outside the brain.
+STRUCTURES = {
+    (24,): (0.15, 0.95, 0.12, 0.6),  # CSF
+    (4, 43, 5, 44, 14, 15, 72): (0.13, 0.95, 0.1, 0.62),  # ventricles
+    (136, 137, 163, 164): (0.3, 0.7, 0.35, 0.64),
+    (3, 42): (0.45, 0.55, 0.55, 0.65),  # cortex
+    (17, 18, 53, 54): (0.45, 0.55, 0.58, 0.65),  # hippocampus and amygdala
+    (10, 49): (0.52, 0.48, 0.5, 0.62),  # thalamus
+    (11, 50, 26, 58): (0.48, 0.5, 0.52, 0.64),  # caudate and accumbens
+    (12, 51): (0.52, 0.45, 0.5, 0.61),  # putamen
+    (13, 52): (0.6, 0.35, 0.45, 0.55),  # pallidum
+    (2, 41): (0.72, 0.35, 0.42, 0.57),  # white matter
+    (25, 57): (0.5, 0.65, 0.85, 0.71),  # lesions
+    (28, 60): (0.65, 0.4, 0.45, 0.58),  # ventral diencephalon
+    (8, 47): (0.45, 0.52, 0.55, 0.65),  # cerebellar cortex
+    (7, 46): (0.68, 0.35, 0.43, 0.57),  # cerebellar white matter
+    (16,): (0.65, 0.4, 0.47, 0.6),  # brainstem
+    (30, 62, 85): (0.3, 0.6, 0.35, 0.45),  # vessels and chiasm
+    (507,): (0.4, 0.3, 0.35, 0.5),
+    (511,): (0.85, 0.5, 0.55, 0.6),
+    (515,): (0.1, 0.08, 0.06, 0.06),
+    (516,): (0.6, 0.35, 0.35, 0.45),
+    (509,): (0.2, 0.9, 0.2, 0.6),
+    (506,): (0.2, 0.9, 0.2, 0.6),
+    (514,): (0.4, 0.2, 0.25, 0.3),
+    (512,): (0.6, 0.4, 0.4, 0.5),
+    (502,): (0.4, 0.6, 0.3, 0.5),
+    (508,): (0.4, 0.4, 0.35, 0.45),
+    (530,): (0.5, 0.35, 0.3, 0.4),
+}
+TISSUES = tuple(STRUCTURES)
+SIGNAL = dict(zip(("T1w", "T2w", "FLAIR", "PDw"), zip(*STRUCTURES.values(), strict=True), strict=True))

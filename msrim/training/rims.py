@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from msrim.console import Console
 from msrim.errors import InputError
-from msrim.image import read_labels, read_volume
+from msrim.image import read_labels, read_volume, same_grid
 from msrim.lesions.patches import cut_patches, susceptibility_ppm
 from msrim.lesions.radiomics import FIRST_ORDER_COLUMNS, lesion_features
 from msrim.models import channels_innermost, write_weights
@@ -134,6 +134,8 @@ def _read_subject(
     patches = np.zeros((len(rows), 3, 0, 0, 0), np.float16)
     if size is not None:
         flair = read_volume(folder / "anat" / f"{name}_FLAIR.nii.gz")
+        if not (same_grid(qsm, flair) and same_grid(qsm, instances)):
+            raise InputError(f"{folder}: QSM, FLAIR and lesions lie on different grids; bring them onto the QSM's")
         flair = normalise_intensity(flair, qsm.like(qsm.data != 0))
         patches = cut_patches(qsm, flair, instances, size=size).images.astype(np.float16)
     return RimLesions(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from msrim.console import Console
 from msrim.evaluation.rim_cohort import Looks, cohort_facts, lesion_looks
-from msrim.files import write_text
+from msrim.files import write_json
 from msrim.image import Volume, read_volume
 from msrim.lesions.patches import cut_patches
 from msrim.models.rims import SHOWN_PATCH
@@ -67,5 +66,5 @@ def look_at_cohort(cohort: Path) -> dict[str, Any]:
         truth += labels
     facts = cohort_facts(looks, np.array(truth))
     write_gallery(np.concatenate(patches), np.array(truth), cohort / PICTURE, rng=np.random.default_rng(0))
-    write_text(json.dumps(facts, indent=2) + "\n", cohort / FACTS)
+    write_json(facts, cohort / FACTS)
     return facts

@@ -98,7 +98,7 @@ def test_no_lesion_gives_no_patch():
 
 def test_grids_that_differ_are_refused():
     qsm = brain()
-    with pytest.raises(InputError, match="different grids"):
+    with pytest.raises(ValueError, match="different grids"):
         cut_patches(qsm, brain(shape=(60, 60, 20)), labelled(like=qsm), size=(32, 32, 8))
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from msrim.image import Volume
 from msrim.simulation.contrast import (
-    TISSUES,
+    TISSUE_PARAMETERS,
     Tissue,
     flair,
     mprage,
@@ -18,8 +18,8 @@ from msrim.simulation.contrast import (
 
 def test_turbo_spin_echo_of_white_matter_and_csf():
     # 0.70 (1 - e^-4.61255) e^-1.44928 and 1.0 (1 - e^-1.16279) e^-0.05, by hand
-    assert turbo_spin_echo(TISSUES["white matter"], tr_ms=5000, te_ms=100) == pytest.approx(0.16268, abs=2e-5)
-    assert turbo_spin_echo(TISSUES["csf"], tr_ms=5000, te_ms=100) == pytest.approx(0.65386, abs=2e-5)
+    assert turbo_spin_echo(TISSUE_PARAMETERS["white matter"], tr_ms=5000, te_ms=100) == pytest.approx(0.16268, abs=2e-5)
+    assert turbo_spin_echo(TISSUE_PARAMETERS["csf"], tr_ms=5000, te_ms=100) == pytest.approx(0.65386, abs=2e-5)
 
 
 def test_flair_against_hand_computed_values():
@@ -28,7 +28,7 @@ def test_flair_against_hand_computed_values():
 
 
 def test_csf_is_nulled_at_its_null_time():
-    csf = TISSUES["csf"]
+    csf = TISSUE_PARAMETERS["csf"]
     ti_ms = null_time_ms(csf, tr_ms=9000)
     assert ti_ms == pytest.approx(2480.6, abs=0.5)
     assert flair(csf, tr_ms=9000, te_ms=120, ti_ms=ti_ms) == pytest.approx(0, abs=1e-12)
@@ -36,7 +36,7 @@ def test_csf_is_nulled_at_its_null_time():
 
 @pytest.mark.parametrize("name", ["white matter", "grey matter", "csf", "fat"])
 def test_mprage_agrees_with_pulse_by_pulse_simulation(name):
-    tissue = TISSUES[name]
+    tissue = TISSUE_PARAMETERS[name]
     settings = {"tr_ms": 2300, "ti_ms": 1000, "echo_spacing_ms": 7.5, "excitations": 176, "flip_deg": 9}
 
     def relax(m, time_ms):

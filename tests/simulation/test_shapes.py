@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from msrim.simulation.shapes import paint, random_blob, smooth_field
+from msrim.simulation.shapes import draw_blob, gaussian_field, random_blob
 
 
 def test_field_has_unit_deviation_and_the_stated_correlation_length():
-    field = smooth_field((120, 100, 90), 2.0, np.random.default_rng(3))
+    field = gaussian_field((120, 100, 90), 2.0, np.random.default_rng(3))
     assert field.mean() == pytest.approx(0, abs=0.03)
     assert field.std() == pytest.approx(1, abs=0.03)
     apart = (field[4:] * field[:-4]).mean()  # two scales
@@ -15,7 +15,7 @@ def test_field_has_unit_deviation_and_the_stated_correlation_length():
 
 
 def test_field_is_not_weaker_at_the_border():
-    corners = [smooth_field((5, 5, 5), 3.0, np.random.default_rng(seed))[0, 0, 0] for seed in range(2000)]
+    corners = [gaussian_field((5, 5, 5), 3.0, np.random.default_rng(seed))[0, 0, 0] for seed in range(2000)]
     assert np.std(corners) == pytest.approx(1, abs=0.05)
 
 
@@ -23,7 +23,7 @@ def test_painted_ball_has_the_volume_of_a_ball():
     canvas = np.zeros((40, 40, 40), np.float32)
     affine = np.diag([0.5, 0.5, 0.5, 1.0])
     ball = random_blob(np.full(3, 10.0), np.full(3, 4.0), rng=np.random.default_rng(0), roughness=0.0)
-    paint(ball, canvas, affine)
+    draw_blob(ball, canvas, affine)
     assert canvas.sum() * 0.125 == pytest.approx(268.1, rel=0.02)  # 4/3 pi 4^3 mm3
 
 
@@ -48,7 +48,7 @@ def test_overlap_keeps_the_larger_value_and_borders_are_no_trouble():
     canvas = np.zeros((10, 10, 10), np.float32)
     rng = np.random.default_rng(2)
     for value in (0.9, 0.4):
-        paint(random_blob(np.zeros(3), np.full(3, 3.0), rng=rng), canvas, np.eye(4), value=value)
+        draw_blob(random_blob(np.zeros(3), np.full(3, 3.0), rng=rng), canvas, np.eye(4), value=value)
     assert canvas[0, 0, 0] == pytest.approx(0.9)
     assert canvas[9, 9, 9] == 0
 

@@ -29,7 +29,7 @@ from msrim.workflows.correction import find_correction
 from msrim.workflows.inputs import check_output_folder
 from msrim.workflows.patient_page import check_patient_page, write_pages
 
-CHANGE_COLUMNS = ["participant_id", "baseline_id", "followup_id", *CHANGES, "baseline_ml", "followup_ml"]
+PAIR_COLUMNS = ["participant_id", "baseline_id", "followup_id", *CHANGES, "baseline_ml", "followup_ml"]
 STEP_COLUMNS = ["participant_id", "session_id", "workflow", "step", "seconds", "peak_mib"]
 
 
@@ -82,7 +82,7 @@ def summarise_group(visits: Sequence[Visit], out: Path, *, console: Console) -> 
         [c.participant_id, c.baseline_id, c.followup_id, *c.lesions.values(), c.baseline_ml, c.followup_ml]
         for c in changes
     ]
-    write_tsv(change_rows, out / "cohort_changes.tsv", columns=CHANGE_COLUMNS)
+    write_tsv(change_rows, out / "cohort_changes.tsv", columns=PAIR_COLUMNS)
     write_tsv(steps, out / "cohort_steps.tsv", columns=STEP_COLUMNS)
     failed = sum(row.reason is not None for row in rows)
     console.say(
