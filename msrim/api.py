@@ -148,7 +148,7 @@ def rim_classify(
     model : str
         datrnet, or folder of one of your own (`msrim train`).
     threshold : str or float
-        "f1" or "sensitive", as the model's card says, or a probability.
+        "f1" or "sensitive" (of the model's card), or a probability.
     backend, device, brain_extracted, recipe, quiet
         As for :func:`segment`.
 

@@ -71,7 +71,7 @@ class Console:
 
     @contextmanager
     def progress(self, costs: Mapping[str, float] | None = None) -> Iterator[None]:
-        """Show the steps of a run, told by :meth:`started` and :meth:`finished`, while the block runs.
+        """Show the steps of a run, reported by :meth:`started` and :meth:`finished`, while the block runs.
 
         Parameters
         ----------

@@ -29,7 +29,7 @@ class Remark(UserWarning):
     """Something that a reader of the results must know.
 
     Raised as a warning, ``warnings.warn("lesion 3: reaches the edge of the image", Remark)``, from any room. The step
-    that runs says it to the user once, and run.json keeps it, also when a later run finds the step done.
+    that runs shows it to the user once, and run.json keeps it, also when a later run finds the step done.
     """
 
 

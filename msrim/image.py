@@ -39,7 +39,7 @@ MAX_OVERSHOOT = 1.5
 MAX_MARKED_FACES = 0.75
 # Tables of lesions and the arrays that are indexed by their numbers stay small.
 MAX_LABEL = 1_000_000
-# Whole numbers may be off by this; voxel sizes that a header says twice may differ by this share.
+# Whole numbers may be off by this; voxel sizes that a header has twice may differ by this share.
 ROUNDING, SIZE_ROUNDING = 1e-3, 0.02
 GZIP_MAGIC = b"\x1f\x8b"
 # Of bzip2, xz, zip and 7z.
@@ -59,7 +59,7 @@ class Volume:
     affine : (4, 4) float64
         Voxel index to RAS mm.
     posed : bool
-        Whether the file said how it lies; if not, the affine is the library's guess.
+        Whether the file's header has a pose; if not, the affine is the library's guess.
     """
 
     data: np.ndarray
@@ -108,7 +108,7 @@ def on_grid_of(volume: Volume, target: Volume, *, name: object, target_name: obj
 
     Axes that are stored in another order or direction are reordered. A grid within a tenth of a voxel then is the
     grid; within half a voxel it is taken so with a :class:`msrim.errors.Remark`. Where the header of only one of them
-    says how it lies, voxels of the same number and size are taken one for one, with a remark.
+    has a pose, voxels of the same number and size are taken one for one, with a remark.
 
     Parameters
     ----------
@@ -413,7 +413,7 @@ def _affine(header: nib.Nifti1Header, shape: tuple[int, int, int], path: Path) -
 
 
 def _check_size(affine: np.ndarray, header: nib.Nifti1Header, path: Path) -> None:
-    """Tell of a sform, which stands alone, that says another size of voxels than the rest of the header."""
+    """Warn of a sform, which stands alone, with another size of voxels than the rest of the header."""
     edges, others = np.linalg.norm(affine[:3, :3], axis=0), np.abs(header["pixdim"][1:4])
     if not np.allclose(edges, others, rtol=SIZE_ROUNDING):
         said, also = (" x ".join(f"{edge:.3g}" for edge in sizes) for sizes in (edges, others))

@@ -53,7 +53,7 @@ EDGE_LEVELS = 24
 
 @dataclass(frozen=True)
 class ChangeRule:
-    """Limits of the rule; the module tells what each is for.
+    """Limits of the rule; the module's text explains each.
 
     Attributes
     ----------

@@ -25,7 +25,7 @@ MASKED_SHARE, HIDDEN_SHARE = 0.05, 0.5
 PPM_SPREAD, PPB_SPREAD = (0.005, 0.3), (20.0, 300.0)
 # Neighbours in a susceptibility map differ by half of its spread (simulated, 0.75 mm), in a total field by a twelfth.
 MIN_ROUGHNESS = 0.12
-# About half of a brain lies below the mean that susceptibility is told from; resampled images have few values below 0.
+# About half of a brain lies below the mean that marks susceptibility; resampled images have few values below 0.
 MIN_DIAMAGNETIC = 0.02
 # How much further than the bright end of the values the dark one may reach: artefacts at the edge are dark, too.
 MAX_SKEW = 1.25

@@ -74,10 +74,10 @@ def plausible_lesions(mask: Volume, *, brain: Volume, labels: Volume, thick_mm: 
 
 
 def implausible_everywhere(visits: Sequence[Seen], *, thick_mm: float) -> Volume:
-    """What :func:`plausible_lesions` removes at every visit that it is marked at.
+    """Tissue that :func:`plausible_lesions` removes at every visit that it is marked at.
 
     Marks of the visits that touch are judged together: were a mark removed at one visit and kept at another, it would
-    look new or vanished. What one visit shows as a lesion stays at all of them, and the visits' order has no say.
+    look new or vanished. Tissue that one visit shows as a lesion stays at all of them, in any order of the visits.
 
     Parameters
     ----------

@@ -88,7 +88,7 @@ class CohortSettings:
         return found
 
     def recorded(self, heads: Sequence[Path]) -> str:
-        """JSON by which a cohort is told from another one."""
+        """JSON that identifies the cohort."""
         about = {
             "seed": self.seed, "subjects": self.subjects, "part": self.part, "bank": self.lesion_bank is not None,
             "heads": len(heads), "label_noise": self.label_noise, "lesions": self.lesions, "dials": asdict(self.dials),

@@ -138,7 +138,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ComparedVisit:
-    """What the results of a visit of the pair are written from; ``rims`` where they were classified."""
+    """Inputs for the results of a visit of the pair; ``rims`` where they were classified."""
 
     subject: Subject
     anatomy: AnatomyFiles
@@ -443,7 +443,7 @@ def _with_rims(rows: list[TrackedLesion], own: Pair[Volume], rims: Pair[Classifi
         if files is None:
             continue
         with files.table.open(encoding="utf-8") as stream:
-            told = {
+            probabilities = {
                 int(row["id"]): float(row["rim_probability"])
                 for row in csv.DictReader(stream, delimiter="\t")
                 if row["rim_probability"] != "n/a"
@@ -451,7 +451,8 @@ def _with_rims(rows: list[TrackedLesion], own: Pair[Volume], rims: Pair[Classifi
         shared = np.stack([lesions.data.ravel(), read_own(files.instances).data.ravel()]).astype(int)
         pairs = np.unique(shared[:, (shared > 0).all(axis=0)], axis=1).T.tolist()
         for row in rows:
-            values = [told[rim] for number, rim in pairs if number in getattr(row, ids) and rim in told]
+            own = getattr(row, ids)
+            values = [probabilities[rim] for number, rim in pairs if number in own and rim in probabilities]
             if values:
                 highest[row.id] = max([*values, highest.get(row.id, 0.0)])
     return [replace(row, rim_probability=highest.get(row.id)) for row in rows]

@@ -333,8 +333,8 @@ def read_qsm(path: Path) -> Susceptibility:
     qsm, unit = susceptibility_ppm(_on_zero(read_volume(path), name=path), name=str(path))
     if looks_inverted(qsm):
         warnings.warn(
-            "the QSM's sign looks inverted: dark values reach further than bright ones. Rims are told by being bright; "
-            "multiply the map by -1 and run again if its veins are dark",
+            "the QSM's sign looks inverted: dark values reach further than bright ones. Rims are recognised by being "
+            "bright; multiply the map by -1 and run again if its veins are dark",
             Doubt,
             stacklevel=2,
         )
