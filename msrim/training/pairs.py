@@ -55,10 +55,40 @@ class MarkedPair:
         return np.argwhere(self.new)
 
 
+@dataclass(frozen=True)
+class PairProtocol:
+    """Which samples are drawn, and when the relations between the heads count.
+
+    Attributes
+    ----------
+    samples : int
+        Of the whole training.
+    seed : int
+        Sample ``i`` is a function of ``seed`` and ``i`` alone.
+    kinds : str
+        "both", "pairs" or "singles" (Table 3 of the paper).
+    relation_loss, relation_warmup : bool
+        lambda2 is 1 if ``relation_loss``, but 0 in the first half if ``relation_warmup``.
+    """
+
+    samples: int
+    seed: int = 0
+    kinds: str = "both"
+    relation_loss: bool = True
+    relation_warmup: bool = True
+
+    def is_single(self, index: int) -> bool:
+        """Whether a sample is a single visit."""
+        return self.kinds == "singles" or (self.kinds == "both" and index % 2 == 0)
+
+    def relation_weight(self, index: int) -> float:
+        """The paper's lambda2 of a sample."""
+        second_half = 2 * index >= self.samples
+        return float(self.relation_loss and (second_half or not self.relation_warmup))
+
+
 class VisitCrops(Dataset):
     """Endless random crops of single visits and pairs by turns, so that every batch of even size holds as many of each.
-
-    Sample ``i`` is a function of ``seed`` and ``i`` alone.
 
     Parameters
     ----------
@@ -72,10 +102,7 @@ class VisitCrops(Dataset):
         Which of the patients' images is the FLAIR.
     shape : (3,) int
         Of the crop, voxels.
-    kinds : str
-        "both", "pairs" or "singles" (Table 3 of the paper).
-    relation_loss, relation_warmup : bool
-        lambda2 is 1 if ``relation_loss``, but 0 in the first half if ``relation_warmup``.
+    protocol : PairProtocol
     """
 
     def __init__(
@@ -86,36 +113,29 @@ class VisitCrops(Dataset):
         *,
         channel: int,
         shape: Sequence[int],
-        samples: int,
-        seed: int = 0,
-        kinds: str = "both",
-        relation_loss: bool = True,
-        relation_warmup: bool = True,
+        protocol: PairProtocol,
     ) -> None:
         names = sorted({patient.name for patient in patients})
         self.visits = [[patient for patient in patients if patient.name == name] for name in names]
         self.lesions = {id(patient): np.argwhere(patient.lesions) for patient in patients}
         self.pairs, self.bank, self.channel = list(pairs), bank, channel
-        self.shape, self.samples, self.seed = tuple(shape), samples, seed
-        self.kinds, self.relation_loss, self.relation_warmup = kinds, relation_loss, relation_warmup
+        self.shape, self.protocol = tuple(shape), protocol
 
     def __len__(self) -> int:
-        return self.samples
+        return self.protocol.samples
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Input (3, X, Y, Z), and the arguments of :func:`msrim.training.coactseg_loss.coactseg_loss`."""
-        if not 0 <= index < self.samples:
+        if not 0 <= index < len(self):
             raise IndexError(index)
-        rng = np.random.default_rng((self.seed, index))
-        single = self.kinds == "singles" or (self.kinds == "both" and index % 2 == 0)
-        if single:
+        rng = np.random.default_rng((self.protocol.seed, index))
+        if self.protocol.is_single(index):
             sample = self._single(rng)
         elif self.pairs:
             sample = self._marked_pair(rng)
         else:
             sample = self._made_pair(rng)
-        second_half = 2 * index >= self.samples
-        return *sample, torch.tensor(float(self.relation_loss and (second_half or not self.relation_warmup)))
+        return *sample, torch.tensor(self.protocol.relation_weight(index))
 
     def _single(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         patient, points = self._place(rng)

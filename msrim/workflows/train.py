@@ -23,7 +23,7 @@ from msrim.training.heads import SyntheticHeads
 from msrim.training.lesions import LesionCrops
 from msrim.training.loop import Fitting, fit
 from msrim.training.losses import all_net_loss, cross_entropy_and_dice, slice_loss
-from msrim.training.pairs import VisitCrops
+from msrim.training.pairs import PairProtocol, VisitCrops
 from msrim.training.slices import LesionSlabs, LesionSlices, cut_images
 from msrim.workflows.train_rims import train_rims
 from msrim.workflows.training_data import (
@@ -170,11 +170,13 @@ def pair_samples(recipe: TrainingRecipe, source: Source) -> Samples:
         bank,
         channel=recipe.contrasts.index("FLAIR"),
         shape=recipe.crop,
-        samples=recipe.steps * recipe.batch_size,
-        seed=recipe.seed,
-        kinds=recipe.samples,
-        relation_loss=recipe.relation_loss,
-        relation_warmup=recipe.relation_warmup,
+        protocol=PairProtocol(
+            recipe.steps * recipe.batch_size,
+            recipe.seed,
+            kinds=recipe.samples,
+            relation_loss=recipe.relation_loss,
+            relation_warmup=recipe.relation_warmup,
+        ),
     )
     names = sorted({patient.name for patient in patients} | {pair.name for pair in pairs})
     made = f"{len(pairs)} marked pairs" if pairs else "pairs made from them"

@@ -12,7 +12,7 @@ from msrim.recipe import read_training_recipe
 from msrim.training.coactseg_loss import coactseg_loss
 from msrim.training.lesions import LesionBank, Patient
 from msrim.training.loop import Fitting, fit
-from msrim.training.pairs import MarkedPair, VisitCrops
+from msrim.training.pairs import MarkedPair, PairProtocol, VisitCrops
 
 SHAPE = (56, 56, 56)
 
@@ -40,8 +40,9 @@ def bank(tmp_path_factory) -> LesionBank:
     return LesionBank(path)
 
 
-def crops(patient, bank, **settings) -> VisitCrops:
-    return VisitCrops([patient], [], bank, channel=0, **({"shape": (32, 32, 32), "samples": 24, "seed": 3} | settings))
+def crops(patient, bank, *, shape=(32, 32, 32), **protocol) -> VisitCrops:
+    drawn = PairProtocol(**({"samples": 24, "seed": 3} | protocol))
+    return VisitCrops([patient], [], bank, channel=0, shape=shape, protocol=drawn)
 
 
 def test_batches_of_even_size_hold_as_many_singles_as_pairs(patient, bank):
@@ -105,9 +106,8 @@ def test_marked_pairs_are_cropped_at_their_new_lesions():
     new[28, 28, 28] = True
     images = torch.stack([torch.ones(SHAPE), torch.ones(SHAPE)])
     images[1, 28, 28, 28] = 5
-    samples = VisitCrops(
-        [], [MarkedPair("p", images, new)], None, channel=0, shape=(32, 32, 32), samples=8, kinds="pairs"
-    )
+    protocol = PairProtocol(samples=8, kinds="pairs")
+    samples = VisitCrops([], [MarkedPair("p", images, new)], None, channel=0, shape=(32, 32, 32), protocol=protocol)
     for image, lesions, truth, known, _ in samples:
         assert truth.sum() == 1 and not lesions.any()
         assert image[2][truth[0] > 0] == pytest.approx(4, abs=1e-4)

@@ -22,7 +22,7 @@ from msrim.recipe import TrainingRecipe, packaged_recipes, read_training_recipe
 from msrim.training.coactseg_loss import coactseg_loss
 from msrim.training.lesions import LesionCrops, Patient
 from msrim.training.losses import all_net_loss, slice_loss
-from msrim.training.pairs import MarkedPair, VisitCrops
+from msrim.training.pairs import MarkedPair, PairProtocol, VisitCrops
 from msrim.training.slices import LesionSlices
 from msrim.workflows.train import Samples, train, train_on
 
@@ -62,10 +62,11 @@ def pairs(recipe: TrainingRecipe, data: Path, out: Path) -> Path:
     """Marked pairs for the paper's recipe, as MSSEG-2 has them; made ones for the packaged model's."""
     visit = patient(1)
     real = [MarkedPair("pair", visit.images.repeat(2, 1, 1, 1), visit.lesions)] if recipe.version == "msseg2" else []
-    crops = VisitCrops(
-        [visit], real, None, channel=0, shape=recipe.crop, samples=recipe.steps * recipe.batch_size, seed=recipe.seed,
-        kinds=recipe.samples, relation_loss=recipe.relation_loss, relation_warmup=recipe.relation_warmup,
+    protocol = PairProtocol(
+        recipe.steps * recipe.batch_size, recipe.seed, kinds=recipe.samples, relation_loss=recipe.relation_loss,
+        relation_warmup=recipe.relation_warmup,
     )  # fmt: skip
+    crops = VisitCrops([visit], real, None, channel=0, shape=recipe.crop, protocol=protocol)
     return train_on(recipe, Samples(crops, coactseg_loss, "made data"), out=out, console=QUIET)
 
 
