@@ -262,10 +262,10 @@ def check_visits(visits: Sequence[Subject]) -> list[str]:
         for visit in visits:
             visit_date(visit.contrasts["FLAIR"])
     notes = list(dict.fromkeys(str(doubt.message) for doubt in doubts))
-    first, *others = (entity_of(visit.contrasts["FLAIR"], "sub") for visit in visits)
+    patient, *others = (entity_of(visit.contrasts["FLAIR"], "sub") for visit in visits)
     for other in dict.fromkeys(others):
-        if first is not None and other is not None and first != other:
-            notes.append(f"sub-{first} and sub-{other} are two patients by their names; compared as one")
+        if patient is not None and other is not None and patient != other:
+            notes.append(f"sub-{patient} and sub-{other} are two patients by their names; compared as one")
     digests: dict[str, Path] = {}
     for flair in (visit.contrasts["FLAIR"] for visit in visits):
         first = digests.setdefault(sha256_of(flair), flair)
