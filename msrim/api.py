@@ -7,7 +7,7 @@ message of one line. Nothing heavy is imported before a function is called.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from msrim.recipe import Recipe
 
 AnyPath = str | PathLike[str]
+RIM_MODEL = "datrnet"
 Backend = Literal["auto", "embedded", "fsl", "ants"]
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -123,7 +124,7 @@ def rim_classify(
     qsm: AnyPath | None = None,
     magnitude: AnyPath | None = None,
     lesions: AnyPath | None = None,
-    model: str = "datrnet",
+    model: str | None = None,
     threshold: str | float = "f1",
     backend: Backend | None = None,
     device: Device | None = None,
@@ -145,8 +146,8 @@ def rim_classify(
         Gradient-echo magnitude in the QSM's space, to register to.
     lesions : path, optional
         Mask or instance map on the FLAIR's or the QSM's grid; else those of :func:`segment`, which is run if need be.
-    model : str
-        datrnet, or folder of one of your own (`msrim train`).
+    model : str, optional
+        datrnet if not given, or folder of one of your own (`msrim train`).
     threshold : str or float
         "f1" or "sensitive" (of the model's card), or a probability.
     backend, device, brain_extracted, recipe, quiet
@@ -190,8 +191,8 @@ def rim_classify(
         lesions=None if lesions is None else _path(lesions).absolute(),
         magnitude=None if magnitude is None else _path(magnitude).absolute(),
     )
-    console = Console(quiet=quiet)
-    table = classify_rims(visit, given, settings, folder, console=console, model=model, threshold=str(threshold))
+    console, rim_model = Console(quiet=quiet), RIM_MODEL if model is None else model
+    table = classify_rims(visit, given, settings, folder, console=console, model=rim_model, threshold=str(threshold))
     found = rims_of(visit, folder)
     return found if found.table == table.absolute() else rims_of(visit, folder, corrected=True)
 
@@ -248,7 +249,7 @@ def longitudinal(
     from msrim.workflows.correction import find_correction, is_corrected
     from msrim.workflows.longitudinal import find_visits, follow_visits
 
-    found = find_visits([_path(visit) for visit in visits])
+    found = find_visits(_in_order(visits))
     settings = _settings(
         recipe,
         model=model,
@@ -259,7 +260,7 @@ def longitudinal(
         grade=grade,
     )
     folder = results_folder(out, found[0])
-    new = follow_visits(found, settings, folder, console=Console(quiet=quiet), years=years)
+    new = follow_visits(found, settings, folder, console=Console(quiet=quiet), years=_numbers(years))
     visits_found = [segmentation_of(visit, folder, corrected=is_corrected(visit, folder)) for visit in found]
     corrected = any(find_correction(visit, folder) for visit in found)
     pairs = tuple(comparison_of(one, other, folder, corrected=corrected) for one, other in pairwise(found))
@@ -277,7 +278,7 @@ def run(
     *subjects: AnyPath,
     out: AnyPath | None = None,
     model: str | None = None,
-    rim_model: str = "datrnet",
+    rim_model: str | None = None,
     backend: Backend | None = None,
     device: Device | None = None,
     brain_extracted: bool | None = None,
@@ -294,8 +295,8 @@ def run(
     ----------
     *subjects : path
         Folders of patients, with ``ses-*`` folders where there are several visits; or of single visits.
-    rim_model : str
-        For visits with a QSM: datrnet, or folder of one of your own (`msrim train`).
+    rim_model : str, optional
+        For visits with a QSM: datrnet if not given, or folder of one of your own (`msrim train`).
     out, model, backend, device, brain_extracted, recipe, grade, quiet
         As for :func:`segment`.
 
@@ -330,7 +331,13 @@ def run(
         recipe, model=model, backend=backend, device=device, brain_extracted=brain_extracted, grade=grade
     )
     folder = results_folder(out, patients[0][0].subject())
-    run_patients(patients, settings, folder, console=Console(quiet=quiet), rim_model=rim_model)
+    run_patients(
+        patients,
+        settings,
+        folder,
+        console=Console(quiet=quiet),
+        rim_model=RIM_MODEL if rim_model is None else rim_model,
+    )
     found = []
     for visits in patients:
         named = [visit.named() for visit in visits]
@@ -369,10 +376,35 @@ def _path(path: AnyPath) -> Path:
     """
     from msrim.errors import InputError
 
+    if not isinstance(path, str | PathLike):
+        raise InputError(f"a {type(path).__name__} where a path is needed; give text or a pathlib.Path")
+    # An empty text would be the folder that one happens to be in.
+    if not str(path):
+        raise InputError("an empty text where a path is needed; give the path")
     try:
         return Path(path).expanduser()
     except (TypeError, RuntimeError) as error:
         raise InputError(f"{path!r}: not a path ({error}); give text or a pathlib.Path") from error
+
+
+def _in_order(visits: Iterable[AnyPath]) -> list[Path]:
+    """Visits in the order of time, as they are given."""
+    from msrim.errors import InputError
+
+    if isinstance(visits, str | PathLike):
+        raise InputError(f"{visits}: one visit is not enough; give a list of a baseline and a follow-up")
+    if isinstance(visits, Set) or not isinstance(visits, Iterable):
+        raise InputError(f"a {type(visits).__name__} of visits has no order; give a list, the earliest first")
+    return [_path(visit) for visit in visits]
+
+
+def _numbers(years: Iterable[float]) -> list[float]:
+    from msrim.errors import InputError
+
+    try:
+        return [float(each) for each in years]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"years {years!r}: give a list of numbers, one for each step from visit to visit") from error
 
 
 def _settings(recipe: AnyPath | None, **overrides: Any) -> Recipe:

@@ -6,6 +6,7 @@ import inspect
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -43,6 +44,33 @@ def test_bad_input_is_one_line(tmp_path):
         msrim.rim_classify(flair="flair.nii")
     with pytest.raises(msrim.MsrimError, match="one visit is not enough"):
         msrim.longitudinal([str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("call", "what"),
+    [
+        (lambda: msrim.segment(5), "a int where a path is needed"),
+        (lambda: msrim.segment(""), "an empty text where a path is needed"),
+        (lambda: msrim.segment(np.zeros((2, 2, 2))), "a ndarray where a path is needed"),
+        (lambda: msrim.segment("a", out=3), "a: no such folder|a int where"),
+        (lambda: msrim.segment("a", recipe={"threshold": 0.4}), "no such folder|a dict where"),
+        (lambda: msrim.run(["a", "b"]), "a list where a path is needed"),
+        (lambda: msrim.longitudinal("a"), "a: one visit is not enough; give a list"),
+        (lambda: msrim.longitudinal({"a", "b"}), "a set of visits has no order"),
+        (lambda: msrim.longitudinal(None), "a NoneType of visits has no order"),
+        (lambda: msrim.longitudinal(["a", 5]), "a int where a path is needed"),
+    ],
+)
+def test_wrong_arguments_are_one_clear_error(call, what):
+    with pytest.raises(msrim.MsrimError, match=what) as caught:
+        call()
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_the_user_s_folder_is_known_as_in_a_shell(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(msrim.MsrimError, match=f"{tmp_path}/nobody: no such folder"):
+        msrim.segment("~/nobody")
 
 
 def test_results_are_absolute_and_cannot_be_changed(tmp_path, monkeypatch):

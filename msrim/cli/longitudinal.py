@@ -15,7 +15,7 @@ def longitudinal(
     visits: Annotated[
         list[Path],
         typer.Argument(
-            metavar="BASELINE FOLLOWUP...",
+            metavar="BASELINE FOLLOWUP",
             help="Two or more visits of one patient in the order of time: folders as for `segment`, or FLAIR files.",
         ),
     ],

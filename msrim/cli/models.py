@@ -18,7 +18,7 @@ def models() -> None:
 
 
 def join(
-    members: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Three or more models trained alike.")],
+    members: Annotated[list[str], typer.Argument(metavar="MODEL", help="Three or more models trained alike.")],
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder for the combined weights and their card.")],
     name: Annotated[str, typer.Option("--name", help="Name on the card.")] = "vote",

@@ -15,7 +15,7 @@ def run(
     subjects: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SUBJECT...",
+            metavar="SUBJECT",
             help="Folders of patients, with ses-* folders where there are several visits; or of single visits.",
         ),
     ],

@@ -199,3 +199,13 @@ def test_deterministic_on_a_gpu():
 def test_what_does_not_fit_is_said(x, radii, message):
     with pytest.raises(ValueError, match=message):
         rim_transform(x, radii)
+
+
+def test_kernels_are_compiled_where_nothing_can_be_kept_on_the_disk(monkeypatch):
+    """In a read-only image, under a number without a home, Numba finds no place for its cache."""
+    from numba.core import caching
+
+    from msrim.ops._cpu.threads import compiled
+
+    monkeypatch.setattr(caching.FunctionCache._impl_class, "_locator_classes", [])
+    assert compiled(fastmath=True)(lambda number: number + 1)(1) == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,21 @@ from torch import Tensor
 # A thread that touches fewer numbers than these takes longer to start than to work.
 NUMBERS = 2**16
 
-compiled = partial(njit, nogil=True, cache=True, error_model="numpy")
+
+def compiled(**options: Any) -> Callable[[Callable], Callable]:
+    """Compile a kernel, and keep it on the disk for the next process.
+
+    Where neither the package's folder nor the user's can be written to, as in a read-only image run under a number
+    without a home, every process compiles anew.
+    """
+
+    def compile_kernel(kernel: Callable) -> Callable:
+        try:
+            return njit(kernel, nogil=True, error_model="numpy", cache=True, **options)
+        except RuntimeError:
+            return njit(kernel, nogil=True, error_model="numpy", **options)
+
+    return compile_kernel
 
 
 def empty(*shape: int, like: Tensor) -> Tensor:
