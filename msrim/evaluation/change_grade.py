@@ -10,9 +10,16 @@ from typing import Any
 import numpy as np
 
 from msrim.evaluation.grade import share_found
+from msrim.lesions.expansion import GROW_PERCENT
+
+# Growth by deformation from which on a lesion should be a candidate for slow expansion, percent a year.
+EXPANDING_PERCENT = 20.0
+REPEATS = 999
 
 # What is painted; the patient's own lesions are stable by construction as well.
 PAINTED_CHANGES = ("new", "vanished", "enlarging", "shrinking", "stable")
+# Painted where the expansion is measured, alike at both visits before the image is deformed.
+EXPANDING = "expanding"
 
 # What *_desc-grade.json of a pair says about the columns of *_desc-grade.tsv, in their order.
 CHANGE_GRADE_COLUMNS = {
@@ -23,6 +30,15 @@ CHANGE_GRADE_COLUMNS = {
     "found_change": {"Description": "What the lesion there was said to do; n/a where none was found"},
     "found_baseline_mm3": {"Description": "Volume of that lesion at baseline", "Units": "mm3"},
     "found_followup_mm3": {"Description": "Volume of that lesion at follow-up", "Units": "mm3"},
+    "expansion_percent": {
+        "Description": "Growth of the lesion's place by the deformation that was injected; n/a where none was",
+        "Units": "percent",
+    },
+    "found_expansion_percent": {
+        "Description": "Growth of that lesion's place by the deformation that was found; n/a where it was not measured",
+        "Units": "percent",
+    },
+    "found_sel_candidate": {"Description": "Whether that lesion was called a candidate for slow expansion"},
 }
 
 
@@ -37,6 +53,9 @@ class PaintedChange:
     found_change: str | None = None
     found_baseline_mm3: float | None = None
     found_followup_mm3: float | None = None
+    expansion_percent: float | None = None
+    found_expansion_percent: float | None = None
+    found_sel_candidate: bool | None = None
 
     @property
     def recovered(self) -> float | None:
@@ -100,4 +119,75 @@ def summarise_change_grade(painted: Sequence[PaintedChange], own: Iterable[str],
         "volume_change_ratio": dict(zip(("median", "lower_quartile", "upper_quartile"), quartiles, strict=True))
         | {"lesions": len(ratios)},
         "statement": statement,
+    }
+
+
+def summarise_expansion(
+    painted: Sequence[PaintedChange], own_candidates: Iterable[bool], *, brain: dict[str, float | None], seed: int
+) -> dict[str, Any]:
+    """What was recovered of the expansion of lesions and of the loss of tissue that were injected.
+
+    Parameters
+    ----------
+    painted : sequence of PaintedChange
+    own_candidates : iterable of bool
+        Of the patient's own lesions that both made visits have, whether they were called candidates.
+    brain : dict of str to float or None
+        ``injected_percent``, and what each way of measuring it found.
+    seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    dict
+        Ready for JSON. ``slope`` is that of found by injected growth through the origin, in logarithms of the ratios of
+        volumes, over all painted lesions that were found at both visits, with a 95 % interval by bootstrap over them;
+        None where fewer than three were. ``candidates`` are those of the lesions that expand by EXPANDING_PERCENT a
+        year or more (found by painted), ``false_candidates`` those of all lesions that do not expand by GROW_PERCENT.
+
+    Examples
+    --------
+    >>> rows = [
+    ...     PaintedChange(k, "expanding", 250, 250, "stable", 250, 250, grown, grown + 1, grown > 30)
+    ...     for k, grown in enumerate([15.0, 25.0, 40.0])
+    ... ]
+    >>> told = summarise_expansion(rows, [False, True], brain={"injected_percent": -1.0}, seed=0)
+    >>> round(told["slope"]["value"], 2), told["candidates"]["found"], told["candidates"]["painted"]
+    (1.03, 1, 2)
+    >>> told["false_candidates"]
+    {'lesions': 2, 'candidates': 1}
+    """
+    measured = [
+        (float(np.log1p(row.expansion_percent / 100)), float(np.log1p(row.found_expansion_percent / 100)))
+        for row in painted
+        if row.change == EXPANDING and row.expansion_percent is not None and row.found_expansion_percent is not None
+    ]
+    slope: dict[str, float | None] = {"value": None, "low": None, "high": None}
+    if len(measured) >= 3:
+        pairs = np.array(measured)
+        drawn = pairs[np.random.default_rng(seed).integers(len(pairs), size=(REPEATS, len(pairs)))]
+        slopes = (drawn[..., 0] * drawn[..., 1]).sum(axis=1) / (drawn[..., 0] ** 2).sum(axis=1)
+        figures = [np.dot(pairs[:, 0], pairs[:, 1]) / np.dot(pairs[:, 0], pairs[:, 0])]
+        figures += np.percentile(slopes, [2.5, 97.5]).tolist()
+        slope = dict(zip(slope, (round(float(figure), 3) for figure in figures), strict=True))
+    expanding = [
+        row for row in painted if row.change == EXPANDING and (row.expansion_percent or 0) >= EXPANDING_PERCENT
+    ]
+    still = [
+        *own_candidates,
+        *(
+            row.found_sel_candidate
+            for row in painted
+            if row.change == "stable"
+            and row.found_sel_candidate is not None
+            and (row.expansion_percent or 0.0) < GROW_PERCENT
+        ),
+    ]
+    return {
+        "painted": sum(row.change == EXPANDING for row in painted),
+        "measured": len(measured),
+        "slope": slope,
+        "candidates": share_found(sum(bool(row.found_sel_candidate) for row in expanding), len(expanding)),
+        "false_candidates": {"lesions": len(still), "candidates": sum(still)},
+        "brain_volume": {name: None if value is None else round(value, 3) for name, value in brain.items()},
     }

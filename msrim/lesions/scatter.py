@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cc3d
 import edt
@@ -11,8 +11,10 @@ from scipy import ndimage
 
 from msrim.image import Volume
 
-# A lesion's longest radius by its shortest, at most.
-ELONGATION = 2.0
+# A lesion's middle radius by its shortest, and its longest by its middle one. In the maps of `msrim.lesions.places` the
+# axes of lesions have ratios of 1.10 to 2.42 (middle by shortest; median 1.44) and 1.56 to 5.93 (longest by shortest;
+# 2.61), with bumps and what cuts them.
+MIDDLE, LONGEST = (1.0, 1.9), (1.1, 2.5)
 # How rough the surface is: standard deviation of the distance to the centre, as a share of it, and the size of its
 # bumps in radii.
 ROUGHNESS, BUMPS = 0.12, 0.5
@@ -25,7 +27,12 @@ TRIES = 60
 
 
 def scatter_lesions(
-    allowed: Volume, volumes_mm3: Sequence[float], *, gap_mm: float, rng: np.random.Generator
+    allowed: Volume,
+    volumes_mm3: Sequence[float],
+    *,
+    density: Callable[[float], np.ndarray],
+    gap_mm: float,
+    rng: np.random.Generator,
 ) -> Volume:
     """Draw lesions of given volumes inside a mask.
 
@@ -35,6 +42,9 @@ def scatter_lesions(
         Where lesions may be.
     volumes_mm3 : sequence of float
         Each is met within half a voxel. One that finds no room is left out.
+    density : callable
+        Of a volume: how often the middle of such a lesion lies about each voxel, beside others; (X, Y, Z) float, see
+        :func:`msrim.lesions.places.lesion_density`.
     gap_mm : float
         Least distance between two lesions.
     rng : Generator
@@ -48,7 +58,9 @@ def scatter_lesions(
     Examples
     --------
     >>> everywhere = Volume(np.ones((30, 30, 30), bool), np.eye(4))
-    >>> found = scatter_lesions(everywhere, [100.0, 10.0], gap_mm=4.0, rng=np.random.default_rng(0))
+    >>> evenly = lambda volume_mm3: np.ones((30, 30, 30))
+    >>> rng = np.random.default_rng(0)
+    >>> found = scatter_lesions(everywhere, [100.0, 10.0], density=evenly, gap_mm=4.0, rng=rng)
     >>> np.bincount(found.data.ravel())[1:].tolist()
     [100, 10]
     """
@@ -56,13 +68,17 @@ def scatter_lesions(
     free = allowed.data.astype(bool).copy()
     depth = edt.edt(np.ascontiguousarray(free), anisotropy=tuple(spacing), black_border=True)
     lesions = np.zeros(free.shape, np.int16)
+    densities = {volume: density(volume) for volume in set(volumes_mm3)}
     # The largest first, while there is room.
     for index in sorted(range(len(volumes_mm3)), key=lambda k: -volumes_mm3[k]):
         radius = float(np.cbrt(3 * volumes_mm3[index] / (4 * np.pi)))
-        centres = np.flatnonzero(free & (depth >= DEPTH * radius))
+        chances = densities[volumes_mm3[index]]
+        centres = np.flatnonzero(free & (depth >= DEPTH * radius) & (chances > 0))
+        chances = chances.ravel()[centres].astype(np.float64)
+        chances /= chances.sum()
         voxels = max(round(volumes_mm3[index] / unit), 1)
         for _ in range(TRIES if centres.size else 0):
-            centre = np.array(np.unravel_index(rng.choice(centres), free.shape))
+            centre = np.array(np.unravel_index(rng.choice(centres, p=chances), free.shape))
             box = _box(centre, REACH * radius / spacing + 1, free.shape)
             grown = _grow(free[box], centre - [s.start for s in box], voxels, radius=radius, spacing=spacing, rng=rng)
             if grown is None:
@@ -85,7 +101,8 @@ def _grow(
 ) -> np.ndarray | None:
     """So many free voxels next to a centre, by their distance along random axes: (X, Y, Z) bool, None without room."""
     axes, _ = np.linalg.qr(rng.standard_normal((3, 3)))
-    radii = rng.uniform(1, ELONGATION, 3)
+    middle = rng.uniform(*MIDDLE)
+    radii = np.array([1, middle, middle * rng.uniform(*LONGEST)])
     radii /= np.cbrt(radii.prod())
     bumps = ndimage.gaussian_filter(rng.standard_normal(free.shape), BUMPS * radius / spacing)
     bumps /= max(float(bumps.std()), 1e-9)

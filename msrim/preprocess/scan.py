@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy import ndimage
 
 from msrim.image import Volume, resample
+from msrim.transform import apply_transform
 
 
 def as_scanned(drawn: Volume, scan: Volume, *, scan_from_drawn: np.ndarray) -> Volume:
@@ -40,14 +43,31 @@ def as_scanned(drawn: Volume, scan: Volume, *, scan_from_drawn: np.ndarray) -> V
     return resample(seen, drawn, target_from_source=np.linalg.inv(scan_from_drawn))
 
 
-def scanned(drawn: Volume, scan: Volume, *, scan_from_drawn: np.ndarray) -> Volume:
-    """Blur by the voxels of a scan, and sample on them: on the grid of ``scan``; parameters as :func:`as_scanned`."""
+def scanned(
+    drawn: Volume,
+    scan: Volume,
+    *,
+    scan_from_drawn: np.ndarray,
+    pull: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Volume:
+    """Blur by the voxels of a scan, and sample on them: on the grid of ``scan``; parameters as :func:`as_scanned`.
+
+    With ``pull`` what is drawn has been deformed since: of places (..., 3) in its world, in mm, where they lay before.
+    """
     axes = drawn.affine[:3, :3] / drawn.spacing
     widths = extents_mm(axes, np.linalg.inv(scan_from_drawn) @ scan.affine)
     # A voxel averages over its width like a box, whose variance is a twelfth of the width's square.
     sigma = np.sqrt(np.maximum(widths**2 - drawn.spacing**2, 0) / 12) / drawn.spacing
     blurred = drawn.like(ndimage.gaussian_filter(drawn.data.astype(np.float32), sigma, truncate=3.0))
-    return resample(blurred, scan, target_from_source=scan_from_drawn)
+    if pull is None:
+        return resample(blurred, scan, target_from_source=scan_from_drawn)
+    image = np.empty(scan.shape, np.float32)
+    for index in range(scan.shape[2]):
+        voxels = np.stack(np.meshgrid(*map(np.arange, scan.shape[:2]), [index], indexing="ij"), axis=-1)
+        before = pull(apply_transform(np.linalg.inv(scan_from_drawn) @ scan.affine, voxels))
+        at = apply_transform(np.linalg.inv(drawn.affine), before)
+        image[..., index] = ndimage.map_coordinates(blurred.data, np.moveaxis(at, -1, 0), order=1)[..., 0]
+    return scan.like(image)
 
 
 def extents_mm(axes: np.ndarray, affine: np.ndarray) -> np.ndarray:

@@ -3,12 +3,16 @@
 Lesions are painted into the baseline's white matter: some at one visit alone, some larger at one than at the other. The
 follow-up is then laid where the patient lay at the real one and sampled on its voxels, with noise as large as the
 difference of the real pair and a bias field of its own. From there on all is as with the real pair: registration,
-networks and rule. Brain extraction, the registration of other contrasts and atrophy are not graded.
+networks and rule. Brain extraction and the registration of other contrasts are not graded.
+
+Where the expansion is measured, the follow-up is deformed as well: some lesions expand, the ventricles widen, and what
+is measured of both is told beside what was injected.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +20,42 @@ import numpy as np
 from scipy import ndimage
 
 from msrim.bids import GRADE, Subject
-from msrim.evaluation.change_grade import CHANGE_GRADE_COLUMNS, PaintedChange, summarise_change_grade
+from msrim.evaluation.change_grade import (
+    CHANGE_GRADE_COLUMNS,
+    EXPANDING,
+    PaintedChange,
+    summarise_change_grade,
+    summarise_expansion,
+)
 from msrim.evaluation.grade import write_grade_tsv
 from msrim.files import write_json
 from msrim.image import Volume, labels_on_grid, resample, write_volume
-from msrim.labels import WHITE_MATTER
-from msrim.lesions.scatter import scatter_lesions
 from msrim.lesions.track import numbered_as_rows
 from msrim.models.registry import Card
-from msrim.preprocess.masks import grown_mask
 from msrim.preprocess.normalise import DEVIATION_OF_MAD
 from msrim.preprocess.scan import scanned
 from msrim.preprocess.tissue import tissue_of
 from msrim.recipe import Recipe
-from msrim.transform import read_transform, write_transform
-from msrim.workflows.anatomy import Anatomy, Working, make_working_images, read_mask, read_own
+from msrim.simulation.deformation import Pull, atrophy, growth, tissue_share, together
+from msrim.transform import apply_transform, read_transform, write_transform
+from msrim.workflows.anatomy import Anatomy, make_working_images, read_mask, read_own
 from msrim.workflows.changes import (
     VISITS,
+    Deformation,
     Matched,
     Midway,
     Pair,
     PreparedVisit,
     Tissue,
+    contrast_of,
     decide,
+    deform,
     each,
     register_to_midway,
     tracked_lesions,
+    with_expansion,
 )
-from msrim.workflows.grade import GAP_MM, SEED, likely_contrast
+from msrim.workflows.painting import SEED, canvas_of, flair_from, nearest_lesion, painted_contrasts
 from msrim.workflows.run import Run
 from msrim.workflows.segment import find_lesions
 
@@ -58,6 +70,8 @@ PLAN = {
     "shrinking": {pair[::-1]: count for pair, count in GROWING.items()},
     "stable": STAYING,
 }
+# Volume of those that expand, and by what ratios; loss of tissue, percent. As if in a year.
+EXPANDING_MM3, RATIOS, YEARS, LOSS_PERCENT = 250, (1.15, 1.25, 1.4) * 3, 1.0, 1.0
 # Deviation of the follow-up's bias field that its correction left, and its knots along each axis.
 BIAS, BIAS_KNOTS = 0.04, 4
 
@@ -73,11 +87,18 @@ class PaintedChanges:
     excess : dict of str to pair of Path
         By contrast: what they add to the normalised image.
     rows : list of PaintedChange
+    pull : Path or None
+        Where each voxel of the follow-up lay at baseline, see :class:`msrim.simulation.deformation.Pull`: (3, X, Y, Z)
+        voxels, as NumPy writes it. None where nothing is deformed.
+    loss_percent : float or None
+        Of the tissue by it.
     """
 
     lesions: Pair[Path]
     excess: dict[str, Pair[Path]]
     rows: list[PaintedChange]
+    pull: Path | None = None
+    loss_percent: float | None = None
 
 
 @dataclass(frozen=True)
@@ -128,9 +149,10 @@ def grade_pair(
     anatomies = (visits[0].anatomy, visits[1].anatomy)
     painted = run(
         paint_changes,
-        anatomies[0].working,
+        anatomies[0],
         lesion=visits[0].lesions.probabilities.lesion,
         threshold=visits[0].lesions.threshold,
+        deformed=recipe.expansion,
         seed=SEED,
     )
     baseline = run(make_baseline, anatomies[0], painted=painted)
@@ -173,52 +195,69 @@ def grade_pair(
         brains=(baseline.brain, followup.brain),
         to_mni=(baseline.to_mni, followup.to_mni),
     )
-    tissue, _ = decide(pair, met, recipe, run, card=card, of="_of_made")
+    tissue, seen = decide(pair, met, recipe, run, card=card, of="_of_made")
+    deformation = None
+    if recipe.expansion:
+        deformation = run.step(
+            "deform_made",
+            deform,
+            met,
+            matched=seen,
+            lesions=tissue.lesions,
+            t1w=contrast_of(pair, "T1w"),
+            classes=(baseline.working.tissue, followup.working.tissue),
+            years=YEARS,
+        )
     return run(
         grade_changes,
         visits[0].subject,
         painted,
         midway=met,
         tissue=tissue,
+        deformation=deformation,
+        labels=(baseline.working.labels, followup.working.labels),
         min_lesion_mm3=recipe.min_lesion_mm3,
         folder=folder,
         seed=SEED,
     )
 
 
-def paint_changes(working: Working, *, lesion: Path, threshold: float, seed: int) -> PaintedChanges:
+def paint_changes(
+    anatomy: Anatomy, *, lesion: Path, threshold: float, seed: int, deformed: bool = False
+) -> PaintedChanges:
     """Draw lesions of either visit in the baseline's white matter, and what they add to each contrast.
 
     Parameters
     ----------
-    working : Working
+    anatomy : Anatomy
         Of the baseline.
     lesion : Path
-        Probability of lesion on its grid.
+        Probability of lesion on its working grid.
     threshold : float
     seed : int
+    deformed : bool
+        Some lesions expand, and the tissue loses volume.
     """
     import torch
 
     from msrim.training.painting import painted_share
 
-    images = {name: read_own(path) for name, path in working.images.items()}
-    flair = images["FLAIR"]
-    own = flair.like(read_own(lesion).data >= threshold)
-    white = np.isin(read_own(working.labels).data, WHITE_MATTER) & read_mask(working.brain).data
-    allowed = flair.like(white & ~grown_mask(own, by_mm=GAP_MM).data)
+    rng = np.random.default_rng(seed)
+    canvas = canvas_of(anatomy, lesion=lesion, threshold=threshold)
     plan = [(change, pair) for change, pairs in PLAN.items() for pair, count in pairs.items() for _ in range(count)]
-    larger = scatter_lesions(allowed, [max(pair) for _, pair in plan], gap_mm=GAP_MM, rng=np.random.default_rng(seed))
-    bright = likely_contrast(images, lesions=own, white=white)
-    lesions = [np.zeros(flair.shape, np.int16) for _ in VISITS]
-    excess = {name: [np.zeros(flair.shape, np.float32) for _ in VISITS] for name in images}
+    if deformed:
+        plan += [(EXPANDING, (EXPANDING_MM3, EXPANDING_MM3))] * len(RATIOS)
+    larger = canvas.scatter([max(pair) for _, pair in plan], rng=rng)
+    boxes = [
+        None if box is None else tuple(slice(max(s.start - 4, 0), s.stop + 4) for s in box)
+        for box in ndimage.find_objects(larger.data, len(plan))
+    ]
+    lesions = [np.zeros(larger.shape, np.int16) for _ in VISITS]
+    shares = [np.zeros(larger.shape, np.float32) for _ in VISITS]
     rows = []
-    for number, ((change, pair), box) in enumerate(
-        zip(plan, ndimage.find_objects(larger.data, len(plan)), strict=True), 1
-    ):
+    for number, ((change, pair), box) in enumerate(zip(plan, boxes, strict=True), 1):
         if box is None:
             continue
-        box = tuple(slice(max(s.start - 4, 0), s.stop + 4) for s in box)
         whole = larger.data[box] == number
         volumes = []
         for visit, volume in enumerate(pair):
@@ -227,14 +266,40 @@ def paint_changes(working: Working, *, lesion: Path, threshold: float, seed: int
             lesions[visit][box][mask] = number
             if mask.any():
                 # One texture at both visits.
-                share = painted_share(torch.from_numpy(mask), np.random.default_rng((seed, number)))[0].numpy()
-                for name in images:
-                    excess[name][visit][box] += bright[name] * share
+                texture = np.random.default_rng((seed, number))
+                shares[visit][box] += painted_share(torch.from_numpy(mask), texture)[0].numpy()
         rows.append(PaintedChange(number, change, *volumes))
+    # One contrast at both visits, that of the larger.
+    contrasts = painted_contrasts(canvas, larger, np.maximum(*shares))
+    nearest = nearest_lesion(larger)
+    excess = {}
+    for name in canvas.images:
+        bright = np.zeros(int(nearest.max()) + 1, np.float32)
+        for number, bounds in contrasts.items():
+            bright[number] = bounds[name][1]
+        excess[name] = [bright[nearest] * share for share in shares]
+    pull, loss = None, None
+    if deformed:
+        grown = [np.argwhere(lesions[0] == row.id) for row in rows if row.change == EXPANDING]
+        moved = together(
+            [atrophy(canvas.labels, loss_percent=LOSS_PERCENT), growth(larger, grown, RATIOS[: len(grown)])]
+        )
+        tissue = tissue_share(canvas.labels)
+        loss = round(100 * (1 - moved.ratio(tissue)), 4)
+        rows = [
+            replace(row, expansion_percent=round(100 * (moved.ratio(lesions[0] == row.id) - 1), 2))
+            if row.change in (EXPANDING, "stable")
+            else row
+            for row in rows
+        ]
+        pull = Path("pull.npy").absolute()
+        np.save(pull, moved.voxels)
     return PaintedChanges(
-        lesions=_write(flair, lesions, "{}_lesions.nii"),
-        excess={name: _write(flair, added, f"{{}}_{name}.nii") for name, added in excess.items()},
+        lesions=_write(larger, lesions, "{}_lesions.nii"),
+        excess={name: _write(larger, added, f"{{}}_{name}.nii") for name, added in excess.items()},
         rows=rows,
+        pull=pull,
+        loss_percent=loss,
     )
 
 
@@ -266,7 +331,7 @@ def make_baseline(anatomy: Anatomy, *, painted: PaintedChanges) -> Anatomy:
         corrected[name] = write_volume(shown, Path(f"corrected_{name}.nii"))
         working = read_own(anatomy.working.images[name])
         inside, excess = read_mask(anatomy.working.brain).data, read_own(painted.excess[name][0])
-        from_scan = _flair_from(anatomy, name)
+        from_scan = flair_from(anatomy, name)
         seen = scanned(excess, read_own(path), scan_from_drawn=np.linalg.inv(from_scan))
         added = resample(seen, working, target_from_source=from_scan)
         images[name] = write_volume(working.like(working.data + added.data * inside), Path(f"{name}.nii"))
@@ -287,6 +352,9 @@ def make_followup(
     moved = np.linalg.inv(from_followup) @ from_baseline
     one, other = each(read_own, matched.flairs)
     difference = np.abs(other.data - one.data)[read_mask(midway.brain).data]
+    pull = None
+    if painted.pull is not None:
+        pull = Pull(np.load(painted.pull), read_own(baseline.working.labels).affine)
     # In deviations of the image inside the brain.
     noise = DEVIATION_OF_MAD * float(np.median(difference))
     rng = np.random.default_rng(seed)
@@ -295,8 +363,13 @@ def make_followup(
         if name not in baseline.corrected:
             continue
         scan = read_own(path)
-        scan_from_drawn = np.linalg.inv(_flair_from(followup, name)) @ moved @ _flair_from(baseline, name)
-        image = scanned(_with_painted(baseline, painted, name, visit=1), scan, scan_from_drawn=scan_from_drawn)
+        to_baseline = flair_from(baseline, name)
+        image = scanned(
+            _with_painted(baseline, painted, name, visit=1),
+            scan,
+            scan_from_drawn=np.linalg.inv(flair_from(followup, name)) @ moved @ to_baseline,
+            pull=None if pull is None else partial(_pulled, pull=pull, flair_from_drawn=to_baseline),
+        )
         knots = rng.normal(0, BIAS, (BIAS_KNOTS,) * 3)
         field = np.exp(ndimage.zoom(knots, np.array(scan.shape) / BIAS_KNOTS, order=3))
         shown = image.data > 0
@@ -307,12 +380,19 @@ def make_followup(
     brain = read_mask(baseline.brain)
     inside = resample(brain.like(brain.data.astype(np.float32)), flair, target_from_source=moved).data > 0.5
     labels = read_own(baseline.working.labels)
+    if pull is not None:
+        labels = labels.like(pull.sampled(labels.data, order=0))
     return MadeFollowup(
         corrected=corrected,
         brain=write_volume(flair.like(inside), Path("brain.nii")),
         labels=write_volume(Volume(labels.data, moved @ labels.affine), Path("labels.nii")),
         to_mni=write_transform(read_transform(baseline.to_mni) @ np.linalg.inv(moved), Path("to_mni.txt")),
     )
+
+
+def _pulled(points_mm: np.ndarray, *, pull: Pull, flair_from_drawn: np.ndarray) -> np.ndarray:
+    """Where places of a contrast lay before, in its own world; the deformation is known in the FLAIR's."""
+    return apply_transform(np.linalg.inv(flair_from_drawn), pull(apply_transform(flair_from_drawn, points_mm)))
 
 
 def grade_changes(
@@ -324,6 +404,8 @@ def grade_changes(
     min_lesion_mm3: float,
     folder: Path,
     seed: int,
+    deformation: Deformation | None = None,
+    labels: Pair[Path] | None = None,
 ) -> ChangeGrade:
     """Compare what was found of the made pair with what was painted.
 
@@ -337,9 +419,16 @@ def grade_changes(
     folder : Path
         Of the pair's results.
     seed : int
+    deformation : Deformation or None
+        Of the made pair, where the expansion is measured.
+    labels : pair of Path or None
+        Then: the head labels of the made visits.
     """
     brain, from_baseline = read_mask(midway.brain), read_transform(midway.transforms[0])
     (baseline, followup), rows = tracked_lesions(midway, tissue, min_mm3=min_lesion_mm3)
+    trusted = False
+    if deformation is not None and labels is not None:
+        rows, trusted = with_expansion(rows, deformation, instances=(baseline, followup), midway=midway, labels=labels)
     truth = np.maximum(*(
         labels_on_grid(read_own(path), brain, target_from_source=from_baseline).data for path in painted.lesions
     ))  # fmt: skip
@@ -353,29 +442,36 @@ def grade_changes(
             found_change=row_of[change.id].change,
             found_baseline_mm3=row_of[change.id].baseline_mm3,
             found_followup_mm3=row_of[change.id].followup_mm3,
+            found_expansion_percent=row_of[change.id].expansion_percent,
+            found_sel_candidate=row_of[change.id].sel_candidate,
         )
         if change.id in row_of
         else change
         for change in painted.rows
     ]
-    own = [row.change for row in rows if row.id not in shared[1]]
+    own = [row for row in rows if row.id not in shared[1]]
+    summary = summarise_change_grade(found, [row.change for row in own], seed=seed)
+    if deformation is not None:
+        measured = {name: value if trusted else None for name, value in deformation.brain.items()}
+        summary["expansion"] = summarise_expansion(
+            found,
+            [row.sel_candidate for row in own if row.sel_candidate is not None],
+            brain={"injected_percent": -(painted.loss_percent or 0.0), **measured},
+            seed=seed,
+        )
     patient = Subject(subject.label, None, {})
     names = {key: patient.below(folder, suffix) for key, suffix in GRADE.items()}
     return ChangeGrade(
         table=write_grade_tsv(found, names["table"], columns=CHANGE_GRADE_COLUMNS),
         table_columns=write_json(CHANGE_GRADE_COLUMNS, names["table_columns"]),
-        summary=summarise_change_grade(found, own, seed=seed),
+        summary=summary,
     )
-
-
-def _flair_from(anatomy: Anatomy, contrast: str) -> np.ndarray:
-    return np.eye(4) if contrast == "FLAIR" else read_transform(anatomy.to_flair[contrast])
 
 
 def _with_painted(anatomy: Anatomy, painted: PaintedChanges, contrast: str, *, visit: int) -> Volume:
     """A contrast as it was scanned, with the painted lesions of a visit, in its own intensities."""
     scan, excess = read_own(anatomy.corrected[contrast]), read_own(painted.excess[contrast][visit])
-    flair_from_scan = _flair_from(anatomy, contrast)
+    flair_from_scan = flair_from(anatomy, contrast)
     normalised = read_own(anatomy.working.images[contrast])
     inside = read_mask(anatomy.working.brain).data
     seen = resample(scan, normalised, target_from_source=flair_from_scan).data

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from scipy.special import expit, logit
 from msrim.bids import Subject
 from msrim.errors import Doubt, Fallback
 from msrim.image import Volume, on_grid_of, read_volume, resample, write_volume
+from msrim.labels import WHITE_MATTER
 from msrim.labels import Tissue as TissueClass
 from msrim.lesions.change import (
     RULE,
@@ -30,10 +31,10 @@ from msrim.lesions.change import (
     difference_z,
 )
 from msrim.lesions.correct import Given, with_corrections
-from msrim.lesions.expansion import brain_volume_change
+from msrim.lesions.expansion import brain_volume_change, lesion_expansions
 from msrim.lesions.plausible import Seen, implausible_everywhere
 from msrim.lesions.split import split_confluent
-from msrim.lesions.track import TrackedLesion, lesions_of_visit, track_lesions
+from msrim.lesions.track import TrackedLesion, lesions_of_visit, numbered_as_rows, track_lesions
 from msrim.models.registry import THICK_SLICES_MM, Card, read_card
 from msrim.preprocess.deform import halfway_deformation, log_jacobian
 from msrim.preprocess.masks import remove_superficial
@@ -560,6 +561,53 @@ def tracked_lesions(midway: Midway, tissue: Tissue, *, min_mm3: float) -> tuple[
     parts = split_confluent(brain.like(masks[0].data | masks[1].data), sphere_probability=sphere)
     baseline, followup = (lesions_of_visit(parts, mask, min_mm3=min_mm3) for mask in masks)
     return (baseline, followup), track_lesions(baseline, followup)
+
+
+def with_expansion(
+    rows: list[TrackedLesion],
+    deformation: Deformation,
+    *,
+    instances: Pair[Volume],
+    midway: Midway,
+    labels: Pair[Path],
+) -> tuple[list[TrackedLesion], bool]:
+    """The rows with the expansion of lesions that both visits have, and whether it is more than chance.
+
+    ``labels`` are the head labels of each visit, in the world of its FLAIR.
+    """
+    brain = read_mask(midway.brain)
+    white = brain.data.copy()
+    for path, transform in zip(labels, midway.transforms, strict=True):
+        parsed = resample(read_own(path), brain, target_from_source=read_transform(transform), nearest=True)
+        white &= np.isin(parsed.data, WHITE_MATTER)
+    found = lesion_expansions(
+        numbered_as_rows(rows, instances),
+        read_own(deformation.log_jacobian),
+        brain=brain,
+        white=brain.like(white),
+        years=deformation.years,
+    )
+    if not found and rows:
+        warnings.warn(
+            "the deformation between the visits is mostly chance, as where their contrasts differ: expansion and brain "
+            "volume change are left out",
+            Fallback,
+            stacklevel=2,
+        )
+        return rows, False
+    measured = [
+        replace(
+            row,
+            expansion_percent=found[row.id].percent,
+            expansion_percent_per_year=found[row.id].percent_per_year,
+            sel_candidate=found[row.id].candidate,
+            concentricity=found[row.id].concentricity,
+        )
+        if row.baseline_ids and row.followup_ids
+        else row
+        for row in rows
+    ]
+    return measured, True
 
 
 def each(read: Callable[[S], T], pair: Pair[S]) -> Pair[T]:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import csv
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,12 +26,9 @@ from msrim.bids import (
     write_dataset_description,
 )
 from msrim.console import Console
-from msrim.errors import Fallback
 from msrim.files import write_json
 from msrim.image import Volume, labels_on_grid, read_volume, resample, write_volume
-from msrim.labels import WHITE_MATTER
 from msrim.lesions.change import difference_z
-from msrim.lesions.expansion import lesion_expansions
 from msrim.lesions.measure import LESION_COLUMNS, measure_lesions, write_lesions_tsv
 from msrim.lesions.track import (
     CHANGE_COLUMNS,
@@ -66,6 +62,7 @@ from msrim.workflows.changes import (
     each,
     register_to_midway,
     tracked_lesions,
+    with_expansion,
 )
 from msrim.workflows.plan import change_steps
 from msrim.workflows.run import Run, files_in
@@ -271,10 +268,8 @@ def write_changes(
     instances, rows = tracked_lesions(midway, tissue, min_mm3=min_lesion_mm3)
     trusted = False
     if found.deformation is not None:
-        anatomies = (visits[0].anatomy, visits[1].anatomy)
-        rows, trusted = _with_expansion(
-            rows, found.deformation, instances=instances, midway=midway, anatomies=anatomies
-        )
+        labels = (visits[0].anatomy.labels, visits[1].anatomy.labels)
+        rows, trusted = with_expansion(rows, found.deformation, instances=instances, midway=midway, labels=labels)
     baseline, followup = (
         labels_on_grid(
             lesions,
@@ -390,50 +385,6 @@ def _write_pair_files(
         difference_t2w=difference_t2w,
         log_jacobian=log_jacobian,
     )
-
-
-def _with_expansion(
-    rows: list[TrackedLesion],
-    deformation: Deformation,
-    *,
-    instances: Pair[Volume],
-    midway: Midway,
-    anatomies: Pair[AnatomyFiles],
-) -> tuple[list[TrackedLesion], bool]:
-    """The rows with the expansion of lesions that both visits have, and whether it is more than chance."""
-    brain = read_mask(midway.brain)
-    white = brain.data.copy()
-    for anatomy, transform in zip(anatomies, midway.transforms, strict=True):
-        parsed = resample(read_own(anatomy.labels), brain, target_from_source=read_transform(transform), nearest=True)
-        white &= np.isin(parsed.data, WHITE_MATTER)
-    found = lesion_expansions(
-        numbered_as_rows(rows, instances),
-        read_own(deformation.log_jacobian),
-        brain=brain,
-        white=brain.like(white),
-        years=deformation.years,
-    )
-    if not found and rows:
-        warnings.warn(
-            "the deformation between the visits is mostly chance, as where their contrasts differ: expansion and brain "
-            "volume change are left out",
-            Fallback,
-            stacklevel=2,
-        )
-        return rows, False
-    measured = [
-        replace(
-            row,
-            expansion_percent=found[row.id].percent,
-            expansion_percent_per_year=found[row.id].percent_per_year,
-            sel_candidate=found[row.id].candidate,
-            concentricity=found[row.id].concentricity,
-        )
-        if row.baseline_ids and row.followup_ids
-        else row
-        for row in rows
-    ]
-    return measured, True
 
 
 def _with_rims(rows: list[TrackedLesion], own: Pair[Volume], rims: Pair[ClassifiedRims | None]) -> list[TrackedLesion]:

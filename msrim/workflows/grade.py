@@ -19,28 +19,37 @@ from msrim.bids import GRADE, Subject
 from msrim.errors import Remark
 from msrim.evaluation.grade import CONTRASTS, GRADE_COLUMNS, PaintedLesion, summarise_grade, write_grade_tsv
 from msrim.files import write_json
-from msrim.image import Volume, labels_on_grid, read_volume, resample, write_volume
-from msrim.labels import WHITE_MATTER
+from msrim.image import Volume, read_volume, resample, write_volume
 from msrim.lesions.plausible import plausible_lesions
-from msrim.lesions.scatter import scatter_lesions
 from msrim.models.registry import THICK_SLICES_MM
 from msrim.preprocess.masks import grown_mask
-from msrim.preprocess.scan import as_scanned
-from msrim.transform import read_transform
+from msrim.preprocess.scan import scanned
 from msrim.workflows.anatomy import Anatomy, Working, read_mask, read_own
+from msrim.workflows.painting import canvas_of, nearest_lesion, painted_contrasts, quartiles, showing
 
-SEED = 1
 # From 2.7 to 12.4 mm wide: how many of each, a third with each contrast. Where scans differ most are the most.
 SIZES_MM3 = {10.0: 18, 25.0: 18, 63.0: 12, 160.0: 9, 400.0: 6, 1000.0: 3}
 LEAST_LESIONS = 30
-# From the patient's own lesions, and between painted ones: what was found of one is not taken for another's.
-GAP_MM = 5.0
-# The patient's own contrast is measured on lesions of this size or more; smaller ones are blurred by voxels.
-MEASURED_MM3 = 30.0
-# White matter around a lesion, from and to.
-AROUND_MM = (2.0, 6.0)
-# A painted lesion's blur reaches beyond it; what is found so near is no false positive.
+# A painted lesion's blur reaches beyond it, by a slice where slices are thicker; what is found so near is no false
+# positive.
 NEAR_MM = 3.0
+
+
+@dataclass(frozen=True)
+class Painted:
+    """What the FLAIR shows of a painted lesion.
+
+    Attributes
+    ----------
+    contrast : str
+        Which of CONTRASTS.
+    volume_mm3, flair_contrast : float
+        Of the FLAIR's voxels that show it: their volume, and the upper quartile of its contrast in them.
+    """
+
+    contrast: str
+    volume_mm3: float
+    flair_contrast: float
 
 
 @dataclass(frozen=True)
@@ -53,13 +62,16 @@ class PaintedImages:
         The visit's, with painted images.
     lesions : Path
         Painted lesions on the working grid, numbered.
-    contrasts : dict of int to (str, float)
-        By number: which of CONTRASTS, and what it is on the FLAIR.
+    shown : Path
+        The same where the FLAIR shows them, on the grid of the corrected FLAIR.
+    painted : dict of int to Painted
+        By number.
     """
 
     working: Working
     lesions: Path
-    contrasts: dict[int, tuple[str, float]]
+    shown: Path
+    painted: dict[int, Painted]
 
 
 @dataclass(frozen=True)
@@ -91,18 +103,12 @@ def paint_lesions(anatomy: Anatomy, *, lesion: Path, threshold: float, seed: int
     """
     import torch
 
-    from msrim.training.contrasts import PAINTED_CONTRAST
     from msrim.training.painting import painted_share
 
-    working = anatomy.working
-    images = {name: read_own(path) for name, path in working.images.items()}
-    flair = images["FLAIR"]
-    own = flair.like(read_own(lesion).data >= threshold)
-    white = np.isin(read_own(working.labels).data, WHITE_MATTER) & read_mask(working.brain).data
-    allowed = flair.like(white & ~grown_mask(own, by_mm=GAP_MM).data)
-    volumes = [size for size, count in SIZES_MM3.items() for _ in range(count)]
     rng = np.random.default_rng(seed)
-    lesions = scatter_lesions(allowed, volumes, gap_mm=GAP_MM, rng=rng)
+    canvas = canvas_of(anatomy, lesion=lesion, threshold=threshold)
+    volumes = [size for size, count in SIZES_MM3.items() for _ in range(count)]
+    lesions = canvas.scatter(volumes, rng=rng)
     boxes = ndimage.find_objects(lesions.data, max_label=len(volumes))
     if (count := sum(box is not None for box in boxes)) < LEAST_LESIONS:
         warnings.warn(
@@ -110,80 +116,41 @@ def paint_lesions(anatomy: Anatomy, *, lesion: Path, threshold: float, seed: int
             Remark,
             stacklevel=2,
         )
-    # (contrast in CONTRASTS, image contrast): how bright.
-    faint = {name: min(PAINTED_CONTRAST[name], key=abs) for name in images}
-    bright = likely_contrast(images, lesions=own, white=white)
-    excess = {name: np.zeros(flair.shape, np.float32) for name in images}
-    contrasts = {}
-    for index, box in enumerate(boxes):
-        if box is None:
-            continue
-        margin = tuple(slice(max(s.start - 4, 0), s.stop + 4) for s in box)
-        mask = lesions.data[margin] == index + 1
-        share = painted_share(torch.from_numpy(mask), rng)[0].numpy()
-        contrast, way = list(CONTRASTS.items())[index % len(CONTRASTS)]
-        values = {name: faint[name] + way * (bright[name] - faint[name]) for name in images}
-        for name, value in values.items():
-            excess[name][margin] += value * share
-        contrasts[index + 1] = contrast, round(values["FLAIR"], 3)
-    painted = {}
-    for name, image in images.items():
-        scan = read_own(anatomy.corrected[name])
-        # The transforms lead to the FLAIR's world, in which the working grid lies.
-        scan_from_flair = np.eye(4) if name == "FLAIR" else np.linalg.inv(read_transform(anatomy.to_flair[name]))
-        added = as_scanned(image.like(excess[name]), scan, scan_from_drawn=scan_from_flair)
-        inside = read_mask(working.brain).data
-        painted[name] = write_volume(image.like(image.data + added.data * inside), Path(f"{name}.nii"))
-    return PaintedImages(replace(working, images=painted), write_volume(lesions, Path("painted.nii")), contrasts)
-
-
-def likely_contrast(images: dict[str, Volume], *, lesions: Volume, white: np.ndarray) -> dict[str, float]:
-    """The patient's own contrast, or raters' usual one where the patient has no lesion, within what raters mark."""
-    from msrim.training.contrasts import PAINTED_CONTRAST
-
-    seen = own_contrast(images, lesions=lesions, white=white)
-    return {
-        name: float(np.clip(np.mean(PAINTED_CONTRAST[name]) if seen is None else seen[name], *PAINTED_CONTRAST[name]))
-        for name in images
-    }
-
-
-def own_contrast(images: dict[str, Volume], *, lesions: Volume, white: np.ndarray) -> dict[str, float] | None:
-    """How the patient's own lesions differ from the white matter around them, in the median over lesions.
-
-    Parameters
-    ----------
-    images : dict of str to Volume
-        Normalised contrasts on one grid.
-    lesions : Volume of bool
-    white : (X, Y, Z) bool
-
-    Returns
-    -------
-    dict of str to float, or None
-        By contrast: the quartile of the lesion that differs more, less the median around it. None without any lesion.
-    """
-    parts = cc3d.connected_components(lesions.data.astype(np.uint8), connectivity=26)
-    sizes = np.bincount(parts.ravel())[1:] * lesions.voxel_volume_mm3
-    large = sizes >= MEASURED_MM3 if (sizes >= MEASURED_MM3).any() else sizes > 0
-    reach = np.ceil(AROUND_MM[1] / lesions.spacing).astype(int)
-    found: dict[str, list[float]] = {name: [] for name in images}
-    for number, box in enumerate(ndimage.find_objects(parts), start=1):
-        if not large[number - 1]:
-            continue
-        box = tuple(slice(max(s.start - r, 0), s.stop + r) for s, r in zip(box, reach, strict=True))
-        inside = parts[box] == number
-        distance = ndimage.distance_transform_edt(~lesions.data[box].astype(bool), sampling=lesions.spacing)
-        around = white[box] & (distance >= AROUND_MM[0]) & (distance <= AROUND_MM[1])
-        if not around.any():
-            continue
-        for name, image in images.items():
-            quartile = 25 if name == "T1w" else 75
-            value = np.percentile(image.data[box][inside], quartile) - np.median(image.data[box][around])
-            found[name].append(float(value))
-    if not found["FLAIR"]:
-        return None
-    return {name: float(np.median(values)) for name, values in found.items()}
+    share = np.zeros(lesions.shape, np.float32)
+    around = [None if box is None else tuple(slice(max(s.start - 4, 0), s.stop + 4) for s in box) for box in boxes]
+    parts = {}
+    for number, box in enumerate(around, start=1):
+        if box is not None:
+            mask = torch.from_numpy(lesions.data[box] == number)
+            parts[number] = painted_share(mask, rng)[0].numpy()
+            share[box] += parts[number]
+    excess = {name: np.zeros(lesions.shape, np.float32) for name in canvas.images}
+    contrast_of = {}
+    for number, bounds in painted_contrasts(canvas, lesions, share).items():
+        contrast_of[number], way = list(CONTRASTS.items())[(number - 1) % len(CONTRASTS)]
+        for name, (faint, own) in bounds.items():
+            excess[name][around[number - 1]] += (faint + way * (own - faint)) * parts[number]
+    images = {}
+    for name, image in canvas.images.items():
+        added = canvas.as_shown(excess[name], name) * canvas.brain
+        images[name] = write_volume(image.like(image.data + added), Path(f"{name}.nii"))
+    scan = read_own(anatomy.corrected["FLAIR"])
+    seen = scanned(lesions.like(excess["FLAIR"]), scan, scan_from_drawn=np.eye(4))
+    nearest = resample(lesions.like(nearest_lesion(lesions)), seen, nearest=True).data.astype(int)
+    shown = showing(seen.data, nearest)
+    brightest, counts = quartiles(seen.data, shown), np.bincount(shown.ravel())
+    return PaintedImages(
+        working=replace(anatomy.working, images=images),
+        lesions=write_volume(lesions, Path("painted.nii")),
+        shown=write_volume(seen.like(shown.astype(np.int16)), Path("shown.nii")),
+        painted={
+            number: Painted(
+                contrast, round(float(counts[number]) * seen.voxel_volume_mm3, 3), round(brightest[number], 3)
+            )
+            for number, contrast in contrast_of.items()
+            if number in brightest
+        },
+    )
 
 
 def grade_lesions(
@@ -223,27 +190,30 @@ def grade_lesions(
         for mask in marked
     )
     lesions = read_own(painted.lesions)
-    truth = labels_on_grid(lesions, target, target_from_source=np.eye(4)).data
+    truth = resample(read_own(painted.shown), target, nearest=True).data.astype(int)
     added = cc3d.connected_components((after & ~before).astype(np.uint8), connectivity=26)
     unit = target.voxel_volume_mm3
     sizes = np.bincount(added.ravel()) * unit
     rows, matched = [], {0}
-    for number, (contrast, flair_contrast) in painted.contrasts.items():
+    for number, lesion_shown in painted.painted.items():
         parts = set(np.unique(added[truth == number]).tolist()) - {0}
         matched |= parts
         voxels = np.argwhere(lesions.data == number)
         centre = lesions.affine[:3, :3] @ voxels.mean(axis=0) + lesions.affine[:3, 3]
         rows.append(
             PaintedLesion(
-                number,
-                round(len(voxels) * lesions.voxel_volume_mm3, 3),
-                contrast,
-                flair_contrast,
-                *(round(float(c), 2) for c in centre),
-                round(float(sizes[list(parts)].sum()), 3) if parts else None,
+                id=number,
+                volume_mm3=lesion_shown.volume_mm3,
+                drawn_mm3=round(len(voxels) * lesions.voxel_volume_mm3, 3),
+                contrast=lesion_shown.contrast,
+                flair_contrast=lesion_shown.flair_contrast,
+                centre_x_mm=round(float(centre[0]), 2),
+                centre_y_mm=round(float(centre[1]), 2),
+                centre_z_mm=round(float(centre[2]), 2),
+                found_mm3=round(float(sizes[list(parts)].sum()), 3) if parts else None,
             )
         )
-    near = grown_mask(target.like((truth > 0) | before), by_mm=NEAR_MM).data
+    near = grown_mask(target.like((truth > 0) | before), by_mm=max(NEAR_MM, float(target.spacing.max()))).data
     elsewhere = set(range(sizes.size)) - matched - set(np.unique(added[near]).tolist())
     own = cc3d.connected_components(before.astype(np.uint8), connectivity=26)
     still = np.unique(own[after & before])

@@ -50,6 +50,7 @@ SECONDS = {
     "match_of_made": 6.0,
     "compare_of_made": 40.0,
     "decide_of_made": 10.0,
+    "deform_made": 90.0,
     "grade_changes": 10.0,
     "correct_tissue": 3.0,
     "write_corrected_changes": 12.0,
@@ -70,7 +71,6 @@ GRADED_PAIR = (
     "match_of_made",
     "compare_of_made",
     "decide_of_made",
-    "grade_changes",
 )
 
 
@@ -114,7 +114,9 @@ def change_steps(recipe: Recipe, *, corrected: bool = False) -> list[str]:
     expansion = ["deform"] if recipe.expansion else []
     corrections = ["correct_tissue"] if corrected else []
     written = "write_corrected_changes" if corrected else "write_changes"
-    graded = GRADED_PAIR if recipe.grade else ()
+    graded: list[str] = []
+    if recipe.grade:
+        graded = [*GRADED_PAIR, *(["deform_made"] if recipe.expansion else []), "grade_changes"]
     return [
         "register_to_midway",
         "match",

@@ -36,8 +36,9 @@ from msrim.workflows.anatomy import (
     read_own,
     tell_images,
 )
-from msrim.workflows.grade import SEED, Grade, grade_lesions, paint_lesions
+from msrim.workflows.grade import Grade, grade_lesions, paint_lesions
 from msrim.workflows.inputs import check_visit
+from msrim.workflows.painting import SEED
 from msrim.workflows.plan import lesion_steps
 from msrim.workflows.run import Run, files_in
 

@@ -21,7 +21,9 @@ def lesions(*, found_from_mm3: dict[str, float], spread: float = 0.0, repeats: i
         for contrast in CONTRASTS:
             odds = np.log(volume / found_from_mm3[contrast])
             found = rng.random() < 1 / (1 + np.exp(-odds / spread)) if spread else odds > 0
-            rows.append(PaintedLesion(len(rows) + 1, volume, contrast, 1.0, 0, 0, 0, 0.9 * volume if found else None))
+            rows.append(
+                PaintedLesion(len(rows) + 1, volume, volume, contrast, 1.0, 0, 0, 0, 0.9 * volume if found else None)
+            )
     return rows
 
 
@@ -72,7 +74,10 @@ def test_a_scan_without_room_for_painting():
 
 
 def test_the_table_has_the_described_columns(tmp_path):
-    rows = [PaintedLesion(1, 10.0, "own", 2.5, 1.0, 2.0, 3.0, None), PaintedLesion(2, 25.0, "own", 2.5, 0, 0, 0, 20.0)]
+    rows = [
+        PaintedLesion(1, 10.0, 8.0, "own", 2.5, 1.0, 2.0, 3.0, None),
+        PaintedLesion(2, 25.0, 22.0, "own", 2.5, 0, 0, 0, 20.0),
+    ]
     lines = write_grade_tsv(rows, tmp_path / "grade.tsv").read_text(encoding="utf-8").splitlines()
     assert lines[0].split("\t") == list(GRADE_COLUMNS)
     assert lines[1].split("\t")[-1] == "n/a" and lines[2].split("\t")[-1] == "20.000"

@@ -171,7 +171,9 @@ def test_every_picture_is_described(written):
 def graded() -> Report:
     """A scan that shows painted lesions of 100 mm3 and none of 10 mm3."""
     rows = [
-        PaintedLesion(k + 1, (10.0, 100.0)[k % 2], list(CONTRASTS)[k % 3], 1.0 + k % 3, 0, 0, 0, (None, 80.0)[k % 2])
+        PaintedLesion(
+            k + 1, (10.0, 100.0)[k % 2], 10.0, list(CONTRASTS)[k % 3], 1.0 + k % 3, 0, 0, 0, (None, 80.0)[k % 2]
+        )
         for k in range(30)
     ]
     told = summarise_grade(rows, sizes_mm3=[10.0, 100.0], false_positives_mm3=[12.0], lost=2, seed=1)

@@ -10,16 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 from heads import BRIGHT, OWN, SHAPE, THRESHOLD, head
+from scipy import ndimage
 from volumes import pose, rotation
 
 from msrim.bids import Subject
-from msrim.evaluation.change_grade import PAINTED_CHANGES
+from msrim.evaluation.change_grade import EXPANDING, PAINTED_CHANGES
 from msrim.image import Volume, read_volume, resample, write_volume
+from msrim.labels import HeadLabel
 from msrim.lesions.change import changed_tissue
+from msrim.preprocess.deform import log_jacobian
+from msrim.simulation.deformation import Pull, tissue_share
 from msrim.transform import read_transform, write_transform
+from msrim.workflows import change_grade
 from msrim.workflows.anatomy import Anatomy
 from msrim.workflows.change_grade import (
+    LOSS_PERCENT,
     PLAN,
+    RATIOS,
     ChangeGrade,
     PaintedChanges,
     grade_changes,
@@ -27,7 +34,7 @@ from msrim.workflows.change_grade import (
     make_followup,
     paint_changes,
 )
-from msrim.workflows.changes import Matched, Midway, Tissue
+from msrim.workflows.changes import Deformation, Matched, Midway, Tissue
 
 # Where the head lies at follow-up, and where half way; the follow-up has slices of 3 mm.
 MOVED = pose(rotation(z_deg=6), (1, 1, 1), origin_mm=(4.0, -3.0, 2.0))
@@ -41,7 +48,7 @@ def painted(tmp_path_factory) -> tuple[Anatomy, PaintedChanges, Path]:
     anatomy, lesion = head(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        drawn = paint_changes(anatomy.working, lesion=lesion, threshold=THRESHOLD, seed=1)
+        drawn = paint_changes(anatomy, lesion=lesion, threshold=THRESHOLD, seed=1)
     excess = {name: tuple(folder / path for path in pair) for name, pair in drawn.excess.items()}
     lesions = tuple(folder / path for path in drawn.lesions)
     # The scan is what normalisation made of it, in other units.
@@ -177,3 +184,113 @@ def check(grade: ChangeGrade, drawn: PaintedChanges, *, seen: bool) -> None:
         }  # fmt: skip
         assert {row[4] for row in rows[1:]} == {"n/a"}
     assert list(json.loads(grade.table_columns.read_text(encoding="utf-8"))) == rows[0]
+
+
+@pytest.fixture(scope="module")
+def deformed(painted, tmp_path_factory) -> tuple[Anatomy, PaintedChanges]:
+    """The head with ventricles, and lesions that expand."""
+    anatomy, _, lesion = painted
+    folder = tmp_path_factory.mktemp("deformed")
+    labels = read_volume(anatomy.working.labels)
+    middle = np.linalg.norm(np.moveaxis(np.indices(SHAPE), 0, -1) - (np.array(SHAPE) - 1) / 2, axis=-1) < 10
+    labels = labels.like(np.where(middle, HeadLabel.VENTRICLES, labels.data).astype(np.uint8))
+    working = replace(anatomy.working, labels=write_volume(labels, folder / "labels.nii"))
+    anatomy = replace(anatomy, working=working)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        drawn = paint_changes(anatomy, lesion=lesion, threshold=THRESHOLD, seed=1, deformed=True)
+    excess = {name: tuple(folder / path for path in pair) for name, pair in drawn.excess.items()}
+    return anatomy, replace(drawn, excess=excess, lesions=tuple(folder / path for path in drawn.lesions))
+
+
+def expanding(drawn: PaintedChanges) -> dict[int, float]:
+    """Ratio of volumes by number."""
+    return {row.id: 1 + row.expansion_percent / 100 for row in drawn.rows if row.change == EXPANDING}
+
+
+def test_what_is_injected_is_known(deformed):
+    anatomy, drawn = deformed
+    ratios = expanding(drawn)
+    assert len(ratios) >= len(RATIOS) - 2
+    # Beside the ventricles a lesion is pressed as the tissue is.
+    np.testing.assert_allclose(list(ratios.values()), RATIOS[: len(ratios)], atol=0.08)
+    pull = Pull(np.load(drawn.pull), read_volume(anatomy.working.labels).affine)
+    for number, ratio in ratios.items():
+        inside = data_of(drawn.lesions[0]) == number
+        assert pull.sampled(inside.astype(np.float32)).sum() == pytest.approx(ratio * inside.sum(), rel=1e-3)
+    # Lesions at the edge of the white matter push some of it out of the head.
+    assert LOSS_PERCENT - 0.3 < drawn.loss_percent < LOSS_PERCENT + 0.1
+    tissue = pull.sampled(tissue_share(read_volume(anatomy.working.labels))).sum()
+    assert tissue == pytest.approx(
+        (1 - drawn.loss_percent / 100) * tissue_share(read_volume(anatomy.working.labels)).sum(), rel=1e-4
+    )
+    for row in drawn.rows:
+        assert (row.expansion_percent is None) == (row.change not in (EXPANDING, "stable"))
+
+
+def test_the_followup_shows_the_expansion(deformed, tmp_path, monkeypatch):
+    """In place, without noise and bias field, it is the baseline deformed where a lesion is alike at both visits."""
+    anatomy, drawn = deformed
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(change_grade, "BIAS", 0.0)
+    grid = write_volume(read_volume(anatomy.working.images["FLAIR"]), tmp_path / "later.nii")
+    later = replace(anatomy, corrected={"FLAIR": grid}, to_flair={})
+    identity = write_transform(np.eye(4), tmp_path / "identity.txt")
+    midway = Midway(anatomy.brain, (grid, grid), (identity, identity), {})
+    made = make_followup((anatomy, later), painted=drawn, midway=midway, matched=Matched((grid, grid)), seed=1)
+    followup, labels_later = data_of(made.corrected["FLAIR"]), data_of(made.labels)
+    images = [data_of(make_baseline(anatomy, painted=drawn).corrected["FLAIR"]), followup]
+    lesions = data_of(drawn.lesions[0])
+    pull = Pull(np.load(drawn.pull), read_volume(anatomy.working.labels).affine)
+    expected, moved = pull.sampled(images[0]), []
+    for number in expanding(drawn):
+        near = ndimage.distance_transform_edt(lesions != number) < 3
+        # A neighbour that is not alike may shine in.
+        assert np.abs(images[1] - expected)[near].mean() < 0.1
+        moved.append(np.abs(images[1] - images[0])[near].mean())
+    # Of a contrast of some 150 units.
+    assert min(moved) > 5
+    # The ventricles have widened.
+    labels = read_volume(anatomy.working.labels).data == HeadLabel.VENTRICLES
+    assert np.count_nonzero(labels_later == HeadLabel.VENTRICLES) > 1.05 * np.count_nonzero(labels)
+
+
+def test_what_is_recovered_stands_beside_it(deformed, painted, tmp_path, monkeypatch):
+    anatomy, drawn = deformed
+    monkeypatch.chdir(tmp_path)
+    grid = read_volume(anatomy.working.brain, mask=True)
+    own = data_of(painted[2]) >= THRESHOLD
+    masks = [
+        write_volume(grid.like(own | (data_of(path) > 0)), tmp_path / f"{k}.nii")
+        for k, path in enumerate(drawn.lesions)
+    ]
+    nothing = write_volume(grid.like(np.zeros(SHAPE, bool)), tmp_path / "nothing.nii")
+    # What was injected, without error; it is symmetric about half way but for its own size.
+    moved = -np.load(drawn.pull)
+    identity = write_transform(np.eye(4), tmp_path / "identity.txt")
+    grade = grade_changes(
+        Subject("ball", "02", {}),
+        drawn,
+        midway=Midway(anatomy.working.brain, (anatomy.working.brain,) * 2, (identity, identity), {}),
+        tissue=Tissue(nothing, nothing, (masks[0], masks[1]), (painted[2], painted[2])),
+        min_lesion_mm3=3.0,
+        folder=tmp_path / "out",
+        seed=1,
+        deformation=Deformation(
+            write_volume(grid.like(log_jacobian(moved)), tmp_path / "log_jacobian.nii"),
+            1.0,
+            {"brain_volume_change_percent": -0.9, "tissue_mask_change_percent": -1.2},
+        ),
+        labels=(anatomy.working.labels, anatomy.working.labels),
+    )
+    told = grade.summary["expansion"]
+    assert told["painted"] == told["measured"] == len(expanding(drawn))
+    assert told["slope"]["value"] == pytest.approx(1, abs=0.1)
+    assert told["slope"]["low"] <= told["slope"]["value"] <= told["slope"]["high"]
+    assert told["candidates"]["found"] == told["candidates"]["painted"] > 0
+    assert told["false_candidates"]["candidates"] == 0 < told["false_candidates"]["lesions"]
+    assert told["brain_volume"] == {
+        "injected_percent": pytest.approx(-drawn.loss_percent, abs=1e-3),
+        "brain_volume_change_percent": -0.9,
+        "tissue_mask_change_percent": -1.2,
+    }
