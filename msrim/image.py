@@ -461,12 +461,6 @@ def _gap_mm(a: np.ndarray, b: np.ndarray, shape: tuple[int, int, int]) -> float:
 def _inside(data: np.ndarray, path: Path, *, filling: bool = False) -> np.ndarray:
     """Where a mask, label map or probability map is above 0.5: (X, Y, Z) bool."""
     inside = data > 0.5
-    faces = [np.moveaxis(inside, axis, 0)[edge].ravel() for axis in range(inside.ndim) for edge in (0, -1)]
-    if not filling and (outside := np.concatenate(faces)).size and outside.mean() > MAX_MARKED_FACES:
-        raise InputError(
-            f"{path}: marks {100 * outside.mean():.0f} % of the image's outermost voxels, where 0 must be; "
-            "give a mask whose background is 0"
-        )
     low, high = float(data.min(initial=0)), float(data.max(initial=0))
     if low <= -0.5:
         raise InputError(f"{path}: holds values down to {low:g}; no mask, label map or probability map has those")
@@ -474,6 +468,12 @@ def _inside(data: np.ndarray, path: Path, *, filling: bool = False) -> np.ndarra
     if (not whole and high > MAX_OVERSHOOT) or (whole and high > 1 and is_uneven(data)):
         raise InputError(
             f"{path}: holds an image with values up to {high:g}, no mask; give a mask, a label map or probabilities"
+        )
+    faces = [np.moveaxis(inside, axis, 0)[edge].ravel() for axis in range(inside.ndim) for edge in (0, -1)]
+    if not filling and (outside := np.concatenate(faces)).size and outside.mean() > MAX_MARKED_FACES:
+        raise InputError(
+            f"{path}: marks {100 * outside.mean():.0f} % of the image's outermost voxels, where 0 must be; "
+            "give a mask whose background is 0"
         )
     positive = np.count_nonzero(data > 0)
     if positive and not inside.any():

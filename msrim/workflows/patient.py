@@ -138,6 +138,7 @@ def check_patient(visits: Sequence[Visit], recipe: Recipe, out: Path, *, rim_mod
     """Whatever can be known to be wrong with a patient before the first file is written."""
     card = read_card(recipe.model)
     check_finds_lesions(card, LESION_TASKS)
+    check_patient_page(visits[0], out)
     for visit in visits:
         subject = visit.subject()
         check_visit(subject, recipe, out, cards=[*card.single, *anatomy_cards()])
@@ -145,7 +146,6 @@ def check_patient(visits: Sequence[Visit], recipe: Recipe, out: Path, *, rim_mod
             check_rims(subject, RimInputs(find_qsm(visit.folder)), out, model=rim_model)
     if len(visits) > 1:
         find_visits([visit.folder for visit in visits])
-    check_patient_page(visits[0], out)
 
 
 def do_task(
