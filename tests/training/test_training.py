@@ -456,7 +456,7 @@ def test_masks_of_patients_to_leave_out_are_not_painted(bank, tmp_path):
     with pytest.raises(InputError, match="masks: no lesion masks"):
         painted_from(recipe, leave_out=[])
     for name in ("sub-07_mask", "08_space-MNI152_mask"):
-        write_volume(Volume(np.ones((4, 4, 4), np.uint8), np.eye(4)), tmp_path / "masks" / f"{name}.nii.gz")
+        write_volume(Volume(np.pad(np.ones((2, 2, 2), np.uint8), 1), np.eye(4)), tmp_path / "masks" / f"{name}.nii.gz")
     assert [len(painted_from(recipe, leave_out=out).whole) for out in ([], ["07"], ["07", "08"])] == [2, 1, 0]
     with pytest.raises(InputError, match="give that as well"):
         painted_from(recipe.model_copy(update={"lesion_bank": None}), leave_out=[])

@@ -136,7 +136,7 @@ def shifted() -> np.ndarray:
         ("sub-other/anat/mask.nii.gz", lesions(1, 3), AFFINE, "is of patient sub-other by its name"),
         ("mask.nii.gz", np.roll(lesions(1), (-14, -20, -12), (0, 1, 2)), AFFINE, "outside the FLAIR's brain"),
         ("mask.nii.gz", np.roll(lesions(1, 3), 9, axis=2), AFFINE, "is brighter on the FLAIR"),
-        ("mask.nii.gz", np.arange(np.prod(SHAPE)).reshape(SHAPE).astype(np.float32), AFFINE, "no mask"),
+        ("mask.nii.gz", lesions(1, 3) * np.arange(np.prod(SHAPE)).reshape(SHAPE).astype(np.float32), AFFINE, "no mask"),
         ("mask.txt", None, AFFINE, "not a NIfTI image"),
     ],
 )

@@ -277,7 +277,7 @@ def test_lesions_outside_the_qsm_are_told(visit, model, monkeypatch):
 
 
 def test_a_mask_on_neither_grid_is_refused(visit, model, monkeypatch):
-    write_volume(Volume(np.ones((20, 20, 20), np.uint8), np.eye(4)), visit / "lesions.nii.gz")
+    write_volume(Volume(np.pad(np.ones((16, 16, 16), np.uint8), 2), np.eye(4)), visit / "lesions.nii.gz")
     with pytest.raises(InputError, match="neither on the FLAIR's grid"):
         classified(visit, model, monkeypatch)
 
