@@ -46,7 +46,7 @@ class AnaConv(nn.Module):
         return self.fuse(torch.cat([features, coordinates[:, : self.count]], dim=1))
 
 
-class Head(nn.Module):
+class AnaConvHead(nn.Module):
     """Features of its own, AnaConv, then a voxel-wise perceptron: one logit a voxel.
 
     Parameters
@@ -104,8 +104,8 @@ class AllNet(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = UNet(contrasts, widths=widths, norm=nn.BatchNorm3d, in_plane=in_plane)
-        self.lesion = Head(widths[0], head_width, in_plane=in_plane > 0, anaconv=anaconv)
-        self.sphere = Head(widths[0], head_width, in_plane=in_plane > 0, anaconv=anaconv)
+        self.lesion = AnaConvHead(widths[0], head_width, in_plane=in_plane > 0, anaconv=anaconv)
+        self.sphere = AnaConvHead(widths[0], head_width, in_plane=in_plane > 0, anaconv=anaconv)
 
     def forward(self, x: Tensor) -> Tensor:
         image, coordinates = x[:, :-COORDINATES], x[:, -COORDINATES:]

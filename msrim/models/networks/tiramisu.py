@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from msrim.models.networks.allnet import COORDINATES, Head
+from msrim.models.networks.allnet import COORDINATES, AnaConvHead
 
 # Slices that go through the network at once outside training; bounds the memory of a whole brain.
 SLICES_AT_ONCE = 8
@@ -57,8 +57,8 @@ class TiramisuAllNet(nn.Module):
         super().__init__()
         self.stack = stack
         self.backbone = Tiramisu(contrasts * stack, layers=layers, growth=growth, first=first)
-        self.lesion = Head(self.backbone.out_channels, head_width, anaconv=anaconv)
-        self.sphere = Head(self.backbone.out_channels, head_width, anaconv=anaconv)
+        self.lesion = AnaConvHead(self.backbone.out_channels, head_width, anaconv=anaconv)
+        self.sphere = AnaConvHead(self.backbone.out_channels, head_width, anaconv=anaconv)
 
     def forward(self, x: Tensor) -> Tensor:
         image, coordinates = x[:, :-COORDINATES], x[:, -COORDINATES:]
