@@ -23,7 +23,6 @@ ALIKE = (
     "normalisation",
     "intensity_range",
     "threshold_range",
-    "thick_slice_threshold",
 )
 
 
@@ -62,7 +61,6 @@ def write_card(
         "threshold": threshold,
         "intensity_range": recipe.intensity_range,
         "threshold_range": recipe.threshold_range,
-        "thick_slice_threshold": recipe.thick_slice_threshold,
         **more,
         "sha256": sha256_of(weights),
         "licence": "Apache-2.0",

@@ -63,9 +63,9 @@ class Card:
         How intensities and coordinates are scaled.
     threshold : float
         On the probability, above which a voxel is a lesion, or a lesion is rim+.
-    thick_slice_threshold : float or None
-        In place of ``threshold`` for a lesion model where the FLAIR's slices are THICK_SLICES_MM thick or more: lesions
-        and what is bright beside ventricles run into each other there, and networks are too sure of both.
+    thick_slice_model : str or None
+        The packaged model that takes this lesion model's place where the FLAIR's slices are THICK_SLICES_MM thick or
+        more: lesions and what is bright beside ventricles run into each other there.
     sensitive_threshold : float or None
         A lower one for a rim network, by which few rims are missed and many are seen that are none.
     sha256 : str
@@ -101,7 +101,7 @@ class Card:
     training: str
     limits: str
     metrics: dict[str, Any] = field(default_factory=dict)
-    thick_slice_threshold: float | None = None
+    thick_slice_model: str | None = None
     sensitive_threshold: float | None = None
     intensity_range: tuple[float, float] | None = None
     threshold_range: tuple[float, float] | None = None
@@ -125,12 +125,6 @@ class Card:
     def single(self) -> tuple[Card, ...]:
         """The models that decide: the card itself, or those that it joins."""
         return self.members or (self,)
-
-    def threshold_for(self, slice_mm: float) -> float:
-        """From which probability on a voxel is lesion, by the FLAIR's slice thickness in millimetres."""
-        if self.thick_slice_threshold is None or slice_mm < THICK_SLICES_MM:
-            return self.threshold
-        return self.thick_slice_threshold
 
     def rim_threshold(self, wanted: str) -> float:
         """The probability from which on a lesion is rim+.
@@ -185,6 +179,19 @@ def read_card(name: str | Path) -> Card:
     return _parse(folder / "card.toml", folder / "weights.safetensors")
 
 
+def for_slices(name: str, slice_mm: float) -> str:
+    """The model that takes the place of one where the FLAIR's slices are of this thickness, mm; most often the same.
+
+    Examples
+    --------
+    >>> for_slices("allnet+scp", 1.0), for_slices("allnet+scp", 6.5)
+    ('allnet+scp', 'allnet-thick+scp-thick')
+    """
+    if slice_mm < THICK_SLICES_MM:
+        return name
+    return "+".join(read_card(part).thick_slice_model or part for part in _names(name))
+
+
 def located(name: str) -> str:
     """Name of a model that :func:`read_card` resolves from any folder: a step runs in a folder of its own.
 
@@ -226,7 +233,7 @@ def _joined(cards: list[Card]) -> Card:
         contrasts=tuple(dict.fromkeys(name for card in cards for name in card.contrasts)),
         required=tuple(dict.fromkeys(name for card in cards for name in card.required)),
         threshold=_mean_in_odds([card.threshold for card in cards]),
-        thick_slice_threshold=_mean_in_odds([card.threshold_for(THICK_SLICES_MM) for card in cards]),
+        thick_slice_model=None,
         threshold_range=(_mean_in_odds([low for low, _ in ranges]), _mean_in_odds([high for _, high in ranges]))
         if len(ranges) == len(cards)
         else None,

@@ -18,7 +18,6 @@ from msrim.image import Volume
 from msrim.labels import CSF, GREY_MATTER, WHITE_MATTER, HeadLabel
 from msrim.lesions.bank import read_bank
 from msrim.lesions.spheres import lesion_spheres
-from msrim.models.registry import THICK_SLICES_MM
 from msrim.training import synthesis
 from msrim.training.contrasts import (
     CAP_CONTRAST,
@@ -73,8 +72,6 @@ class Patient:
     labels : (X, Y, Z) uint8 array
         HEAD_LABELS.
     mni_from_voxel : (4, 4) float
-    slice_mm : float
-        Thickness of the FLAIR's slices as it was scanned.
     """
 
     name: str
@@ -84,7 +81,6 @@ class Patient:
     brain: np.ndarray
     labels: np.ndarray
     mni_from_voxel: np.ndarray
-    slice_mm: float = 1.0
 
     @cached_property
     def masks(self) -> Tensor:
@@ -193,6 +189,8 @@ class LesionCrops(Dataset):
         Contrasts that are never withheld.
     intensity_range : (float, float) or None
         The images are cut to it.
+    caps : bool
+        Half of the crops get bright caps and bands around the ventricles, which are no lesions.
     """
 
     zoom = ZOOM
@@ -209,6 +207,7 @@ class LesionCrops(Dataset):
         synthetic: Sequence[Patient] = (),
         required: Sequence[str] = (),
         intensity_range: tuple[float, float] | None = None,
+        caps: bool = False,
     ) -> None:
         names = sorted({patient.name for patient in patients})
         self.visits = [[patient for patient in patients if patient.name == name] for name in names]
@@ -216,7 +215,7 @@ class LesionCrops(Dataset):
         self.components = {id(visit): _voxels_by_lesion(visit.lesions) for visit in [*patients, *synthetic]}
         self.bank, self.contrasts = bank, tuple(contrasts)
         self.shape, self.samples, self.seed = tuple(shape), samples, seed
-        self.intensity_range = intensity_range
+        self.intensity_range, self.caps = intensity_range, caps
         self.dropout = [0.0 if name in required else DROPOUT[name] for name in contrasts]
 
     def __len__(self) -> int:
@@ -254,7 +253,7 @@ class LesionCrops(Dataset):
         for change, share in ((CHANGED_GREY, grey), (CHANGED_CSF, csf), (CHANGED_CONTRAST, marked)):
             images += strength * self._drawn(rng, change) * share
         thickness = rng.uniform(*THICKNESS) if rng.random() < SLICED else 0.0
-        if max(thickness, patient.slice_mm) >= THICK_SLICES_MM and rng.random() < CAPPED:
+        if self.caps and rng.random() < CAPPED:
             tissue = brain & ~lesions & (csf < 0.5)
             images += self._caps(synthesis.sample_at(patient.ventricle_mm, points)[0], rng) * tissue
         if maps:

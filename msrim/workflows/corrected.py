@@ -34,6 +34,7 @@ from msrim.workflows.segment import (
     Lesions,
     WrittenLesions,
     as_segmented_aloud,
+    for_slices,
     lesions_text,
     report_of,
     segment_visit,
@@ -141,6 +142,7 @@ def segment_corrected(
     _check(correction, subject, out)
     subject, recipe = as_segmented_aloud(subject, recipe, out, console=console)
     anatomy, found = segment_visit(subject, recipe, out, console=console)
+    recipe = for_slices(recipe, subject)
     card = read_card(recipe.model)
     settings = recipe.model_dump() | {"lesions": "corrected by hand"}
     inputs = subject.contrasts | {"lesions": correction.mask}

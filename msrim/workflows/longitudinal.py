@@ -37,7 +37,7 @@ from msrim.workflows.comparison import Changes, compare_visits
 from msrim.workflows.corrected import check_correction
 from msrim.workflows.correction import Correction, find_correction
 from msrim.workflows.inputs import check_output_folder, check_results_folder, read_subject, without_doubts
-from msrim.workflows.segment import check_finds_lesions, lesions_text, segment_visit
+from msrim.workflows.segment import check_finds_lesions, for_slices, lesions_text, segment_visit
 
 # Errors of reading a text file with any content.
 UNREADABLE = (OSError, ValueError, AttributeError, RecursionError)
@@ -76,6 +76,7 @@ def follow_visits(
         An input cannot be used; nothing has been written then.
     """
     between = years_between(visits, years)
+    recipe = for_slices(recipe, *visits)
     _check(visits, recipe, out)
     notes = check_visits(visits)
     if recipe.expansion and None in between:

@@ -21,6 +21,7 @@ from msrim.lesions.plausible import plausible_lesions
 from msrim.lesions.split import split_confluent
 from msrim.lesions.threshold import undoubted_threshold
 from msrim.models.registry import SEGMENTING_TASKS, THICK_SLICES_MM, Card, read_card
+from msrim.models.registry import for_slices as model_for_slices
 from msrim.preprocess.template import load_template
 from msrim.recipe import Recipe
 from msrim.report.segmentation import Report, write_report
@@ -37,7 +38,7 @@ from msrim.workflows.anatomy import (
     tell_images,
 )
 from msrim.workflows.grade import Grade, grade_lesions, paint_lesions
-from msrim.workflows.inputs import check_visit
+from msrim.workflows.inputs import check_visit, without_doubts
 from msrim.workflows.painting import SEED
 from msrim.workflows.plan import lesion_steps
 from msrim.workflows.run import Run, files_in
@@ -158,6 +159,7 @@ def segment_subject(subject: Subject, recipe: Recipe, out: Path, *, console: Con
 
 def segment_visit(subject: Subject, recipe: Recipe, out: Path, *, console: Console) -> tuple[Anatomy, Lesions]:
     """Prepare one visit and find its lesions; parameters and errors as :func:`segment_subject`."""
+    recipe = for_slices(recipe, subject)
     card = read_card(recipe.model)
     check_finds_lesions(card, SEGMENTING_TASKS)
     subject = subject.for_network(card.contrasts)
@@ -223,7 +225,7 @@ def as_segmented(subject: Subject, recipe: Recipe, out: Path) -> tuple[Subject, 
 def as_segmented_aloud(subject: Subject, recipe: Recipe, out: Path, *, console: Console) -> tuple[Subject, Recipe]:
     """As :func:`as_segmented`; a message where that is not what was given."""
     found, settings = as_segmented(subject, recipe, out)
-    if (found.contrasts, settings) != (subject.contrasts, recipe):
+    if (found.contrasts, settings) != (subject.contrasts, for_slices(recipe, subject)):
         console.say(f"images and settings are those of `msrim segment` in {found.folder(out)} ({settings.model})")
     return found, settings
 
@@ -231,7 +233,7 @@ def as_segmented_aloud(subject: Subject, recipe: Recipe, out: Path, *, console: 
 def find(subject: Subject, anatomy: Anatomy, recipe: Recipe, run: Run, *, out: Path, card: Card) -> Lesions:
     """Every step from the working images to the files that the user gets."""
     found = run(find_lesions, anatomy.working, to_mni=anatomy.to_mni, card=card, device=recipe.device)
-    threshold = fixed_threshold(recipe, card=card, subject=subject)
+    threshold = fixed_threshold(recipe, card=card)
     if recipe.threshold is None and card.threshold_range is not None:
         threshold = run(
             choose_threshold, anatomy.working, lesion=found.lesion, default=threshold, highest=card.threshold_range[1]
@@ -282,11 +284,16 @@ def grade_scan(
     )
 
 
-def fixed_threshold(recipe: Recipe, *, card: Card, subject: Subject) -> float:
+def for_slices(recipe: Recipe, *visits: Subject) -> Recipe:
+    """The recipe with the model for slices as thick as the thickest of these visits' FLAIRs: one model for all."""
+    with without_doubts():
+        slice_mm = max(float(read_volume(visit.contrasts["FLAIR"]).spacing.max()) for visit in visits)
+    return recipe.model_copy(update={"model": model_for_slices(recipe.model, slice_mm)})
+
+
+def fixed_threshold(recipe: Recipe, *, card: Card) -> float:
     """From which probability on a voxel is lesion where a visit has no threshold of its own."""
-    if recipe.threshold is not None:
-        return recipe.threshold
-    return card.threshold_for(float(read_volume(subject.contrasts["FLAIR"]).spacing.max()))
+    return card.threshold if recipe.threshold is None else recipe.threshold
 
 
 def check_finds_lesions(card: Card, tasks: Collection[str]) -> None:

@@ -139,6 +139,7 @@ def lesion_samples(recipe: TrainingRecipe, source: Source) -> Samples:
         synthetic=synthetic_brains(recipe, console=source.console),
         required=recipe.required,
         intensity_range=recipe.intensity_range,
+        caps=recipe.caps,
     )
     return Samples(crops, partial(all_net_loss, les_loss=recipe.les_loss), seen_patients(patients))
 
@@ -210,6 +211,7 @@ def slice_samples(recipe: TrainingRecipe, source: Source) -> Samples:
         contrasts=recipe.contrasts,
         required=recipe.required,
         intensity_range=recipe.intensity_range,
+        caps=recipe.caps,
         synthetic=synthetic_brains(recipe, console=source.console),
         plane=plane,
         samples=count,

@@ -115,7 +115,6 @@ def prepare_visit(subject: Subject, mask: Path, *, recipe: TrainingRecipe, out: 
         brain=brain.data,
         labels=labels.data,
         mni_from_voxel=mni_from_flair @ brain.affine,
-        slice_mm=float(read_volume(subject.contrasts["FLAIR"]).spacing.max()),
     )
 
 

@@ -11,7 +11,6 @@ from msrim.errors import ModelError
 from msrim.image import Volume
 from msrim.models import build, inference, load_model, read_card, write_weights
 from msrim.models.cards import join_models, write_card
-from msrim.models.registry import THICK_SLICES_MM
 from msrim.models.rims import INPUTS, inputs_of, rim_probabilities
 from msrim.recipe import TrainingRecipe
 
@@ -85,10 +84,6 @@ def test_card_of_models_joined_by_a_plus():
     card, parts = read_card("allnet+scp"), (read_card("allnet"), read_card("scp"))
     assert card.label == f"{parts[0].label}+{parts[1].label}"
     assert logit(card.threshold) == pytest.approx(np.mean([logit(part.threshold) for part in parts]), abs=1e-3)
-    for slice_mm in (1.0, THICK_SLICES_MM):
-        own = [logit(part.threshold_for(slice_mm)) for part in parts]
-        assert logit(card.threshold_for(slice_mm)) == pytest.approx(np.mean(own), abs=1e-3)
-    assert card.threshold_for(1.0) < card.threshold_for(THICK_SLICES_MM)
     assert (card.contrasts, card.required) == (("FLAIR", "T1w", "T2w"), ("FLAIR",))
     assert all(part.limits.strip() in card.limits for part in parts)
 

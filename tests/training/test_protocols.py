@@ -55,9 +55,9 @@ SLIM = {"learning_rate": 3e-4, "steps": 1200, "batch_size": 64, "rim_share": 0.3
 AVERAGED = {"optimiser": ONE_CYCLE.model_dump()}
 MADE = {
     "allnet": {**AVERAGED, "learning_rate": 5e-3, "steps": 2000, "batch_size": 2},
-    "allnet-fine-tuned": {**AVERAGED, "learning_rate": 1e-2, "steps": 360, "batch_size": 2},
+    "allnet-thick": {**AVERAGED, "learning_rate": 1e-2, "steps": 360, "batch_size": 2},
     "scp": {**AVERAGED, "learning_rate": 3e-3, "steps": 1500, "batch_size": 2},
-    "scp-fine-tuned": {**AVERAGED, "learning_rate": 8e-3, "steps": 330, "batch_size": 2},
+    "scp-thick": {**AVERAGED, "learning_rate": 8e-3, "steps": 330, "batch_size": 2},
     "coactseg": {**AVERAGED, "learning_rate": 5e-3, "steps": 1500, "batch_size": 4},
     "head": {**AVERAGED, "learning_rate": 3e-3, "steps": 1400, "batch_size": 2},
     "datrnet": {**SLIM, "learning_rate": 1e-3, "steps": 1400, "batch_size": 16, "max_angle_deg": 180},

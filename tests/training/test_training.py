@@ -217,21 +217,18 @@ def test_caps_are_bright_beside_the_ventricles_and_never_lesions(patient):
     assert not any(samples[index][1].any() for index in range(8))
 
 
-def test_caps_are_painted_where_slices_are_thick(patient, monkeypatch):
+def test_caps_are_painted_where_the_recipe_asks_for_them(patient, monkeypatch):
     """Thin slices resolve caps: there, what is bright beside the ventricles is a lesion more often than not."""
 
-    def capped(slice_mm: float, sliced: float) -> int:
-        monkeypatch.setattr("msrim.training.lesions.SLICED", sliced)
-        monkeypatch.setattr("msrim.training.lesions.THICKNESS", (5.0, 8.0))
+    def capped(caps: bool) -> int:
         drawn = []
         monkeypatch.setattr(LesionCrops, "_caps", lambda self, distance, rng: drawn.append(1) or torch.zeros(1))
-        samples = crops(replace(patient, slice_mm=slice_mm), None)
+        samples = LesionCrops([patient], None, contrasts=CONTRASTS, shape=(16, 16, 16), samples=8, caps=caps)
         for index in range(8):
             samples[index]
         return len(drawn)
 
-    assert capped(1.0, 0.0) == capped(3.0, 0.0) == 0
-    assert 0 < capped(1.0, 1.0) < 8 and 0 < capped(6.5, 0.0) < 8
+    assert capped(False) == 0 < capped(True) < 8
 
 
 def test_crops_beside_lesions_show_what_is_as_bright(patient):
