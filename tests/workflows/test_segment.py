@@ -222,7 +222,7 @@ def test_a_patient_corrected_in_the_page_is_measured_again(results, tmp_path):
     before = {name: sha256_of(results / name) for name in GOLDEN}
     shown, corrected = find_results(results), results / "corrected"
     instances = read_volume(anat(results, "space-orig_seg-lesions_dseg.nii.gz")).data
-    # A small one: where a large one goes, voxels under it count as ventricle again, and its neighbours lie nearer to it.
+    # A small one: where a large one goes, voxels under it count as ventricle again, and others lie nearer to it.
     number = next(n for n in reversed(range(1, int(instances.max()))) if lies_alone(instances, n))
     with serving(shown) as server, chromium(tmp_path) as tab:
         tab.open(server.address)
