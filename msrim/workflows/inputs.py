@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from msrim.bids import Subject, check_description
+from msrim.bids import Subject, check_description, contrast_of
 from msrim.errors import InputError, OutputError, Remark
 from msrim.files import sha256_of
 from msrim.image import Volume, equal_neighbours, read_volume, same_grid
@@ -184,13 +184,15 @@ def check_output_folder(out: Path, *, kind: str = "derivative") -> None:
     if described:
         return
     for patient in out.glob("sub-*"):
-        if kind == "raw" or (patient.is_dir() and not _was_worked_in(patient)):
+        if kind == "raw" or _holds_scans(patient):
             raise OutputError(f"{out}: holds patients that msrim has not made ({patient.name}); choose another folder")
 
 
-def _was_worked_in(patient: Path) -> bool:
-    """Whether there are results of msrim in a patient's folder, or what a killed run left of them."""
-    return any((folder / name).exists() for folder in (patient, *patient.glob("*/")) for name in ("work", "run.json"))
+def _holds_scans(patient: Path) -> bool:
+    """Whether images of a scanner lie in a patient's folder, as in a raw dataset."""
+    visits = [patient, *(visit for visit in patient.glob("ses-*") if "_to_" not in visit.name)]
+    images = (image.name for visit in visits for image in visit.glob("anat/*.nii*"))
+    return any(contrast_of(name) is not None for name in images)
 
 
 def check_results_folder(subject: Subject, out: Path) -> None:
