@@ -123,7 +123,12 @@ def summarise_change_grade(painted: Sequence[PaintedChange], own: Iterable[str],
 
 
 def summarise_expansion(
-    painted: Sequence[PaintedChange], own_candidates: Iterable[bool], *, brain: dict[str, float | None], seed: int
+    painted: Sequence[PaintedChange],
+    own_candidates: Iterable[bool],
+    *,
+    brain: dict[str, float | None],
+    trusted: bool,
+    seed: int,
 ) -> dict[str, Any]:
     """What was recovered of the expansion of lesions and of the loss of tissue that were injected.
 
@@ -134,6 +139,8 @@ def summarise_expansion(
         Of the patient's own lesions that both made visits have, whether they were called candidates.
     brain : dict of str to float or None
         ``injected_percent``, and what each way of measuring it found.
+    trusted : bool
+        Whether the deformation is more than chance; nothing is measured where it is not.
     seed : int
         Of the bootstrap.
 
@@ -151,7 +158,7 @@ def summarise_expansion(
     ...     PaintedChange(k, "expanding", 250, 250, "stable", 250, 250, grown, grown + 1, grown > 30)
     ...     for k, grown in enumerate([15.0, 25.0, 40.0])
     ... ]
-    >>> told = summarise_expansion(rows, [False, True], brain={"injected_percent": -1.0}, seed=0)
+    >>> told = summarise_expansion(rows, [False, True], brain={"injected_percent": -1.0}, trusted=True, seed=0)
     >>> round(told["slope"]["value"], 2), told["candidates"]["found"], told["candidates"]["painted"]
     (1.03, 1, 2)
     >>> told["false_candidates"]
@@ -184,6 +191,7 @@ def summarise_expansion(
         ),
     ]
     return {
+        "trusted": trusted,
         "painted": sum(row.change == EXPANDING for row in painted),
         "measured": len(measured),
         "slope": slope,

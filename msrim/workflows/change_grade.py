@@ -428,7 +428,14 @@ def grade_changes(
     (baseline, followup), rows = tracked_lesions(midway, tissue, min_mm3=min_lesion_mm3)
     trusted = False
     if deformation is not None and labels is not None:
-        rows, trusted = with_expansion(rows, deformation, instances=(baseline, followup), midway=midway, labels=labels)
+        rows, trusted = with_expansion(
+            rows,
+            deformation,
+            instances=(baseline, followup),
+            midway=midway,
+            labels=labels,
+            visits="the grade's simulated visits",
+        )
     truth = np.maximum(*(
         labels_on_grid(read_own(path), brain, target_from_source=from_baseline).data for path in painted.lesions
     ))  # fmt: skip
@@ -457,6 +464,7 @@ def grade_changes(
             found,
             [row.sel_candidate for row in own if row.sel_candidate is not None],
             brain={"injected_percent": -(painted.loss_percent or 0.0), **measured},
+            trusted=trusted,
             seed=seed,
         )
     patient = Subject(subject.label, None, {})

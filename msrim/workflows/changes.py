@@ -567,10 +567,11 @@ def with_expansion(
     instances: Pair[Volume],
     midway: Midway,
     labels: Pair[Path],
+    visits: str = "the visits",
 ) -> tuple[list[TrackedLesion], bool]:
     """The rows with the expansion of lesions that both visits have, and whether it is more than chance.
 
-    ``labels`` are the head labels of each visit, in the world of its FLAIR.
+    ``labels`` are the head labels of each visit, in the world of its FLAIR; ``visits`` is how a warning calls them.
     """
     brain = read_mask(midway.brain)
     white = brain.data.copy()
@@ -586,7 +587,7 @@ def with_expansion(
     )
     if not found and rows:
         warnings.warn(
-            "the deformation between the visits is mostly chance, as where their contrasts differ: expansion and brain "
+            f"the deformation between {visits} is mostly chance, as where their contrasts differ: expansion and brain "
             "volume change are left out",
             Fallback,
             stacklevel=2,

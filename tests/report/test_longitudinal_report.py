@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from msrim.evaluation.change_grade import PaintedChange, summarise_change_grade, summarise_expansion
 from msrim.image import Volume
 from msrim.lesions.split import label_lesions
 from msrim.lesions.track import summarise_changes, track_lesions
@@ -93,6 +94,35 @@ def test_expansion_stands_in_summary_and_table_where_it_was_measured(page, tmp_p
     undated = text_of(write_change_report(expanding(years=None), tmp_path / "undated.html").read_text("utf-8"))
     assert "time between the visits is not known" in undated and "a year" not in undated.split("Every lesion")[1]
     assert "Expansion" not in text_of(page) and "Rim probability" not in text_of(page)
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_grade_has_injected_and_recovered_expansion_side_by_side(tmp_path, trusted):
+    report = two_visits()
+    rows = [
+        PaintedChange(k, "expanding", 250, 250, "stable", 250, 240, grown, grown if trusted else None, grown > 20)
+        for k, grown in enumerate((15.0, 25.0, 40.0))
+    ]
+    grade = summarise_change_grade(rows, ["stable"], seed=1)
+    brain = {"brain_volume_change_percent": -0.9, "tissue_mask_change_percent": -1.3} if trusted else {}
+    brain = {
+        "injected_percent": -1.0,
+        **dict.fromkeys(("brain_volume_change_percent", "tissue_mask_change_percent")),
+        **brain,
+    }
+    grade["expansion"] = summarise_expansion(rows, [False] * trusted, brain=brain, trusted=trusted, seed=1)
+    graded = dataclasses.replace(report, summary={**report.summary, "grade": grade})
+    text = text_of(write_change_report(graded, tmp_path / "report.html").read_text("utf-8"))
+    assert "What this pair shows" in text
+    recovered = (
+        "by the deformation −1.00 % −0.90 %",
+        "by the tissue masks −1.00 % −1.30 %",
+        "slope of recovered by injected 1 1.00 (1.00–1.00, n = 3)",
+        "expand by 20 % or more 2 2: 100 %",
+        "do not expand 0 of 1 0",
+    )
+    assert all((words in text) == trusted for words in recovered)
+    assert ("Nothing was recovered" in text) != trusted
 
 
 @pytest.fixture(scope="module")
