@@ -31,19 +31,19 @@ QSM = r"chimap|qsm(map)?|susceptibility(map)?"
 CHI = r"chi"
 # Words of a plain name that exclude such an image. Masks and results:
 NOT_AN_IMAGE = (
-    r".*masks?\d*|.*seg\d*|labels?\d*|lesions?\d*|.*les|wmh.*|anno.*|(ground)?truth|ground|gt|consensus|manual|experts?\d*|"
-    r"raters?\d*|readers?\d*|bias|biasfield|pve|prob.*|pred.*|uncertainty|entropy|overlay|heatmap|thr|thresh.*|binary|"
+    r".*masks?\d*|.*seg\d*|labels?\d*|lesions?\d*|[bp]?les|wmh.*|annot.*|(ground)?truth|ground|gt|consensus|manual|experts?\d*|"
+    r"raters?\d*|readers?\d*|bias|biasfield|pve|prob.*|pred(ict.*)?|uncertainty|entropy|overlay|heatmap|thr|thresh.*|binary|"
     r"distance.*|.*warp|inverse.*|xfm|field|coeffs?|jac.*|rois?\d*|rims?|atlas|.*parc|ribbon|thickness|mixeltype|"
     # SPM's tissue classes and what has been done to them:
     r"[mwr]*[cp][1-6][mrsw]*(t1|t2|pd|flair).*"
 )
-# The same, where they stand behind another word: in front they are somebody's initials.
-TISSUE = r"[wg]m|csf"
+# The same, and the phase, where they stand behind another word: in front they are somebody's initials.
+TISSUE = r"[wg]m|csf|ph\d*"
 # SPM's deformations begin so.
 DEFORMATION = r"i?y"
 # T1w after gadolinium, which shows other things:
 AFTER_CONTRAST_AGENT = (
-    r"gd.*|gad.*|post.*|contrast|enh(anced)?|km|ce|c|t1w?(c|ce|gd|km|post)|dotarem|clariscan|prohance|multihance|"
+    r"gd\d*|gad.*|post.*|contrast|enh(anced)?|km|ce|c|t1w?(c|ce|gd|km|post)|dotarem|clariscan|prohance|multihance|"
     r"magnevist|omniscan|vueway|elucirem"
 )
 # Fields of a sidecar that tell of one.
@@ -52,16 +52,14 @@ CONTRAST_AGENT = ("ContrastBolusIngredient", "ContrastBolusAgent")
 WITHOUT = ("no", "non", "not", "pre", "before", "without", "wo", "ohne", "vor", "sans")
 # Series of other kinds that carry a contrast's name: T2*, maps, echoes, diffusion, angiography, scouts, other organs:
 ANOTHER_SERIES = (
-    r"ha?em[eo].*|swi|swan|.*star|t2s|medic|me[23]d|r2s?|.*maps?|inv\d?|pha?\d*|phase|imag|imaginary|real|dwi|dti|diff.*|adc|"
+    r"ha?em[eo].*|swi|swan|.*star|t2s|medic|me[23]d|r2s?|.*maps?|inv\d?|pha(se)?|imag|imaginary|real|dwi|dti|diff.*|adc|"
     r"trace.*|ep2d|epi|asl|pcasl|perf.*|dsc|bold|fmri|tof|mra|angio.*|loc|locali[sz]er|scout|survey|mip|stir|psir|dir|"
     r"sub|subtr.*|mtr|mtsat|mton|ciss|fiesta.*|iac|spin(e|al)|cord|csp|[hbl]ws|cerv.*|thor.*|lumb.*|neck|orbit.*|optic.*|"
     r"nerve|sella|pituitary|hypophys.*|abdomen.*|liver|pelvis|knee"
 )
 # Gradient echoes: a T2w of them is a T2*, a T1w is one.
 GRADIENT_ECHO = r"gre|ffe|fl2d|fl3d"
-NOT_A_QSM = (
-    r"mag.*|pha?\d*|phase|.*field|rdf|r2.*|unwrapped|swi|swan|smwi|weight(s|ed)?|pos(itive)?|neg(ative)?|para.*|dia.*"
-)
+NOT_A_QSM = r"mag(n(itude)?)?\d*|pha?\d*|phase|.*field|rdf|r2.*|unwrapped|swi|swan|smwi|weight(s|ed)?|pos(itive)?|neg(ative)?|para(magnetic)?|dia(magnetic)?"
 # Images that msrim does not read.
 OTHER_FORMATS = (".img", ".hdr", ".mgz", ".mgh", ".nrrd", ".mha", ".mhd", ".dcm", ".ima", ".par", ".nii.bz2")
 # Keys of BIDS names (and derivatives): their values are labels, whatever they say; but these few change what a file is.

@@ -159,6 +159,11 @@ def names(subject: Subject) -> dict[str, str]:
         ("FLAIR_prediction.nii.gz", None),
         ("T1_wm.nii.gz", None),
         ("WM_FLAIR.nii.gz", "FLAIR"),
+        # People have names, too.
+        ("Charles_FLAIR.nii.gz", "FLAIR"),
+        ("Annouk_Predrag_T1.nii.gz", "T1w"),
+        ("PH_01_T2.nii.gz", "T2w"),
+        ("gdansk07_FLAIR.nii.gz", "FLAIR"),
         ("T1_ribbon.nii.gz", None),
         # Other series and other organs.
         ("T2*.nii.gz", None),
@@ -238,6 +243,8 @@ def test_hidden_twins_and_folders_are_no_candidates(tmp_path):
         ("chi-separation_pos.nii.gz", False),
         ("chi_para.nii.gz", False),
         ("QSM_rims.nii.gz", False),
+        ("Magdalena_QSM.nii.gz", True),
+        ("Diana_QSM.nii.gz", True),
     ],
 )
 def test_qsm_by_its_name(name, known):
