@@ -59,7 +59,10 @@ ANOTHER_SERIES = (
 )
 # Gradient echoes: a T2w of them is a T2*, a T1w is one.
 GRADIENT_ECHO = r"gre|ffe|fl2d|fl3d"
-NOT_A_QSM = r"mag(n(itude)?)?\d*|pha?\d*|phase|.*field|rdf|r2.*|unwrapped|swi|swan|smwi|weight(s|ed)?|pos(itive)?|neg(ative)?|para(magnetic)?|dia(magnetic)?"
+NOT_A_QSM = (
+    r"mag(n(itude)?)?\d*|pha?\d*|phase|.*field|rdf|r2.*|unwrapped|swi|swan|smwi|weight(s|ed)?|"
+    r"pos(itive)?|neg(ative)?|para(magnetic)?|dia(magnetic)?"
+)
 # Images that msrim does not read.
 OTHER_FORMATS = (".img", ".hdr", ".mgz", ".mgh", ".nrrd", ".mha", ".mhd", ".dcm", ".ima", ".par", ".nii.bz2")
 # Keys of BIDS names (and derivatives): their values are labels, whatever they say; but these few change what a file is.
