@@ -245,10 +245,12 @@ def _read(path: Path, *, dtype: type[np.floating] | None = None) -> tuple[np.nda
         _doubt(f"{path}: {np.count_nonzero(around)} voxels around the head are NaN and count as background")
     if unknown.any():
         raise InputError(f"{path}: {np.count_nonzero(unknown)} voxels are NaN or infinite; export it again")
+    if dtype is not None:
+        return data, affine, posed
     whole = data.round()
-    if dtype is None and np.abs(data - whole).max(initial=0) < ROUNDING and whole.any() == (data > 0).any():
-        data = whole
-    return data, affine, posed
+    # What rounding would make an empty mask was none.
+    is_rounded = np.abs(data - whole).max(initial=0) < ROUNDING and whole.any() == (data > 0).any()
+    return whole if is_rounded else data, affine, posed
 
 
 def _reaches_face(mask: np.ndarray) -> np.ndarray:
