@@ -212,6 +212,8 @@ class TrainingRecipe(BaseModel):
         Normalised intensities are cut to it, in training and ever after (see :class:`msrim.models.registry.Card`).
     threshold_range : (float, float) or None
         For the card of a lesion model: its threshold, and the highest that a visit may get whose lesions are doubtful.
+    thick_slice_threshold : float or None
+        For the card of a lesion model: its threshold where the FLAIR has thick slices.
     caps : bool
         Bright caps and bands are painted around the ventricles, which are no lesions: thick slices show many.
     lesion_bank : Path or None
@@ -258,6 +260,7 @@ class TrainingRecipe(BaseModel):
     brain_extracted: bool = False
     intensity_range: Annotated[tuple[float, float] | None, AfterValidator(_ascending)] = None
     threshold_range: Annotated[tuple[Probability, Probability] | None, AfterValidator(_ascending)] = None
+    thick_slice_threshold: Probability | None = None
     caps: bool = False
     lesion_bank: Path | None = None
     lesion_masks: Path | None = None

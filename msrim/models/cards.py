@@ -23,6 +23,7 @@ ALIKE = (
     "normalisation",
     "intensity_range",
     "threshold_range",
+    "thick_slice_threshold",
 )
 
 
@@ -61,6 +62,7 @@ def write_card(
         "threshold": threshold,
         "intensity_range": recipe.intensity_range,
         "threshold_range": recipe.threshold_range,
+        "thick_slice_threshold": recipe.thick_slice_threshold,
         **more,
         "sha256": sha256_of(weights),
         "licence": "Apache-2.0",

@@ -31,6 +31,8 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 # From this slice thickness on, in millimetres, a FLAIR has thick slices; 3-D ones have 1, good 2-D ones 3.
 THICK_SLICES_MM = 5.0
+# A 3-D FLAIR has slices no thicker than this, mm.
+THIN_SLICES_MM = 2.0
 # Tasks of models that mark lesions in one visit.
 LESION_TASKS = ("lesions", "slices")
 # Tasks whose models find all lesions of a single visit; they decide alone or with their like.
@@ -64,8 +66,11 @@ class Card:
     threshold : float
         On the probability, above which a voxel is a lesion, or a lesion is rim+.
     thick_slice_model : str or None
-        The packaged model that takes this lesion model's place where the FLAIR's slices are THICK_SLICES_MM thick or
-        more: lesions and what is bright beside ventricles run into each other there.
+        The packaged model that takes this lesion model's place where the FLAIR's slices are thicker than
+        THIN_SLICES_MM: those of a 2-D scan show bright caps and flow around the ventricles.
+    thick_slice_threshold : float or None
+        In place of ``threshold`` for a lesion model where the FLAIR's slices are THICK_SLICES_MM thick or more: lesions
+        and what is bright beside ventricles run into each other there, and networks are too sure of both.
     sensitive_threshold : float or None
         A lower one for a rim network, by which few rims are missed and many are seen that are none.
     sha256 : str
@@ -102,6 +107,7 @@ class Card:
     limits: str
     metrics: dict[str, Any] = field(default_factory=dict)
     thick_slice_model: str | None = None
+    thick_slice_threshold: float | None = None
     sensitive_threshold: float | None = None
     intensity_range: tuple[float, float] | None = None
     threshold_range: tuple[float, float] | None = None
@@ -125,6 +131,12 @@ class Card:
     def single(self) -> tuple[Card, ...]:
         """The models that decide: the card itself, or those that it joins."""
         return self.members or (self,)
+
+    def threshold_for(self, slice_mm: float) -> float:
+        """From which probability on a voxel is lesion, by the FLAIR's slice thickness in millimetres."""
+        if self.thick_slice_threshold is None or slice_mm < THICK_SLICES_MM:
+            return self.threshold
+        return self.thick_slice_threshold
 
     def rim_threshold(self, wanted: str) -> float:
         """The probability from which on a lesion is rim+.
@@ -184,10 +196,10 @@ def for_slices(name: str, slice_mm: float) -> str:
 
     Examples
     --------
-    >>> for_slices("allnet+scp", 1.0), for_slices("allnet+scp", 6.5)
+    >>> for_slices("allnet+scp", 1.0), for_slices("allnet+scp", 3.0)
     ('allnet+scp', 'allnet-thick+scp-thick')
     """
-    if slice_mm < THICK_SLICES_MM:
+    if slice_mm <= THIN_SLICES_MM:
         return name
     return "+".join(read_card(part).thick_slice_model or part for part in _names(name))
 
@@ -234,6 +246,7 @@ def _joined(cards: list[Card]) -> Card:
         required=tuple(dict.fromkeys(name for card in cards for name in card.required)),
         threshold=_mean_in_odds([card.threshold for card in cards]),
         thick_slice_model=None,
+        thick_slice_threshold=_mean_in_odds([card.threshold_for(THICK_SLICES_MM) for card in cards]),
         threshold_range=(_mean_in_odds([low for low, _ in ranges]), _mean_in_odds([high for _, high in ranges]))
         if len(ranges) == len(cards)
         else None,

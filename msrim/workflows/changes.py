@@ -251,7 +251,10 @@ def _compare(
 
 def common_threshold(visits: Pair[PreparedVisit], recipe: Recipe, *, card: Card) -> float:
     """One threshold for both visits, half way in odds, lest lesions change by it."""
-    own = [fixed_threshold(recipe, card=card) if visit.lesions is None else visit.lesions.threshold for visit in visits]
+    own = [
+        fixed_threshold(recipe, card=card, subject=visit.subject) if visit.lesions is None else visit.lesions.threshold
+        for visit in visits
+    ]
     return float(expit(np.mean(logit(own))))
 
 

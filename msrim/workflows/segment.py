@@ -233,7 +233,7 @@ def as_segmented_aloud(subject: Subject, recipe: Recipe, out: Path, *, console: 
 def find(subject: Subject, anatomy: Anatomy, recipe: Recipe, run: Run, *, out: Path, card: Card) -> Lesions:
     """Every step from the working images to the files that the user gets."""
     found = run(find_lesions, anatomy.working, to_mni=anatomy.to_mni, card=card, device=recipe.device)
-    threshold = fixed_threshold(recipe, card=card)
+    threshold = fixed_threshold(recipe, card=card, subject=subject)
     if recipe.threshold is None and card.threshold_range is not None:
         threshold = run(
             choose_threshold, anatomy.working, lesion=found.lesion, default=threshold, highest=card.threshold_range[1]
@@ -286,14 +286,19 @@ def grade_scan(
 
 def for_slices(recipe: Recipe, *visits: Subject) -> Recipe:
     """The recipe with the model for slices as thick as the thickest of these visits' FLAIRs: one model for all."""
+    model = model_for_slices(recipe.model, max(thickest_slice(visit) for visit in visits))
+    return recipe.model_copy(update={"model": model})
+
+
+def thickest_slice(visit: Subject) -> float:
+    """The longest side of the FLAIR's voxels, mm."""
     with without_doubts():
-        slice_mm = max(float(read_volume(visit.contrasts["FLAIR"]).spacing.max()) for visit in visits)
-    return recipe.model_copy(update={"model": model_for_slices(recipe.model, slice_mm)})
+        return float(read_volume(visit.contrasts["FLAIR"]).spacing.max())
 
 
-def fixed_threshold(recipe: Recipe, *, card: Card) -> float:
+def fixed_threshold(recipe: Recipe, *, card: Card, subject: Subject) -> float:
     """From which probability on a voxel is lesion where a visit has no threshold of its own."""
-    return card.threshold if recipe.threshold is None else recipe.threshold
+    return card.threshold_for(thickest_slice(subject)) if recipe.threshold is None else recipe.threshold
 
 
 def check_finds_lesions(card: Card, tasks: Collection[str]) -> None:

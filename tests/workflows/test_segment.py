@@ -153,18 +153,19 @@ def test_the_examples_of_the_documentation(function, phantom, results):
 def test_thick_slices_have_models_of_their_own(tmp_path):
     """One model finds the lesions of all visits of a patient; a model that the user names is left alone."""
     visits = {}
-    for slice_mm in (3.0, 6.4):
+    for slice_mm in (1.0, 3.0, 6.4):
         image = np.random.default_rng(0).uniform(0, 100, (64, 64, 12)).astype(np.float32)
         flair = write_volume(Volume(image, np.diag([2.0, 2.0, slice_mm, 1])), tmp_path / f"{slice_mm}_FLAIR.nii")
         visits[slice_mm] = Subject("01", None, {"FLAIR": flair})
-    assert for_slices(Recipe(), visits[3.0]) == Recipe()
+    assert for_slices(Recipe(), visits[1.0]) == Recipe()
+    assert for_slices(Recipe(), visits[3.0]).model == "allnet-thick+scp-thick"
     thick = for_slices(Recipe(), visits[6.4])
     assert thick.model == "allnet-thick+scp-thick"
     assert for_slices(Recipe(), *visits.values()) == for_slices(thick, visits[3.0]) == thick
     assert for_slices(Recipe(model="coactseg"), visits[6.4]).model == "coactseg"
-    thin, thick = read_card("allnet+scp"), read_card(thick.model)
-    assert (thin.threshold, thick.threshold) == (0.5, 0.8)
-    assert fixed_threshold(Recipe(threshold=0.3), card=thick) == 0.3
+    card = read_card(thick.model)
+    assert [fixed_threshold(thick, card=card, subject=visits[mm]) for mm in (3.0, 6.4)] == [0.5, 0.8]
+    assert fixed_threshold(Recipe(threshold=0.3), card=card, subject=visits[6.4]) == 0.3
 
 
 def test_the_threshold_is_the_patients_own_or_the_users(phantom, results):
