@@ -194,6 +194,8 @@ def read_card(name: str | Path) -> Card:
 def for_slices(name: str, slice_mm: float) -> str:
     """The model that takes the place of one where the FLAIR's slices are of this thickness, mm; most often the same.
 
+    Nothing takes the place of a model of the user's own, whatever its card says.
+
     Examples
     --------
     >>> for_slices("allnet+scp", 1.0), for_slices("allnet+scp", 3.0)
@@ -201,7 +203,7 @@ def for_slices(name: str, slice_mm: float) -> str:
     """
     if slice_mm <= THIN_SLICES_MM:
         return name
-    return "+".join(read_card(part).thick_slice_model or part for part in _names(name))
+    return "+".join((_is_packaged(part) and read_card(part).thick_slice_model) or part for part in _names(name))
 
 
 def located(name: str) -> str:

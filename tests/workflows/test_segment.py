@@ -31,7 +31,7 @@ from msrim.console import Console
 from msrim.evaluation.metrics import segmentation_metrics
 from msrim.files import sha256_of
 from msrim.image import Volume, read_volume, write_volume
-from msrim.models.registry import read_card
+from msrim.models.registry import CARDS, read_card
 from msrim.recipe import Recipe
 from msrim.simulation.phantom import simulate_subject
 from msrim.workflows.anatomy import preprocess_subject, reorient
@@ -163,6 +163,10 @@ def test_thick_slices_have_models_of_their_own(tmp_path):
     assert thick.model == "allnet-thick+scp-thick"
     assert for_slices(Recipe(), *visits.values()) == for_slices(thick, visits[3.0]) == thick
     assert for_slices(Recipe(model="coactseg"), visits[6.4]).model == "coactseg"
+    own = tmp_path / "own"
+    own.mkdir()
+    shutil.copy(CARDS / "allnet.toml", own / "card.toml")
+    assert for_slices(Recipe(model=str(own)), visits[6.4]).model == str(own)
     card = read_card(thick.model)
     assert [fixed_threshold(thick, card=card, subject=visits[mm]) for mm in (3.0, 6.4)] == [0.5, 0.8]
     assert fixed_threshold(Recipe(threshold=0.3), card=card, subject=visits[6.4]) == 0.3
