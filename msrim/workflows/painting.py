@@ -5,7 +5,7 @@ How a painted lesion looks in itself is :mod:`msrim.training.painting`; where it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,16 +157,8 @@ def own_contrasts(canvas: Canvas) -> list[tuple[float, dict[str, float]]]:
     marked = canvas.own.like(np.where(volumes[parts] >= LEAST_OWN_MM3, parts, 0))
     flair, white = canvas.images["FLAIR"].data, canvas.white & (parts == 0)
     seen = marked.like(np.zeros_like(marked.data))
-    reach = np.ceil(AROUND_MM[1] / marked.spacing).astype(int)
-    for number, box in enumerate(ndimage.find_objects(marked.data), start=1):
-        if box is None:
-            continue
-        box = tuple(slice(max(s.start - r, 0), s.stop + r) for s, r in zip(box, reach, strict=True))
-        inside = marked.data[box] == number
-        distance = ndimage.distance_transform_edt(~inside, sampling=marked.spacing)
-        around = flair[box][white[box] & (distance >= AROUND_MM[0]) & (distance <= AROUND_MM[1])]
-        if not around.size:
-            continue
+    for number, box, distance, ring in _surroundings(marked, white):
+        inside, around = distance == 0, flair[box][ring]
         # The very brightest voxel is as much noise as lesion.
         edge = (1 - SHOWING) * np.median(around) + SHOWING * np.percentile(flair[box][inside], 95)
         free = (seen.data[box] == 0) & ((parts[box] == 0) | inside)
@@ -174,6 +166,21 @@ def own_contrasts(canvas: Canvas) -> list[tuple[float, dict[str, float]]]:
     counts = np.bincount(seen.data.ravel()) * seen.voxel_volume_mm3
     found = lesion_contrasts(seen, canvas.images, white=white & (seen.data == 0))
     return [(float(counts[number]), contrasts) for number, contrasts in found.items()]
+
+
+def _surroundings(
+    lesions: Volume, white: np.ndarray
+) -> Iterator[tuple[int, tuple[slice, ...], np.ndarray, np.ndarray]]:
+    """Number, box, distance to the lesion in mm and the white matter around it; none of lesions without such."""
+    reach = np.ceil(AROUND_MM[1] / lesions.spacing).astype(int)
+    for number, box in enumerate(ndimage.find_objects(lesions.data), start=1):
+        if box is None:
+            continue
+        box = tuple(slice(max(s.start - r, 0), s.stop + r) for s, r in zip(box, reach, strict=True))
+        distance = ndimage.distance_transform_edt(lesions.data[box] != number, sampling=lesions.spacing)
+        around = white[box] & (distance >= AROUND_MM[0]) & (distance <= AROUND_MM[1])
+        if around.any():
+            yield number, box, distance, around
 
 
 def lesion_contrasts(lesions: Volume, images: dict[str, Volume], *, white: np.ndarray) -> dict[int, dict[str, float]]:
@@ -194,17 +201,9 @@ def lesion_contrasts(lesions: Volume, images: dict[str, Volume], *, white: np.nd
         By number and contrast: the quartile of the lesion that differs more, less the median around it. A lesion
         without white matter around it is left out.
     """
-    reach = np.ceil(AROUND_MM[1] / lesions.spacing).astype(int)
     found = {}
-    for number, box in enumerate(ndimage.find_objects(lesions.data), start=1):
-        if box is None:
-            continue
-        box = tuple(slice(max(s.start - r, 0), s.stop + r) for s, r in zip(box, reach, strict=True))
-        inside = lesions.data[box] == number
-        distance = ndimage.distance_transform_edt(~inside, sampling=lesions.spacing)
-        around = white[box] & (distance >= AROUND_MM[0]) & (distance <= AROUND_MM[1])
-        if not around.any():
-            continue
+    for number, box, distance, around in _surroundings(lesions, white):
+        inside = distance == 0
         found[number] = {
             name: float(
                 np.percentile(image.data[box][inside], 25 if name == "T1w" else 75) - np.median(image.data[box][around])
