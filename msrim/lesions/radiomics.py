@@ -149,7 +149,7 @@ def _extractor(first_order: bool) -> Any:
         from radiomics.featureextractor import RadiomicsFeatureExtractor
     except ImportError as error:
         raise BackendError(
-            "pyradiomics is not installed; `make` installs it (see the README), or choose --model datrnet"
+            "pyradiomics is not installed; `make` installs it (see pipelines/README.md), or choose --model datrnet"
         ) from error
     radiomics.setVerbosity(50)
     extractor = RadiomicsFeatureExtractor(binWidth=BIN_WIDTH_PPB, minimumROIDimensions=1, additionalInfo=False)

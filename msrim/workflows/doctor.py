@@ -74,7 +74,7 @@ def _radiomics() -> Finding:
     return Finding(
         "missing",
         "pyradiomics",
-        "the rim networks qsmrimnet, aprl-rf and aprl-nn cannot be used; `make` installs it, see the README",
+        "the rim networks qsmrimnet, aprl-rf and aprl-nn cannot be used; `make` installs it, see pipelines/README.md",
     )
 
 
