@@ -204,6 +204,15 @@ def test_doctor_says_what_is_broken(monkeypatch):
     assert "broken   antspyx: not installed; install msrim again with `make`" in shown.stdout
 
 
+def test_the_command_line_gives_torch_large_pages():
+    code = (
+        "import os, sys\nfrom msrim.cli.main import main\nsys.argv = ['msrim', '--version']\n"
+        "try: main()\nexcept SystemExit: print(os.environ.get('THP_MEM_ALLOC_ENABLE'), 'torch' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert shown.stdout.splitlines()[-1] == "1 False"
+
+
 @pytest.mark.parametrize(
     ("command", "process", "kept"), [("segment", OWN_PROCESS, 1), ("cohort", OWN_PROCESS, 0), ("segment", None, 0)]
 )

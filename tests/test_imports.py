@@ -77,6 +77,21 @@ def test_importing_msrim_loads_nothing_heavy():
     assert shown.stdout.splitlines() == ["['msrim']", "[]"]
 
 
+def test_a_program_that_imports_msrim_keeps_its_environment_and_asks_no_server():
+    """Nipype asks about its version when an interactive Python, as this one is, imports it."""
+    code = (
+        # scikit-learn sets variables of its own.
+        "import os, sys, sklearn\nbefore, asked = dict(os.environ), []\n"
+        "sys.addaudithook(lambda event, _: asked.append(event) if event == 'socket.getaddrinfo' else None)\n"
+        "import msrim.api, msrim.models.inference, msrim.workflows.train, msrim.workflows.cohort.participants\n"
+        "from msrim.workflows.run import cached_call\ncached_call('step', os.getcwd)\n"
+        "print({name for name in before | os.environ if before.get(name) != os.environ.get(name)}, asked)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in ("NIPYPE_NO_ET", "NO_ET")}
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+    assert shown.stdout.splitlines()[-1] == "set() []"
+
+
 def test_listing_models_does_not_load_torch():
     code = (
         "import sys\nfrom msrim.cli.main import app\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
 import warnings
@@ -179,6 +180,9 @@ def keep_freed_memory() -> None:
 def main() -> None:
     """Run the command line."""
     end_on_sigterm()
+    # A layer's result is 100 MB and more: given in pages of 4 kB, the kernel takes half as long as the network again.
+    # torch reads this once, at the first tensor.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # Paths need not be UTF-8.
     cast(TextIOWrapper, sys.stdout).reconfigure(errors="surrogateescape")
     app(obj=OWN_PROCESS)

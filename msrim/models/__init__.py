@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,10 +9,6 @@ from msrim.models.registry import MODELS, Card, read_card
 
 if TYPE_CHECKING:
     from torch import nn
-
-# A layer's result is 100 MB and more: given in pages of 4 kB, the kernel takes half as long as the network again. torch
-# reads this once, at the first tensor.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __all__ = ["MODELS", "Card", "build", "channels_innermost", "load_model", "plane_of", "read_card", "write_weights"]
 

@@ -40,10 +40,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-import nipype
-from nipype.interfaces.base import BaseInterface, BaseInterfaceInputSpec, DynamicTraitedSpec
-from nipype.interfaces.io import add_traits
-
 import msrim
 from msrim.console import Console
 from msrim.errors import Doubt, Fallback, OutputError, Remark
@@ -51,6 +47,13 @@ from msrim.files import as_output_error, locked, remove_partial_files, sha256_of
 from msrim.manifest import Cost, Manifest, StepRecord, measured
 from msrim.preprocess.backends import find_backend, versions_of
 from msrim.workflows.plan import costs
+from msrim.workflows.quiet_nipype import (
+    BaseInterface,
+    BaseInterfaceInputSpec,
+    DynamicTraitedSpec,
+    add_traits,
+    nipype,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -143,8 +146,6 @@ class Run:
         node = cached_call(name, function, *args, **kwargs)
         node.base_dir = str(self.work.absolute())
         node.config = {"execution": EXECUTION}
-        # Interfaces read this one from the package's own settings.
-        nipype.config.set("execution", "check_version", "false")
         words = name.replace("_", " ")
         self.console.started(words)
         try:

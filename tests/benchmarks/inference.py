@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -85,7 +86,9 @@ def table_of(model: str, shape: tuple[int, ...], folder: Path, *, threads: int, 
     for way in WAYS:
         command = [sys.executable, "-m", "tests.benchmarks.inference", "--threads", str(threads)]
         command += ["--measure", way, model, str(folder / "stack.npy"), str(folder / "mask.npy")]
-        run = subprocess.run(command, capture_output=True, text=True)
+        # Large pages, as the command line has them.
+        environment = {"THP_MEM_ALLOC_ENABLE": "1", **os.environ}
+        run = subprocess.run(command, capture_output=True, text=True, env=environment)
         if run.returncode:
             why = run.stderr.strip().splitlines()[-1:] or [f"ended by signal {-run.returncode}"]
             table.add_row(way, "failed:", why[0][:60])

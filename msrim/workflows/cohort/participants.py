@@ -14,10 +14,6 @@ from getpass import getuser
 from pathlib import Path
 from typing import Any
 
-import nipype
-from nipype.interfaces.utility import Merge
-from nipype.pipeline import plugins
-
 from msrim.bids import write_dataset_description
 from msrim.console import Console
 from msrim.errors import InputError, MsrimError
@@ -29,6 +25,7 @@ from msrim.workflows.cohort.tasks import Task, Visit, copies_among, failure_reas
 from msrim.workflows.inputs import check_output_folder
 from msrim.workflows.patient import WAITING, do_task
 from msrim.workflows.patient_page import check_patient_page, write_pages
+from msrim.workflows.quiet_nipype import Merge, nipype, plugins
 from msrim.workflows.run import cached_call, logged
 
 # A visit's peak is 3.1 GiB, of SynthStrip, and 0.9 GiB between two; each of the three workflows segments first whatever
@@ -208,7 +205,6 @@ def _run(graph: nipype.Workflow, plugin: Plugin, *, logs: Path, console: Console
         "crashdump_dir": str(logs),
         "crashfile_format": "txt",
     }
-    nipype.config.set("execution", "check_version", "false")
     # Nipype names cluster jobs by it; containers often go without.
     os.environ.setdefault("LOGNAME", user_name())
     arguments = plugin.arguments if plugin.name.endswith("Graph") else plugin.arguments | {"status_callback": follow}

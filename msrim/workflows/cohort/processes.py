@@ -11,8 +11,7 @@ from multiprocessing.connection import Connection
 from traceback import format_exception
 from typing import Any
 
-import nipype
-from nipype.pipeline.plugins.multiproc import MultiProcPlugin
+from msrim.workflows.quiet_nipype import MultiProcPlugin, nipype
 
 # Of prctl(2).
 PR_SET_PDEATHSIG = 1
