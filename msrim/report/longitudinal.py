@@ -27,6 +27,8 @@ from msrim.report.pictures import (
 )
 
 VISIT_TITLES = ("Baseline", "Follow-up")
+# Of a lesion's parts in a cell; the TSV file has all.
+MOST_NUMBERS = 4
 LEAST_SLICES, MOST_SLICES = 8, 24
 # The difference image is black and white at this many noise levels: what is called a change is well off grey.
 DIFFERENCE_RANGE_Z = 8.0
@@ -218,11 +220,13 @@ def _best_slices(rows_of_pictures: Sequence[Sequence[Picture]]) -> dict[int, flo
 def _cell(row: TrackedLesion, column: str) -> str:
     value = getattr(row, column)
     if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or "–"
+        more = f" and {len(value) - MOST_NUMBERS} more" if len(value) > MOST_NUMBERS else ""
+        return ", ".join(map(str, value[:MOST_NUMBERS])) + more or "–"
     if value is None:
         return "n/a"
     if isinstance(value, bool):
         return "candidate" if value else "no"
     if isinstance(value, float):
-        return f"{value:{FORMATS.get(column, '.0f')}}".replace("-", "\N{MINUS SIGN}")
+        shown = f"{value:{FORMATS.get(column, '.0f')}}".replace("-", "\N{MINUS SIGN}")
+        return shown if float(shown.lstrip("+\N{MINUS SIGN}")) else shown.lstrip("+\N{MINUS SIGN}")
     return str(value)

@@ -163,9 +163,9 @@ def _prepare(visit: Subject, recipe: Recipe, out: Path, *, console: Console) -> 
 
 
 def changes_text(visits: Sequence[Subject], changes: Changes) -> str:
-    """Lesions at the later of two visits, and their changes since the earlier."""
+    """Lesions at the later of two visits, those that overlap as one, and their changes since the earlier."""
     baseline, followup = visits
-    lesions = sum(len(row.followup_ids) for row in changes.rows)
+    lesions = sum(bool(row.followup_ids) for row in changes.rows)
     found = {"lesions": lesions, "volume_mm3": changes.summary["followup_mm3"]}
     became = counts_in_words(changes.summary["lesions"])
     return f"{lesions_text(found)} at ses-{followup.session}; since ses-{baseline.session}: {became}"

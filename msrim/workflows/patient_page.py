@@ -219,12 +219,21 @@ def _headline(done: Mapping[str, Results], pairs: Sequence[Pair]) -> str:
     if by_hand := [name for name, found in done.items() if "corrected" in found.files.summary]:
         text += f" (corrected by hand: {', '.join(by_hand)})" if name else " (corrected by hand)"
     if pairs:
-        pair = pairs[-1]
-        text += f"; since {pair.visits[0].name}: {counts_in_words(pair.files.summary['lesions'])}"
+        text += f"; {_changes_text(pairs[-1], last.files.summary['lesions'])}"
     for name, found in done.items():
         if found.rims is not None:
             text += f"; {found.rims.summary['rim_lesions']} with a rim" + (f" at {name}" if name else "")
     return text
+
+
+def _changes_text(pair: Pair, found: int) -> str:
+    """What became of lesions since the visit before; where the comparison counts others than the visit, how many."""
+    before, summary = pair.visits[0].name, pair.files.summary
+    compared = {"lesions": sum(bool(row.followup_ids) for row in pair.rows), "volume_mm3": summary["followup_mm3"]}
+    became = counts_in_words(summary["lesions"])
+    if compared["lesions"] == found:
+        return f"since {before}: {became}"
+    return f"compared with {before} as {lesions_text(compared)} (one grid, overlapping lesions as one): {became}"
 
 
 def _visit_on_page(visit: Visit, found: Results | None, folder: Path) -> VisitOnPage:

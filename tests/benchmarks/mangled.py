@@ -3,8 +3,9 @@
 ``python -m tests.benchmarks.mangled --seed S [--inputs 1000] [--whole N]`` makes a small patient for every input
 (FLAIR, T1w, QSM, lesions, sidecars), damages one to three things, and gives it to a command. Whatever the checks and
 the reading of the images take counts as taken; ``--whole`` runs so many of the taken ones to their end, in processes of
-their own. Prints how often each damage was taken and refused, and every fault: a traceback, more than a minute, a
-refusal of no line or several, or one that names no file of the user's. The exit code is 1 if there is any.
+their own. Prints every fault as it is met (a traceback, more than a minute, a refusal of no line or several, or one
+that names no file of the user's), how far it is, and how often each damage was taken and refused, also when it is
+stopped before its end. The exit code is 1 if there is any fault.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ SHAPE = (40, 44, 36)
 AFFINE = np.array([[4.0, 0, 0, -80], [0, 4, 0, -88], [0, 0, 4, -72], [0, 0, 0, 1]])
 # Of the processor's time, and of a clock's on a machine that does other things besides.
 LIMIT_S, CLOCK_LIMIT_S = 60, 600
+PROGRESS = 25
 BEGUN = ("FLAIR: ", "QSM: ", "visit ", "note: ")
 COMMANDS = ("preprocess", "segment", "longitudinal", "rim-classify", "rim-classify --lesions", "evaluate")
 
@@ -416,6 +418,89 @@ def stop_after_reading() -> None:
         setattr(module, name, stop)
 
 
+def mangle(seed: int, number: int, folder: Path) -> tuple[str, list[str], str, list[str]] | None:
+    """One input: its command, the kinds of damage, what was done and the command line; None if it cannot be written."""
+    rng = np.random.default_rng([seed, number])
+    one, other = patient(folder / "in" / "visit-1", rng), patient(folder / "in" / "visit-2", rng)
+    other.names = dict(one.names)
+    kinds = [str(kind) for kind in rng.choice(list(DAMAGES), rng.integers(1, 4), replace=False)]
+    command = str(rng.choice(COMMANDS))
+    done = []
+    for kind in kinds:
+        damage = DAMAGES[kind][rng.integers(len(DAMAGES[kind]))]
+        try:
+            damage(one)
+            done.append(damage.__name__)
+        except (ValueError, TypeError, OverflowError, nib.spatialimages.HeaderDataError) as error:
+            done.append(f"{damage.__name__} (cannot be made: {error})")
+    try:
+        paths, others = one.write(), other.write()
+    except Exception:
+        return None
+    out = [] if command == "evaluate" else ["--out", folder / "out", "--brain-extracted"]
+    given = [os.fspath(argument) for argument in [*arguments(command, paths, others, rng), *out]]
+    return command, kinds, ", ".join(done), given
+
+
+def run_whole(given: list[str], folder: Path) -> tuple[str, str]:
+    """What a command comes to when it runs to its end, in a process of its own, and what it said."""
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    command = [sys.executable, "-m", "msrim", *given]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=3 * CLOCK_LIMIT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return "did not end", ""
+    return judge(run.returncode, run.stderr, folder / "in")
+
+
+@dataclass
+class Tally:
+    """What has come out so far; a fault is printed as it is met."""
+
+    seed: int
+    tried: int
+    counts: Counter[tuple[str, str]]
+    faults: list[str]
+
+    def add(self, kinds: list[str], result: str, told: str) -> None:
+        good = result in ("taken", "refused")
+        self.counts.update((kind, result if good else "fault") for kind in kinds)
+        if not good:
+            self.faults.append(told)
+            print(told, flush=True)
+
+    def print_table(self) -> None:
+        print(f"\nseed {self.seed}, {self.tried} inputs\n{'damage':<20}{'taken':>8}{'refused':>8}{'faults':>8}")
+        for kind in dict.fromkeys([*DAMAGES, *(kind for kind, _ in self.counts)]):
+            row = [self.counts[kind, result] for result in ("taken", "refused", "fault")]
+            print(f"{kind:<20}{row[0]:>8}{row[1]:>8}{row[2]:>8}", flush=True)
+
+
+def try_all(tally: Tally, inputs: int, whole: int, work: Path) -> None:
+    """Give every input to its command, and ``whole`` of those taken to the end."""
+    taken = []
+    for number in range(inputs):
+        folder = work / str(number)
+        made = mangle(tally.seed, number, folder)
+        tally.tried += 1
+        if made is None:
+            tally.counts["cannot be written", "left out"] += 1
+            continue
+        command, kinds, done, given = made
+        result, shown = outcome(given, folder / "in")
+        tally.add([*kinds, "all"], result, f"{number} {command} after {done}: {result}\n{shown}")
+        if result == "taken" and command != "evaluate" and len(taken) < whole:
+            taken.append((number, given, folder))
+        else:
+            shutil.rmtree(folder)
+        if tally.tried % PROGRESS == 0:
+            print(f"{tally.tried} of {inputs} inputs, {len(tally.faults)} faults", flush=True)
+    for number, given, folder in taken:
+        result, shown = run_whole(given, folder)
+        tally.add(["run to the end"], result, f"{number} {' '.join(given)}: {result}\n{shown}")
+        shutil.rmtree(folder)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, required=True)
@@ -424,62 +509,16 @@ def main() -> int:
     options = parser.parse_args()
     for signum in (signal.SIGALRM, signal.SIGPROF):
         signal.signal(signum, _too_slow)
+    # A run that is ended leaves its table, as one that is interrupted from the keyboard does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     stop_after_reading()
-    counts: Counter[tuple[str, str]] = Counter()
-    faults, taken = [], []
-    work = Path(tempfile.mkdtemp(prefix="mangled-"))
-    for number in range(options.inputs):
-        rng = np.random.default_rng([options.seed, number])
-        folder = work / str(number)
-        one, other = patient(folder / "in" / "visit-1", rng), patient(folder / "in" / "visit-2", rng)
-        other.names = dict(one.names)
-        kinds = [str(kind) for kind in rng.choice(list(DAMAGES), rng.integers(1, 4), replace=False)]
-        command = str(rng.choice(COMMANDS))
-        done = []
-        for kind in kinds:
-            damage = DAMAGES[kind][rng.integers(len(DAMAGES[kind]))]
-            try:
-                damage(one)
-                done.append(damage.__name__)
-            except (ValueError, TypeError, OverflowError, nib.spatialimages.HeaderDataError) as error:
-                done.append(f"{damage.__name__} (cannot be made: {error})")
+    tally = Tally(options.seed, 0, Counter(), [])
+    with tempfile.TemporaryDirectory(prefix="mangled-", ignore_cleanup_errors=True) as work:
         try:
-            paths, others = one.write(), other.write()
-        except Exception:
-            counts["cannot be written", "left out"] += 1
-            continue
-        out = [] if command == "evaluate" else ["--out", folder / "out", "--brain-extracted"]
-        given = [os.fspath(argument) for argument in [*arguments(command, paths, others, rng), *out]]
-        result, shown = outcome(given, folder / "in")
-        counts.update((kind, result if result in ("taken", "refused") else "fault") for kind in kinds)
-        counts["all", result if result in ("taken", "refused") else "fault"] += 1
-        if result not in ("taken", "refused"):
-            faults.append(f"{number} {command} after {', '.join(done)}: {result}\n{shown}")
-            print(faults[-1], file=sys.stderr, flush=True)
-        if result == "taken" and command != "evaluate" and len(taken) < options.whole:
-            taken.append((number, given, folder))
-        else:
-            shutil.rmtree(folder)
-    for number, given, folder in taken:
-        shutil.rmtree(folder / "out", ignore_errors=True)
-        command = [sys.executable, "-m", "msrim", *given]
-        try:
-            run = subprocess.run(command, capture_output=True, text=True, timeout=3 * CLOCK_LIMIT_S, check=False)
-            result, shown = judge(run.returncode, run.stderr, folder / "in")
-        except subprocess.TimeoutExpired:
-            result, shown = "did not end", ""
-        counts["run to the end", result if result in ("taken", "refused") else "fault"] += 1
-        if result not in ("taken", "refused"):
-            faults.append(f"{number} {' '.join(given)}: {result}\n{shown}")
-        shutil.rmtree(folder)
-    shutil.rmtree(work)
-    print(f"seed {options.seed}, {options.inputs} inputs\n{'damage':<20}{'taken':>8}{'refused':>8}{'faults':>8}")
-    for kind in dict.fromkeys([*DAMAGES, *(kind for kind, _ in counts)]):
-        row = [counts[kind, result] for result in ("taken", "refused", "fault")]
-        print(f"{kind:<20}{row[0]:>8}{row[1]:>8}{row[2]:>8}")
-    for fault in faults:
-        print(f"\n{fault}")
-    return 1 if faults else 0
+            try_all(tally, options.inputs, options.whole, Path(work))
+        finally:
+            tally.print_table()
+    return 1 if tally.faults else 0
 
 
 def _too_slow(*_: object) -> None:

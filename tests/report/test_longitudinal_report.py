@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import chromium
 
 from msrim.evaluation.change_grade import PaintedChange, summarise_change_grade, summarise_expansion
 from msrim.image import Volume
@@ -94,6 +95,22 @@ def test_expansion_stands_in_summary_and_table_where_it_was_measured(page, tmp_p
     undated = text_of(write_change_report(expanding(years=None), tmp_path / "undated.html").read_text("utf-8"))
     assert "time between the visits is not known" in undated and "a year" not in undated.split("Every lesion")[1]
     assert "Expansion" not in text_of(page) and "Rim probability" not in text_of(page)
+
+
+def test_no_table_is_cut_in_a_window_of_1000_pixels(tmp_path):
+    report = two_visits()
+    # One has many parts; rims were judged.
+    rows = [
+        dataclasses.replace(row, baseline_ids=tuple(range(100, 140)), rim_probability=0.5) for row in report.rows
+    ]
+    page = write_change_report(dataclasses.replace(report, rows=rows), tmp_path / "report.html")
+    with chromium(tmp_path, size=(1000, 640)) as tab:
+        tab.open(page.as_uri())
+        tab.wait("document.querySelectorAll('.scroll').length == 5")
+        widths = tab.js("[...document.querySelectorAll('.scroll')].map(box => [box.scrollWidth, box.clientWidth])")
+        numbers = tab.text("td.ids")
+    assert all(needed <= given for needed, given in widths), widths
+    assert numbers == "100, 101, 102, 103 and 36 more"
 
 
 @pytest.mark.parametrize("trusted", [True, False])

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from chromium import chromium
 from fsl_programs import answer, asked
 from typer.testing import CliRunner
 
@@ -411,6 +412,27 @@ def test_a_lesion_of_three_visits_is_one_row(three_visits):
     assert '<a href="ses-m12/report.html#lesion-1">60</a>' in page
     assert report.headline == "1 lesion, 0.06 ml at ses-m12; since ses-m6: 1 stable, 1 vanished; 1 with a rim at ses-m6"
     assert report.doubts == ["the QSM's sign looks inverted"]
+
+
+def test_a_page_says_where_a_comparison_counts_other_lesions_than_a_visit(three_visits):
+    # The comparison takes both of the last visit's lesions for one, for they overlap with one of the visit before.
+    out = three_visits
+    left_behind(out, "m12", line(1, 0, 2, 0, 0, 0))
+    compared(out, ("m6", line(1, 1, 1, 0, 0, 2)), ("m12", line(1, 0, 2, 0, 0, 0)))
+    report = summarise_patient([Visit("7", "m6", out / "raw")], out)
+    assert report.headline == (
+        "2 lesions, 0.04 ml at ses-m12; compared with ses-m6 as 1 lesion, 0.04 ml (one grid, overlapping lesions as "
+        "one): 1 vanished, 1 split; 1 with a rim at ses-m6"
+    )
+
+
+def test_no_table_of_a_patient_is_cut_in_a_window_of_1000_pixels(three_visits):
+    report = summarise_patient([Visit("7", "m6", three_visits / "raw")], three_visits)
+    with chromium(three_visits, size=(1000, 640)) as tab:
+        tab.open(report.page.as_uri())
+        tab.wait("document.querySelectorAll('.scroll').length == 3")
+        widths = tab.js("[...document.querySelectorAll('.scroll')].map(box => [box.scrollWidth, box.clientWidth])")
+    assert all(needed <= given for needed, given in widths), widths
 
 
 def test_rims_of_other_lesions_are_not_put_to_these(three_visits):
