@@ -655,11 +655,6 @@ def test_results_do_not_go_among_images(raw, tmp_path, place):
     assert digests(tmp_path) == before
 
 
-def test_folders_that_are_no_labels_are_told_before_a_cohort_runs(raw):
-    save(brain(), raw / "sub-01 old" / "anat" / "sub-01_FLAIR.nii.gz")
-    refused("cohort", raw, raw.parent / "out", "participant", naming=raw / "sub-01 old")
-
-
 def test_one_head_under_two_names_is_told(raw):
     shutil.copytree(raw / "sub-01" / "ses-1", raw / "sub-02" / "ses-1")
     flair = (raw / "sub-02" / "ses-1" / "anat" / "sub-01_ses-1_FLAIR.nii.gz").rename(

@@ -205,6 +205,28 @@ def test_what_a_killed_task_leaves(bids, calls, tmp_path, monkeypatch):
     assert seen == ["did not end: killed, out of memory or disk, or still at work"]
 
 
+def test_a_folder_that_is_no_label_stops_no_other(bids, calls, tmp_path, capsys):
+    out = tmp_path / "out"
+    add_visit(bids, "1_old")
+    add_visit(bids, "2 copy")
+    add_visit(bids, "3", "a-repeat")
+    with pytest.raises(MsrimError, match=r"3 folders were left out, the others are done; .*/sub-1_old: no name of BIDS"):
+        run_cohort(find_cohort(bids), Recipe(), out, console=Console())
+    everything = "segment 1\nsegment 2\nrims 2\nsegment 3a\nsegment 3b\nrims 3a\nlongitudinal 3a3b\n"
+    assert sorted(calls.read_text().split("\n")) == sorted(everything.split("\n"))
+    notes = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert [line.split(": ")[1] for line in notes] == [
+        str(bids / name) for name in ("sub-1_old", "sub-2 copy", "sub-3/ses-a-repeat")
+    ]
+    summarise_group(find_cohort(bids), out, console=QUIET)
+    reasons = {(row["participant_id"], row["session_id"]): row["reason"] for row in rows_of(out / "cohort.tsv")}
+    assert len(reasons) == 7
+    for name in (("sub-1_old", "n/a"), ("sub-2 copy", "n/a"), ("sub-3", "ses-a-repeat")):
+        assert reasons[name].startswith("left out: no name of BIDS")
+    with pytest.raises(InputError, match=r"sub-1_old: no name of BIDS"):
+        run_cohort(find_cohort(bids, participants=["1_old"]), Recipe(), out, console=QUIET)
+
+
 def test_two_runs_share_a_folder_but_not_a_patient(bids, calls, tmp_path):
     out = tmp_path / "out"
     with locked(out / "work" / "sub-1"):

@@ -24,7 +24,7 @@ from msrim.files import write_tsv
 from msrim.image import read_volume
 from msrim.lesions.track import CHANGES
 from msrim.report.cohort import Change, Overview, Row, mark_outliers, write_overview
-from msrim.workflows.cohort.tasks import Task, Visit, failure_reason, tasks_of
+from msrim.workflows.cohort.tasks import MISNAMED, Task, Visit, by_names, failure_reason, tasks_of
 from msrim.workflows.correction import find_correction
 from msrim.workflows.inputs import check_output_folder
 from msrim.workflows.patient_page import check_patient_page, write_pages
@@ -56,6 +56,7 @@ def summarise_group(visits: Sequence[Visit], out: Path, *, console: Console) -> 
     """
     out = Path(out).absolute()
     check_output_folder(out)
+    visits, misnamed = by_names(visits)
     for visit in visits:
         check_patient_page(visit, out)
     write_pages(visits, out, console=console)
@@ -76,6 +77,8 @@ def summarise_group(visits: Sequence[Visit], out: Path, *, console: Console) -> 
                 if (folder / "run.json").is_file():
                     changes.append(_change(one, other, folder, out))
                     steps += _costs(participant, f"{one.session}_to_{other.session}", "longitudinal", folder)
+    for visit in misnamed:
+        rows.append(Row(f"sub-{visit.participant}", visit.name or None, "failed", reason=f"left out: {MISNAMED}"))
     rows = mark_outliers(rows)
     write_tsv([row.cells() for row in rows], out / "cohort.tsv", columns=Row.columns())
     change_rows = [

@@ -21,7 +21,16 @@ from msrim.files import as_output_error, locked
 from msrim.models.registry import located
 from msrim.recipe import Recipe
 from msrim.workflows.cohort.processes import Processes
-from msrim.workflows.cohort.tasks import Task, Visit, copies_among, failure_reason, record_failure, tasks_of
+from msrim.workflows.cohort.tasks import (
+    MISNAMED,
+    Task,
+    Visit,
+    by_names,
+    copies_among,
+    failure_reason,
+    record_failure,
+    tasks_of,
+)
 from msrim.workflows.inputs import check_output_folder
 from msrim.workflows.patient import WAITING, do_task
 from msrim.workflows.patient_page import check_patient_page, write_pages
@@ -69,7 +78,7 @@ def run_cohort(
     Parameters
     ----------
     visits : sequence of Visit
-        Of :func:`find_cohort`.
+        Of :func:`find_cohort`; those of folders whose names are no labels are told and left out.
     recipe : Recipe
     out : Path
         Folder of the derivative dataset.
@@ -95,6 +104,7 @@ def run_cohort(
         raise InputError(
             f"plugin {plugin.name}: Nipype has none of that name; give Linear, MultiProc, SLURM, PBS or SGE"
         )
+    visits, misnamed = by_names(visits)
     bids = visits[0].folder if visits[0].session is None else visits[0].folder.parent
     if out == bids.parent:
         raise InputError(f"{out}: holds the images; choose another folder for the results")
@@ -105,6 +115,8 @@ def run_cohort(
         check_patient_page(visit, out)
     for copy in copies_among(visits):
         console.note(copy)
+    for visit in misnamed:
+        console.note(f"{visit.folder}: left out: {MISNAMED}")
     tasks = tasks_of(visits)
     graph = cohort_graph(tasks, recipe, out, rim_model=rim_model, plugin=plugin, quiet=console.quiet)
     graph.base_dir = str((out / "work" if work is None else Path(work)).absolute())
@@ -125,6 +137,9 @@ def run_cohort(
     if failed:
         task, reason = failed[0]
         raise MsrimError(f"{len(failed)} of {len(tasks)} steps failed, the others are done; {task.name}: {reason}")
+    if misnamed:
+        what = "folder was" if len(misnamed) == 1 else "folders were"
+        raise MsrimError(f"{len(misnamed)} {what} left out, the others are done; {misnamed[0].folder}: {MISNAMED}")
     return out
 
 

@@ -14,6 +14,9 @@ from msrim.bids import Subject, contrast_of, find_subject, image_folder, images_
 from msrim.errors import InputError, Remark
 from msrim.files import sha256_of, write_json
 
+# Why a folder of a cohort is left out.
+MISNAMED = "no name of BIDS, which has letters and digits behind sub- and ses-; rename the folder"
+
 
 @dataclass(frozen=True)
 class Visit:
@@ -92,6 +95,11 @@ def find_cohort(
     validate : bool
         Ask for ``dataset_description.json``; whether the images can be used is each visit's own matter.
 
+    Returns
+    -------
+    list of Visit
+        Also of folders whose names are no labels, see :func:`by_names`.
+
     Raises
     ------
     InputError
@@ -117,14 +125,22 @@ def find_cohort(
             if label not in {getattr(visit, field) for visit in visits}:
                 raise InputError(f"{bids}: no {prefix}{label} among those chosen; correct the label or leave it out")
         visits = [visit for visit in visits if not labels or getattr(visit, field) in labels]
-    for visit in visits:
-        if not re.fullmatch(r"[A-Za-z0-9]+", visit.participant + (visit.session or "")):
-            raise InputError(
-                f"{visit.folder}: no name of BIDS, which has letters and digits behind sub- and ses-; rename it, "
-                "or choose others with --participant-label"
-            )
     by_patient = groupby(visits, key=lambda visit: visit.participant)
     return [visit for _, own in by_patient for visit in in_order(list(own))]
+
+
+def by_names(visits: Sequence[Visit]) -> tuple[list[Visit], list[Visit]]:
+    """Visits that can be processed, and those of folders such as ``sub-01_old``, by which no result can be called.
+
+    Raises
+    ------
+    InputError
+        None can.
+    """
+    misnamed = [visit for visit in visits if not re.fullmatch("[A-Za-z0-9]+", visit.participant + (visit.session or ""))]
+    if misnamed and len(misnamed) == len(visits):
+        raise InputError(f"{misnamed[0].folder}: {MISNAMED}")
+    return [visit for visit in visits if visit not in misnamed], misnamed
 
 
 def tasks_of(visits: Sequence[Visit]) -> list[tuple[Task, list[Visit]]]:
