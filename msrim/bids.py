@@ -20,7 +20,7 @@ from msrim.files import write_json, write_text
 # Words of plain names, in the order in which they are tried: a "T2-FLAIR" is no T2w.
 CONTRASTS = {
     "FLAIR": r".*flair.*|darkfluid|tirm|t2f",
-    "T1w": r"s?t1w?i?|t1n|t1weighted|t1mprage|mprage|t1spgr|f?spgr|bravo|t1tfe",
+    "T1w": r"s?t1w?i?|t1n|t1weighted|t1mprage|(me)?mprage|t1spgr|f?spgr|bravo|t1tfe",
     "T2w": r"s?t2w?i?|t2weighted|t2tse|t2fse",
     "PDw": r"pdw?i?|pdweighted|protondensity|pdtse|pdfse",
 }
@@ -33,35 +33,40 @@ CHI = r"chi"
 NOT_AN_IMAGE = (
     r".*masks?\d*|.*seg\d*|labels?\d*|lesions?\d*|[bp]?les|wmh.*|annot.*|(ground)?truth|ground|gt|consensus|manual|experts?\d*|"
     r"raters?\d*|readers?\d*|bias|biasfield|pve|prob.*|pred(ict.*)?|uncertainty|entropy|overlay|heatmap|thr|thresh.*|binary|"
-    r"distance.*|.*warp|inverse.*|xfm|field|coeffs?|jac.*|rois?\d*|rims?|atlas|.*parc|ribbon|thickness|mixeltype|"
+    r"distance.*|.*filled|inpaint.*|.*warp|inverse.*|xfm|field|coeffs?|jac.*|rois?\d*|rims?|atlas|.*parc|ribbon|thickness|mixeltype|"
     # SPM's tissue classes and what has been done to them:
     r"[mwr]*[cp][1-6][mrsw]*(t1|t2|pd|flair).*"
 )
-# The same, and the phase, where they stand behind another word: in front they are somebody's initials.
-TISSUE = r"[wg]m|csf|ph\d*"
+# The same, other series and contrast agents, where they stand behind another word: in front they are somebody's name.
+BEHIND = r"[wg]m|csf|ph\d*|sd|std|t?snr|ratio|edges?|rho|mdc"
 # SPM's deformations begin so.
 DEFORMATION = r"i?y"
 # T1w after gadolinium, which shows other things:
 AFTER_CONTRAST_AGENT = (
-    r"gd\d*|gad.*|post.*|contrast|enh(anced)?|km|ce|c|t1w?(c|ce|gd|km|post)|dotarem|clariscan|prohance|multihance|"
+    r"gd\d*|gad.*|post.*|(pos)?contrast[eo]?|enh(anced)?|(nach|mit)?(km|kontrast.*)|ce|(plus)?c|inj(ect.*)?|"
+    r"t1w?(c|ce|gd|km|post)|dotarem|clariscan|prohance|multihance|"
     r"magnevist|omniscan|vueway|elucirem"
 )
 # Fields of a sidecar that tell of one.
 CONTRAST_AGENT = ("ContrastBolusIngredient", "ContrastBolusAgent")
 # In front of a contrast agent they say that there was none.
-WITHOUT = ("no", "non", "not", "pre", "before", "without", "wo", "ohne", "vor", "sans")
+WITHOUT = ("no", "non", "not", "pre", "before", "without", "wo", "ohne", "vor", "sans", "sin", "senza", "zonder")
 # Series of other kinds that carry a contrast's name: T2*, maps, echoes, diffusion, angiography, scouts, other organs:
 ANOTHER_SERIES = (
-    r"ha?em[eo].*|swi|swan|.*star|t2s|medic|me[23]d|r2s?|.*maps?|inv\d?|pha(se)?|imag|imaginary|real|dwi|dti|diff.*|adc|"
+    r"ha?em[eo].*|swi([23]d|p)?|swan|.*star|t2s|medic|me[23]d|r2s?|.*maps?|inv\d?|pha(se)?|imag|imaginary|real|dwi|dti|diff.*|adc|"
     r"trace.*|ep2d|epi|asl|pcasl|perf.*|dsc|bold|fmri|tof|mra|angio.*|loc|locali[sz]er|scout|survey|mip|stir|psir|dir|"
-    r"sub|subtr.*|mtr|mtsat|mton|ciss|fiesta.*|iac|spin(e|al)|cord|csp|[hbl]ws|cerv.*|thor.*|lumb.*|neck|orbit.*|optic.*|"
+    r"sub|subtr.*|mtr|mtsat|mton|ciss|fiesta.*|trufi.*|"
+    r"mese|msme|grase|relax.*|mwf|mapit|molli|vfa|fa\d+|cest|afi|"
+    r"ia[cm]|khbw|cistern.*|hippo(campus)?|wirbel.*|rachis|moelle|medulla|spin(e|al)|cord|csp|[hbl]ws|cerv.*|thor.*|lumb.*|neck|orbit.*|optic.*|"
     r"nerve|sella|pituitary|hypophys.*|abdomen.*|liver|pelvis|knee"
 )
 # Gradient echoes: a T2w of them is a T2*, a T1w is one.
-GRADIENT_ECHO = r"gre|ffe|fl2d|fl3d"
+GRADIENT_ECHO = r"gre|ffe|fl2d|fl3d|mag(n(itude)?)?\d*"
+# One of several echoes, such as programs that convert DICOM name them.
+ECHO = r"e\d+|echo\d+"
 NOT_A_QSM = (
     r"mag(n(itude)?)?\d*|pha?\d*|phase|.*field|rdf|r2.*|unwrapped|swi|swan|smwi|weight(s|ed)?|"
-    r"pos(itive)?|neg(ative)?|para(magnetic)?|dia(magnetic)?"
+    r"pos(itive)?|neg(ative)?|para(magnetic)?|dia(magnetic)?|" + ECHO
 )
 # Images that msrim does not read.
 OTHER_FORMATS = (".img", ".hdr", ".mgz", ".mgh", ".nrrd", ".mha", ".mhd", ".dcm", ".ima", ".par", ".nii.bz2")
@@ -220,6 +225,8 @@ class Subject:
                 told.append(f"{path}: taken after contrast agent by its sidecar")
             elif contrast == "T1w" and _is_enhanced(_parts(path.name)[2]):
                 told.append(f"{path}: taken after contrast agent by its name")
+            if contrast == "T2w" and _echo(path.name)[1] == 1:
+                told.append(f"{path}: a first echo by its name, as a rule proton-density weighted; taken as T2w")
         return told
 
     def for_network(self, contrasts: Iterable[str]) -> Subject:
@@ -478,6 +485,8 @@ def is_qsm(name: str) -> bool:
         return False
     if entities and rest == ["Chimap"]:
         return True
+    if "echo" in dict(entities):
+        return False
     if not (_says(words, QSM) or (_says(words, CHI) and contrast_of(name) is None)):
         return False
     # Programs put their own name in front: "QSM_T2star", but "T2star_QSM" is a QSM.
@@ -499,7 +508,7 @@ def _is_of_another_kind(entities: set[tuple[str, str]]) -> bool:
 
 def _is_derived(words: list[str]) -> bool:
     """Whether a name is that of a mask, a map or a deformation made from an image."""
-    return _says(words, NOT_AN_IMAGE) or _says(words[1:], TISSUE) or _says(words[:1], DEFORMATION)
+    return _says(words, NOT_AN_IMAGE) or _says(words[1:], BEHIND) or _says(words[:1], DEFORMATION)
 
 
 def _is_enhanced(words: list[str]) -> bool:
@@ -548,6 +557,10 @@ def _words(plain: str) -> list[str]:
     (['3d', 't1', 'to', 'flair'], ['t1', 'to', 'flair'], ['t2star', 'darkfluid'])
     """
     text = re.sub(r"dark[-_ ]fluid", "darkfluid", plain.lower())
+    text = re.sub(r"echo[-_ ]?(?=\d)", "echo", text)
+    # "T1+" and "T1 C-": with and without contrast agent.
+    text = re.sub(r"(t1w?|mprage)[-_ ]?\+", r"\1 plusc ", text)
+    text = re.sub(r"(?<![a-z0-9])c-(?=[^a-z0-9]|$)", " ", text)
     text = re.sub(r"(t2|flair)[-_ ]?\*", r"\1star ", text)
     text = re.sub(r"(t[12]w?|flair|qsm)(to|2|in|on)(?=t[12]|flair|mni)", r"\1 \2 ", text)
     text = re.sub(r"(t[12]w?)(?=flair)|([23]d)(?=t[12]|flair|pd)|(?<=t[12])(?=[23]d)", r"\1\2 ", text)
@@ -687,12 +700,28 @@ def _check_labels(image: Path, *, beside: Path | None = None) -> None:
 
 
 def _only(files: list[Path], *, contrast: str) -> Path:
+    echoes = sorted((_echo(file.name) for file in files), key=lambda echo: echo[1])
+    if contrast == "T2w" and len({name for name, _ in echoes}) == 1 and [number for _, number in echoes] == [1, 2]:
+        # Of a double echo the first is proton-density weighted.
+        return max(files, key=lambda file: _echo(file.name)[1])
     if len({file.resolve() for file in files}) > 1:
         names = ", ".join(file.name for file in files)
         raise InputError(
             f"{files[0].parent}: several files may be the {contrast} ({names}); name the files with --flair, --t1, --t2"
         )
     return files[0]
+
+
+def _echo(name: str) -> tuple[str, int]:
+    """A file's name without the number of its echo, and that number, 0 if it has none.
+
+    Examples
+    --------
+    >>> _echo("sub-1_echo-2_T2w.nii.gz"), _echo("t2_tse_e1.nii"), _echo("t2_tse.nii")
+    (('sub-1_T2w.nii.gz', 2), ('t2_tse.nii', 1), ('t2_tse.nii', 0))
+    """
+    found = re.search(r"[_ -](?:e|echo-?)0*(\d+)(?=[_. -])", name, flags=re.IGNORECASE)
+    return (name[: found.start()] + name[found.end() :], int(found[1])) if found else (name, 0)
 
 
 def _named(contrasts: dict[str, Path]) -> Subject:

@@ -177,10 +177,64 @@ def names(subject: Subject) -> dict[str, str]:
         ("T2_neck.nii.gz", None),
         ("T2_optic_nerve.nii.gz", None),
         ("FLAIR_ROI1.nii.gz", None),
+        ("t2_swi3d_tra_p2.nii.gz", None),
+        ("T2_mag.nii.gz", None),
+        ("T2_mese_e1.nii.gz", None),
+        ("T1_fa5.nii.gz", None),
+        ("T1_rho.nii.gz", None),
+        ("t2_tse_cor_hippo.nii.gz", None),
+        ("t2_wirbelsaeule.nii.gz", None),
+        ("memprage_RMS.nii.gz", "T1w"),
+        ("t2_tse_e2.nii.gz", "T2w"),
+        # With and without contrast agent, in other words.
+        ("T1+.nii.gz", None),
+        ("T1+C.nii.gz", None),
+        ("T1_C-.nii.gz", "T1w"),
+        ("T1_nachKM.nii.gz", None),
+        ("T1_avec_contraste.nii.gz", None),
+        ("T1_sans_contraste.nii.gz", "T1w"),
+        ("T1_dopo_mdc.nii.gz", None),
+        ("T1_injecte.nii.gz", None),
+        # Made of one.
+        ("T1_filled.nii.gz", None),
+        ("FLAIR_std.nii.gz", None),
+        ("T1w_T2w_ratio.nii.gz", None),
+        ("Swanson_FLAIR.nii.gz", "FLAIR"),
+        ("Rho_Hippolyte_FLAIR.nii.gz", "FLAIR"),
+        ("MDC_FLAIR.nii.gz", "FLAIR"),
     ],
 )
 def test_contrast_of_a_name(name, contrast):
     assert contrast_of(name) == contrast
+
+
+def test_of_a_double_echo_the_second_is_the_t2w(tmp_path):
+    for folder, first, second in (
+        ("bids/sub-1", "anat/sub-1_echo-1_T2w.nii.gz", "anat/sub-1_echo-2_T2w.nii.gz"),
+        ("plain", "t2_tse_e1.nii.gz", "t2_tse_e2.nii.gz"),
+    ):
+        flair = "anat/sub-1_FLAIR.nii.gz" if "anat" in first else "flair.nii.gz"
+        subject = find_subject(make(tmp_path / folder, first, second, flair))
+        assert subject.contrasts["T2w"].name == Path(second).name
+        assert f"left out: {Path(first).name}" in subject.chosen()
+        assert not subject.contradictions()
+
+
+@pytest.mark.parametrize("echoes", [("T2_e1", "T2_e2", "T2_e3"), ("T2_e1", "T2_tse_e2"), ("T2", "T2_e2")])
+def test_which_of_other_echoes_is_the_t2w_is_asked(tmp_path, echoes):
+    with pytest.raises(InputError, match="several files may be the T2w .T2"):
+        find_subject(make(tmp_path / "p", "FLAIR.nii", *(f"{echo}.nii" for echo in echoes)))
+
+
+def test_a_first_echo_alone_is_told(tmp_path):
+    subject = find_subject(make(tmp_path / "p", "FLAIR.nii", "T2_e1.nii"))
+    [told] = subject.contradictions()
+    assert told == f"{tmp_path}/p/T2_e1.nii: a first echo by its name, as a rule proton-density weighted; taken as T2w"
+
+
+@pytest.mark.parametrize("name", ["qsm_e1.nii.gz", "qsm_echo-1.nii.gz", "sub-1_echo-1_qsm.nii.gz"])
+def test_an_echo_is_no_qsm(name):
+    assert not is_qsm(name)
 
 
 def test_bids_subject_with_one_session(tmp_path):
