@@ -222,7 +222,7 @@ def test_of_a_double_echo_the_second_is_the_t2w(tmp_path):
 
 @pytest.mark.parametrize("echoes", [("T2_e1", "T2_e2", "T2_e3"), ("T2_e1", "T2_tse_e2"), ("T2", "T2_e2")])
 def test_which_of_other_echoes_is_the_t2w_is_asked(tmp_path, echoes):
-    with pytest.raises(InputError, match="several files may be the T2w .T2"):
+    with pytest.raises(InputError, match=r"several files may be the T2w \(T2"):
         find_subject(make(tmp_path / "p", "FLAIR.nii", *(f"{echo}.nii" for echo in echoes)))
 
 

@@ -210,7 +210,7 @@ def test_a_folder_that_is_no_label_stops_no_other(bids, calls, tmp_path, capsys)
     add_visit(bids, "1_old")
     add_visit(bids, "2 copy")
     add_visit(bids, "3", "a-repeat")
-    with pytest.raises(MsrimError, match=r"3 folders were left out, the others are done; .*/sub-1_old: no name of BIDS"):
+    with pytest.raises(MsrimError, match=r"3 folders were left out, the others are done; .*/sub-1_old: no name"):
         run_cohort(find_cohort(bids), Recipe(), out, console=Console())
     everything = "segment 1\nsegment 2\nrims 2\nsegment 3a\nsegment 3b\nrims 3a\nlongitudinal 3a3b\n"
     assert sorted(calls.read_text().split("\n")) == sorted(everything.split("\n"))

@@ -137,7 +137,8 @@ def by_names(visits: Sequence[Visit]) -> tuple[list[Visit], list[Visit]]:
     InputError
         None can.
     """
-    misnamed = [visit for visit in visits if not re.fullmatch("[A-Za-z0-9]+", visit.participant + (visit.session or ""))]
+    label = re.compile("[A-Za-z0-9]+")
+    misnamed = [visit for visit in visits if not label.fullmatch(visit.participant + (visit.session or ""))]
     if misnamed and len(misnamed) == len(visits):
         raise InputError(f"{misnamed[0].folder}: {MISNAMED}")
     return [visit for visit in visits if visit not in misnamed], misnamed
