@@ -10,10 +10,12 @@ import gzip
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -74,7 +76,7 @@ class Volume:
     @property
     def spacing(self) -> np.ndarray:
         """Voxel edge lengths: (3,) float, mm."""
-        return np.linalg.norm(self.affine[:3, :3], axis=0)
+        return _edges_mm(self.affine)
 
     @property
     def voxel_volume_mm3(self) -> float:
@@ -86,6 +88,10 @@ class Volume:
         if data.shape != self.shape:
             raise ValueError(f"array of shape {data.shape} does not lie on a grid of {self.shape}")
         return Volume(data, self.affine, self.posed)
+
+
+def _edges_mm(affine: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(affine[:3, :3], axis=0)
 
 
 def same_grid(a: Volume, b: Volume, *, tolerance_mm: float | None = None) -> bool:
@@ -228,6 +234,18 @@ def read_labels(path: Path) -> Volume:
     return Volume(np.where(inside, data, 0).astype(np.int32), affine, posed)
 
 
+def read_spacing(path: Path) -> np.ndarray:
+    """Voxel edge lengths by a NIfTI file's header: (3,) float, mm. Its voxels are not read, and may be damaged.
+
+    Raises
+    ------
+    InputError
+        As :func:`read_volume`, for what the header shows.
+    """
+    with _guarded(path), _opened(path) as (_, header):
+        return _edges_mm(header.affine)
+
+
 def _read(path: Path, *, dtype: type[np.floating] | None = None) -> tuple[np.ndarray, np.ndarray, bool]:
     """Finite data of a user's file in its own type or another, 0 where it is NaN around the head; affine and posed.
 
@@ -260,46 +278,66 @@ def _reaches_face(mask: np.ndarray) -> np.ndarray:
     return mask & np.isin(parts, np.concatenate(faces))
 
 
+class _Header(NamedTuple):
+    """What the first bytes of a user's file say, once judged; ``size`` is that of header and voxels together, bytes."""
+
+    kind: type[nib.Nifti1Image]
+    start: bytes
+    size: int
+    affine: np.ndarray
+    posed: bool
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BufferedIOBase, _Header]]:
+    """A user's file behind its header, which is judged."""
+    if not path.is_file():
+        if path.is_symlink():
+            raise InputError(f"{path}: is a link to a file that is not there; fetch it (for example datalad get)")
+        raise InputError(f"{path}: no such file{', but a folder' if path.is_dir() else ''}; check the path")
+    with open(path, "rb") as stream:
+        zipped = stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+    with (gzip.open if zipped else open)(path, "rb") as stream:
+        yield stream, _judged(stream.read(HEADER_BYTES), path, zipped=zipped)
+
+
+def _judged(start: bytes, path: Path, *, zipped: bool) -> _Header:
+    kind = _kind(start)
+    if kind is None:
+        raise InputError(f"{path}: not a NIfTI image{_what_else(start, path)}")
+    if not zipped and _is_called_zipped(path):
+        raise InputError(f"{path}: its name says compressed, but it is not; rename it to .nii")
+    if zipped and not _is_called_zipped(path):
+        raise InputError(f"{path}: is compressed, but its name does not say so; rename it to .nii.gz")
+    block = start[: kind.header_class.template_dtype.itemsize]
+    header = kind.header_class(block)
+    shape = _shape(header, path)
+    affine, posed = _affine(header, shape, path)
+    # What nibabel has mended to 1.
+    if not posed and not kind.header_class(block, check=False)["pixdim"][1:4].all():
+        raise InputError(f"{path}: a voxel size of 0 in its header; export it again")
+    if 0 <= (begin := float(header["vox_offset"])) < kind.header_class.single_vox_offset:
+        raise InputError(
+            f"{path}: damaged: its header says that the data begin at byte {begin:.0f}, within the header; "
+            "export it again"
+        )
+    # Asked for before it is read: the size in a damaged header may exceed any memory.
+    size = int(header.get_data_offset()) + math.prod(shape) * header.get_data_dtype().itemsize
+    if size > path.stat().st_size * (GZIP_MAX_RATIO if zipped else 1):
+        raise InputError(f"{path}: damaged or truncated (its header asks for more data); copy it again")
+    return _Header(kind, start, size, affine, posed)
+
+
 def _open(path: Path) -> tuple[nib.Nifti1Image, np.ndarray, bool]:
     """A user's file, whole in memory with its header judged, its affine, and whether that is the header's."""
     with _guarded(path):
-        if not path.is_file():
-            if path.is_symlink():
-                raise InputError(f"{path}: is a link to a file that is not there; fetch it (for example datalad get)")
-            raise InputError(f"{path}: no such file{', but a folder' if path.is_dir() else ''}; check the path")
-        with open(path, "rb") as stream:
-            zipped = stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-        with (gzip.open if zipped else open)(path, "rb") as stream:
-            start = stream.read(HEADER_BYTES)
-            kind = _kind(start)
-            if kind is None:
-                raise InputError(f"{path}: not a NIfTI image{_what_else(start, path)}")
-            if not zipped and _is_called_zipped(path):
-                raise InputError(f"{path}: its name says compressed, but it is not; rename it to .nii")
-            if zipped and not _is_called_zipped(path):
-                raise InputError(f"{path}: is compressed, but its name does not say so; rename it to .nii.gz")
-            block = start[: kind.header_class.template_dtype.itemsize]
-            header = kind.header_class(block)
-            shape = _shape(header, path)
-            affine, posed = _affine(header, shape, path)
-            # What nibabel has mended to 1.
-            if not posed and not kind.header_class(block, check=False)["pixdim"][1:4].all():
-                raise InputError(f"{path}: a voxel size of 0 in its header; export it again")
-            if 0 <= (begin := float(header["vox_offset"])) < kind.header_class.single_vox_offset:
-                raise InputError(
-                    f"{path}: damaged: its header says that the data begin at byte {begin:.0f}, within the header; "
-                    "export it again"
-                )
-            # Asked for before it is read: the size in a damaged header may exceed any memory.
-            wanted = int(header.get_data_offset()) + math.prod(shape) * header.get_data_dtype().itemsize
-            if wanted > path.stat().st_size * (GZIP_MAX_RATIO if zipped else 1):
-                raise InputError(f"{path}: damaged or truncated (its header asks for more data); copy it again")
-            content = start + stream.read(wanted - len(start))
+        with _opened(path) as (stream, header):
+            content = header.start + stream.read(header.size - len(header.start))
             # Beyond the data lies the checksum, which gzip verifies when it gets there.
             stream.read(1)
-        if len(content) < wanted:
-            raise InputError(f"{path}: damaged or truncated ({len(content)} of {wanted} bytes); copy it again")
-        return kind.from_bytes(content), affine, posed
+        if len(content) < header.size:
+            raise InputError(f"{path}: damaged or truncated ({len(content)} of {header.size} bytes); copy it again")
+        return header.kind.from_bytes(content), header.affine, header.posed
 
 
 def _what_else(start: bytes, path: Path) -> str:
@@ -697,3 +735,28 @@ def bounding_box(mask: np.ndarray, *, margin: int | np.ndarray = 0) -> tuple[sli
         slice(max(0, int(o[0] - m)), min(n, int(o[-1] + 1 + m))) if len(o) else slice(0, n)
         for o, m, n in zip(occupied, margins, mask.shape, strict=True)
     )
+
+
+def bounding_boxes(labels: np.ndarray, *, margin: int | Sequence[int] | np.ndarray = 0) -> dict[int, tuple[slice, ...]]:
+    """The box of each number of a label map, as :func:`bounding_box`; without numbers that do not occur.
+
+    Parameters
+    ----------
+    labels : (X, Y, Z) int array
+    margin : int, or (3,) int
+
+    Examples
+    --------
+    >>> boxes = bounding_boxes(np.array([0, 1, 0, 3, 3, 0]).reshape(6, 1, 1), margin=(2, 0, 0))
+    >>> {number: box[0] for number, box in boxes.items()}
+    {1: slice(0, 4, None), 3: slice(1, 6, None)}
+    """
+    margins = np.broadcast_to(margin, labels.ndim).tolist()
+    return {
+        number: tuple(
+            slice(max(0, side.start - m), min(n, side.stop + m))
+            for side, m, n in zip(box, margins, labels.shape, strict=True)
+        )
+        for number, box in enumerate(ndimage.find_objects(labels), start=1)
+        if box is not None
+    }

@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 from volumes import OBLIQUE, RAS, centres, plane_wave, pose, poses, wave_volume
 
 from msrim.errors import InputError, OutputError
-from msrim.image import Volume, from_sitk, grid_around, read_volume, resample, same_grid, to_ras, to_sitk, write_volume
+from msrim.image import (
+    Volume,
+    from_sitk,
+    grid_around,
+    read_spacing,
+    read_volume,
+    resample,
+    same_grid,
+    to_ras,
+    to_sitk,
+    write_volume,
+)
 
 POSES = poses()
 every_pose = pytest.mark.parametrize("affine", POSES.values(), ids=POSES)
@@ -200,6 +211,19 @@ def test_truncated_gzip(share, tmp_path):
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(InputError, match=r"damaged or truncated|not a NIfTI"):
         read_volume(path)
+
+
+def test_spacing_is_read_from_the_header_alone(tmp_path):
+    path = write_volume(Volume(NOISE, np.diag([0.9, 0.9, 3.0, 1.0])), tmp_path / "x.nii.gz")
+    spacing = read_volume(path).spacing
+    # Cut within the voxels, but not so short that the header asks for more than a file of its size can hold.
+    path.write_bytes(path.read_bytes()[:-100])
+    np.testing.assert_array_equal(read_spacing(path), spacing)
+    with pytest.raises(InputError, match="damaged or truncated"):
+        read_volume(path)
+    path.write_bytes(b"no image")
+    with pytest.raises(InputError, match="not a NIfTI"):
+        read_spacing(path)
 
 
 def test_missing_file_and_folder(tmp_path):

@@ -46,7 +46,6 @@ def _name(requirement: str) -> str:
 
 
 def test_types_fit():
-    """In the rooms that pyproject.toml lists."""
     checked = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, check=False, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from msrim.evaluation.rims import curve_areas
-from msrim.image import Volume
+from msrim.image import Volume, bounding_boxes
 
 # The edge is a lesion's outermost voxels in the plane; the core what lies deepest, where there is depth enough.
 EDGE_VOXELS, CORE_VOXELS, CORE_SHARE = 2.0, 3.0, 0.7
@@ -46,11 +46,8 @@ def lesion_looks(qsm: Volume, instances: Volume) -> Looks:
         On the same grid; 0 outside lesions, 1..n inside.
     """
     contrast, edges, boxes = [], [], []
-    for number, box in enumerate(ndimage.find_objects(instances.data), start=1):
-        if box is None:
-            continue
-        wide = (*(slice(max(s.start - FAR, 0), s.stop + FAR) for s in box[:2]), box[2])
-        labels, values = instances.data[wide], 1000 * qsm.data[wide]
+    for number, box in bounding_boxes(instances.data, margin=(FAR, FAR, 0)).items():
+        labels, values = instances.data[box], 1000 * qsm.data[box]
         inside = labels == number
         away = np.stack([ndimage.distance_transform_edt(~part) for part in np.moveaxis(inside, 2, 0)], axis=2)
         away[:, :, ~inside.any(axis=(0, 1))] = np.inf

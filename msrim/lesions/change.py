@@ -44,7 +44,7 @@ import cc3d
 import numpy as np
 from scipy import ndimage
 
-from msrim.image import Volume
+from msrim.image import Volume, bounding_boxes
 
 # Half of a small lesion's radius: averages the noise of neighbouring voxels and keeps the lesion.
 SMOOTHING_MM = 0.8
@@ -323,9 +323,7 @@ def _without_faded(
     images = here.flair.data, here.resampled.data, there.flair.data
     pieces = cc3d.connected_components(change, connectivity=26)
     kept = np.ones(int(pieces.max(initial=0)) + 1, bool)
-    margin = np.ceil(far / spacing).astype(int)
-    for number, box in enumerate(ndimage.find_objects(pieces), start=1):
-        box = tuple(slice(max(s.start - m, 0), s.stop + m) for s, m in zip(box, margin, strict=True))
+    for number, box in bounding_boxes(pieces, margin=np.ceil(far / spacing).astype(int)).items():
         inside = pieces[box] == number
         distance = ndimage.distance_transform_edt(~inside, sampling=spacing)
         around = ground[box] & (distance >= near) & (distance <= far)

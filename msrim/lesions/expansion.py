@@ -17,7 +17,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.stats import spearmanr
 
-from msrim.image import Volume
+from msrim.image import Volume, bounding_boxes
 
 SEED_PERCENT, GROW_PERCENT = 12.5, 4.0
 # A smaller part is no candidate; ten voxels of 1 mm.
@@ -82,10 +82,7 @@ def lesion_expansions(
     smooth = _smoothed(log_jacobian, brain)
     reach = np.ceil(2 * SMOOTHING_MM / tracked.spacing).astype(int)
     found = {}
-    for number, box in enumerate(ndimage.find_objects(tracked.data), start=1):
-        if box is None:
-            continue
-        box = tuple(slice(max(s.start - r, 0), s.stop + r) for s, r in zip(box, reach, strict=True))
+    for number, box in bounding_boxes(tracked.data, margin=reach).items():
         lesion = tracked.data[box] == number
         # The mean of volumes' ratios is dearer to large ones than that of their logarithms, and does not mirror.
         total = float(log_jacobian.data[box][lesion].mean(dtype=np.float64))

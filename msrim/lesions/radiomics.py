@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from msrim.errors import BackendError
 from msrim.files import written_atomically
-from msrim.image import Volume, to_sitk
+from msrim.image import Volume, bounding_boxes, to_sitk
 
 BIN_WIDTH_PPB = 10.0
 # Wavelets see this far around the lesion, in voxels; what lies beyond doesn't count.
@@ -126,12 +125,10 @@ def lesion_features(
 
 def _lesions(qsm: Volume, instances: Volume) -> Iterator[tuple[Volume, Volume]]:
     """Each lesion's surroundings in ppb, and its mask."""
-    for number, box in enumerate(ndimage.find_objects(instances.data), start=1):
-        if box is not None:
-            box = tuple(slice(max(s.start - MARGIN, 0), s.stop + MARGIN) for s in box)
-            # Lengths matter to the shape features, place and turn don't.
-            affine = np.diag([*qsm.spacing, 1.0])
-            yield Volume(1000 * qsm.data[box], affine), Volume(instances.data[box] == number, affine)
+    for number, box in bounding_boxes(instances.data, margin=MARGIN).items():
+        # Lengths matter to the shape features, place and turn don't.
+        affine = np.diag([*qsm.spacing, 1.0])
+        yield Volume(1000 * qsm.data[box], affine), Volume(instances.data[box] == number, affine)
 
 
 def _features(lesion: tuple[Volume, Volume], *, first_order: bool) -> np.ndarray:

@@ -11,7 +11,7 @@ from scipy import ndimage
 from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
-from msrim.image import Volume, same_grid
+from msrim.image import Volume, bounding_boxes, same_grid
 
 CONNECTIVITY: Final = 26
 # The spheres are 10 mm wide: centres closer than their radius cannot be separated in their union.
@@ -92,9 +92,8 @@ def split_confluent(mask: Volume, *, sphere_probability: Volume | None) -> Volum
     reach = np.ceil((SPHERE_RADIUS_MM + 3 * SMOOTHING_MM) / spacing).astype(int)
     parts = labels.copy()
     used = labels.max()
-    for lesion, box in enumerate(ndimage.find_objects(labels), start=1):
-        # The margin lets smoothing see the probability around the lesion, so that its edge isn't taken for a slope.
-        box = tuple(slice(max(0, s.start - r), s.stop + r) for s, r in zip(box, reach, strict=True))
+    # The margin lets smoothing see the probability around the lesion, so that its edge isn't taken for a slope.
+    for lesion, box in bounding_boxes(labels, margin=reach).items():
         component = labels[box] == lesion
         if np.count_nonzero(component) < 2 * min_voxels:
             continue

@@ -41,24 +41,22 @@ from msrim.transform import apply_transform, read_transform, write_transform
 from msrim.workflows.anatomy import Anatomy, make_working_images, read_mask, read_own
 from msrim.workflows.changes import (
     VISITS,
-    Deformation,
+    Comparison,
     Matched,
     Midway,
     Pair,
     PreparedVisit,
-    Tissue,
-    contrast_of,
-    decide,
-    deform,
+    compare_pair,
     each,
-    register_to_midway,
     tracked_lesions,
     with_expansion,
 )
-from msrim.workflows.painting import SEED, canvas_of, flair_from, nearest_lesion, painted_contrasts
+from msrim.workflows.painting import SEED, Canvas, flair_from, nearest_lesion, painted_contrasts, scattered
 from msrim.workflows.run import Run
-from msrim.workflows.segment import find_lesions
+from msrim.workflows.segment import Lesions, find_lesions
 
+# In the names of steps.
+OF_MADE = "_of_made"
 # Volumes at baseline and at follow-up in mm3, and how many of each.
 APPEARING = {(0, 25): 5, (0, 63): 4, (0, 160): 3}
 GROWING = {(63, 126): 4, (160, 240): 4, (400, 520): 2}
@@ -121,14 +119,7 @@ class ChangeGrade:
 
 
 def grade_pair(
-    visits: Pair[PreparedVisit],
-    midway: Midway,
-    matched: Matched,
-    recipe: Recipe,
-    run: Run,
-    *,
-    card: Card,
-    folder: Path,
+    visits: Pair[PreparedVisit], found: Comparison, recipe: Recipe, run: Run, *, card: Card, folder: Path
 ) -> ChangeGrade:
     """Make a pair whose changes are known, find them as those of the real pair are found, and count.
 
@@ -136,7 +127,7 @@ def grade_pair(
     ----------
     visits : pair of PreparedVisit
         With lesions.
-    midway, matched
+    found : Comparison
         Of the real pair: where the patient lay, and how much the images differ.
     recipe : Recipe
     run : Run
@@ -146,20 +137,41 @@ def grade_pair(
     folder : Path
         Of the pair's results.
     """
-    anatomies = (visits[0].anatomy, visits[1].anatomy)
+    painted, made = make_pair(visits, found, recipe, run, card=card)
+    working = each(lambda visit: visit.anatomy.working, made)
+    classes = each(lambda images: images.tissue, working)
+    found = compare_pair(made, recipe, run, card=card, classes=classes, years=YEARS, of=OF_MADE)
+    return run(
+        grade_changes,
+        visits[0].subject,
+        painted,
+        found=found,
+        labels=each(lambda images: images.labels, working),
+        min_lesion_mm3=recipe.min_lesion_mm3,
+        folder=folder,
+        seed=SEED,
+    )
+
+
+def make_pair(
+    visits: Pair[PreparedVisit], found: Comparison, recipe: Recipe, run: Run, *, card: Card
+) -> tuple[PaintedChanges, Pair[PreparedVisit]]:
+    """Two visits made of the baseline, with painted changes, and their lesions; parameters as :func:`grade_pair`."""
+    anatomies = each(lambda visit: visit.anatomy, visits)
+    lesions = each(_lesions_of, visits)
     painted = run(
         paint_changes,
         anatomies[0],
-        lesion=visits[0].lesions.probabilities.lesion,
-        threshold=visits[0].lesions.threshold,
+        lesion=lesions[0].probabilities.lesion,
+        threshold=lesions[0].threshold,
         deformed=recipe.expansion,
         seed=SEED,
     )
     baseline = run(make_baseline, anatomies[0], painted=painted)
-    made = run(make_followup, anatomies, painted=painted, midway=midway, matched=matched, seed=SEED)
+    made = run(make_followup, anatomies, painted=painted, midway=found.midway, matched=found.matched, seed=SEED)
     to_flair = {contrast: path for contrast, path in anatomies[1].to_flair.items() if contrast in made.corrected}
     working = run.step(
-        "make_working_images_of_made_followup",
+        f"make_working_images{OF_MADE}_followup",
         make_working_images,
         made.corrected,
         brain=made.brain,
@@ -176,50 +188,24 @@ def grade_pair(
         to_mni=made.to_mni,
         working=working,
     )
-    graded = []
-    for name, visit, anatomy in zip(VISITS, visits, (baseline, followup), strict=True):
-        found = run.step(
-            f"find_lesions_of_made_{name}",
+    prepared = []
+    for name, visit, anatomy, own in zip(VISITS, visits, (baseline, followup), lesions, strict=True):
+        probabilities = run.step(
+            f"find_lesions{OF_MADE}_{name}",
             find_lesions,
             anatomy.working,
             to_mni=anatomy.to_mni,
             card=card,
             device=recipe.device,
         )
-        graded.append(PreparedVisit(visit.subject, anatomy, replace(visit.lesions, probabilities=found)))
-    pair = (graded[0], graded[1])
-    met = run.step(
-        "register_made_to_midway",
-        register_to_midway,
-        (baseline.corrected["FLAIR"], followup.corrected["FLAIR"]),
-        brains=(baseline.brain, followup.brain),
-        to_mni=(baseline.to_mni, followup.to_mni),
-    )
-    tissue, seen = decide(pair, met, recipe, run, card=card, of="_of_made")
-    deformation = None
-    if recipe.expansion:
-        deformation = run.step(
-            "deform_made",
-            deform,
-            met,
-            matched=seen,
-            lesions=tissue.lesions,
-            t1w=contrast_of(pair, "T1w"),
-            classes=(baseline.working.tissue, followup.working.tissue),
-            years=YEARS,
-        )
-    return run(
-        grade_changes,
-        visits[0].subject,
-        painted,
-        midway=met,
-        tissue=tissue,
-        deformation=deformation,
-        labels=(baseline.working.labels, followup.working.labels),
-        min_lesion_mm3=recipe.min_lesion_mm3,
-        folder=folder,
-        seed=SEED,
-    )
+        prepared.append(PreparedVisit(visit.subject, anatomy, replace(own, probabilities=probabilities)))
+    return painted, (prepared[0], prepared[1])
+
+
+def _lesions_of(visit: PreparedVisit) -> Lesions:
+    if visit.lesions is None:
+        raise ValueError("a grade needs a model that finds the lesions of each visit")
+    return visit.lesions
 
 
 def paint_changes(
@@ -243,32 +229,27 @@ def paint_changes(
     from msrim.training.painting import painted_share
 
     rng = np.random.default_rng(seed)
-    canvas = canvas_of(anatomy, lesion=lesion, threshold=threshold)
     plan = [(change, pair) for change, pairs in PLAN.items() for pair, count in pairs.items() for _ in range(count)]
     if deformed:
         plan += [(EXPANDING, (EXPANDING_MM3, EXPANDING_MM3))] * len(RATIOS)
-    larger = canvas.scatter([max(pair) for _, pair in plan], rng=rng)
-    boxes = [
-        None if box is None else tuple(slice(max(s.start - 4, 0), s.stop + 4) for s in box)
-        for box in ndimage.find_objects(larger.data, len(plan))
-    ]
+    volumes = [max(pair) for _, pair in plan]
+    canvas, larger, boxes = scattered(anatomy, volumes, lesion=lesion, threshold=threshold, rng=rng)
     lesions = [np.zeros(larger.shape, np.int16) for _ in VISITS]
     shares = [np.zeros(larger.shape, np.float32) for _ in VISITS]
     rows = []
-    for number, ((change, pair), box) in enumerate(zip(plan, boxes, strict=True), 1):
-        if box is None:
-            continue
+    for number, box in boxes.items():
+        change, pair = plan[number - 1]
         whole = larger.data[box] == number
-        volumes = []
+        drawn_mm3 = [0.0, 0.0]
         for visit, volume in enumerate(pair):
             mask = innermost(whole, volume, spacing_mm=larger.spacing)
-            volumes.append(round(float(np.count_nonzero(mask) * larger.voxel_volume_mm3), 3))
+            drawn_mm3[visit] = round(float(np.count_nonzero(mask) * larger.voxel_volume_mm3), 3)
             lesions[visit][box][mask] = number
             if mask.any():
                 # One texture at both visits.
                 texture = np.random.default_rng((seed, number))
                 shares[visit][box] += painted_share(torch.from_numpy(mask), texture)[0].numpy()
-        rows.append(PaintedChange(number, change, *volumes))
+        rows.append(PaintedChange(number, change, drawn_mm3[0], drawn_mm3[1]))
     # One contrast at both visits, that of the larger.
     contrasts = painted_contrasts(canvas, larger, np.maximum(*shares))
     nearest = nearest_lesion(larger)
@@ -278,29 +259,28 @@ def paint_changes(
         for number, bounds in contrasts.items():
             bright[number] = bounds[name][1]
         excess[name] = [bright[nearest] * share for share in shares]
-    pull, loss = None, None
-    if deformed:
-        grown = [np.argwhere(lesions[0] == row.id) for row in rows if row.change == EXPANDING]
-        moved = together(
-            [atrophy(canvas.labels, loss_percent=LOSS_PERCENT), growth(larger, grown, RATIOS[: len(grown)])]
-        )
-        tissue = tissue_share(canvas.labels)
-        loss = round(100 * (1 - moved.ratio(tissue)), 4)
-        rows = [
-            replace(row, expansion_percent=round(100 * (moved.ratio(lesions[0] == row.id) - 1), 2))
-            if row.change in (EXPANDING, "stable")
-            else row
-            for row in rows
-        ]
-        pull = Path("pull.npy").absolute()
-        np.save(pull, moved.voxels)
-    return PaintedChanges(
+    painted = PaintedChanges(
         lesions=_write(larger, lesions, "{}_lesions.nii"),
         excess={name: _write(larger, added, f"{{}}_{name}.nii") for name, added in excess.items()},
         rows=rows,
-        pull=pull,
-        loss_percent=loss,
     )
+    return _deformed(painted, canvas, larger.like(lesions[0])) if deformed else painted
+
+
+def _deformed(painted: PaintedChanges, canvas: Canvas, baseline: Volume) -> PaintedChanges:
+    """Pull the follow-up apart: the lesions of the baseline that are to expand do, and the tissue loses volume."""
+    grown = [np.argwhere(baseline.data == row.id) for row in painted.rows if row.change == EXPANDING]
+    moved = together([atrophy(canvas.labels, loss_percent=LOSS_PERCENT), growth(baseline, grown, RATIOS[: len(grown)])])
+    rows = [
+        replace(row, expansion_percent=round(100 * (moved.ratio(baseline.data == row.id) - 1), 2))
+        if row.change in (EXPANDING, "stable")
+        else row
+        for row in painted.rows
+    ]
+    pull = Path("pull.npy").absolute()
+    np.save(pull, moved.voxels)
+    loss = round(100 * (1 - moved.ratio(tissue_share(canvas.labels))), 4)
+    return replace(painted, rows=rows, pull=pull, loss_percent=loss)
 
 
 def innermost(lesion: np.ndarray, volume_mm3: float, *, spacing_mm: np.ndarray) -> np.ndarray:
@@ -399,13 +379,11 @@ def grade_changes(
     subject: Subject,
     painted: PaintedChanges,
     *,
-    midway: Midway,
-    tissue: Tissue,
+    found: Comparison,
+    labels: Pair[Path],
     min_lesion_mm3: float,
     folder: Path,
     seed: int,
-    deformation: Deformation | None = None,
-    labels: Pair[Path] | None = None,
 ) -> ChangeGrade:
     """Compare what was found of the made pair with what was painted.
 
@@ -413,21 +391,20 @@ def grade_changes(
     ----------
     subject : Subject
     painted : PaintedChanges
-    midway, tissue
+    found : Comparison
         Of the made pair.
+    labels : pair of Path
+        The head labels of the made visits.
     min_lesion_mm3 : float
     folder : Path
         Of the pair's results.
     seed : int
-    deformation : Deformation or None
-        Of the made pair, where the expansion is measured.
-    labels : pair of Path or None
-        Then: the head labels of the made visits.
     """
+    midway, deformation = found.midway, found.deformation
     brain, from_baseline = read_mask(midway.brain), read_transform(midway.transforms[0])
-    (baseline, followup), rows = tracked_lesions(midway, tissue, min_mm3=min_lesion_mm3)
+    (baseline, followup), rows = tracked_lesions(midway, found.tissue, min_mm3=min_lesion_mm3)
     trusted = False
-    if deformation is not None and labels is not None:
+    if deformation is not None:
         rows, trusted = with_expansion(
             rows,
             deformation,
@@ -443,7 +420,7 @@ def grade_changes(
     shared, voxels = np.unique(np.stack([truth, tracked])[:, (truth > 0) & (tracked > 0)], axis=1, return_counts=True)
     # The lesion that a painted one shares most with comes last and stays.
     row_of = {number: rows[row - 1] for number, row in shared[:, np.argsort(voxels, kind="stable")].T.tolist()}
-    found = [
+    judged = [
         replace(
             change,
             found_change=row_of[change.id].change,
@@ -457,11 +434,11 @@ def grade_changes(
         for change in painted.rows
     ]
     own = [row for row in rows if row.id not in shared[1]]
-    summary = summarise_change_grade(found, [row.change for row in own], seed=seed)
+    summary = summarise_change_grade(judged, [row.change for row in own], seed=seed)
     if deformation is not None:
         measured = {name: value if trusted else None for name, value in deformation.brain.items()}
         summary["expansion"] = summarise_expansion(
-            found,
+            judged,
             [row.sel_candidate for row in own if row.sel_candidate is not None],
             brain={"injected_percent": -(painted.loss_percent or 0.0), **measured},
             trusted=trusted,
@@ -470,7 +447,7 @@ def grade_changes(
     patient = Subject(subject.label, None, {})
     names = {key: patient.below(folder, suffix) for key, suffix in GRADE.items()}
     return ChangeGrade(
-        table=write_grade_tsv(found, names["table"], columns=CHANGE_GRADE_COLUMNS),
+        table=write_grade_tsv(judged, names["table"], columns=CHANGE_GRADE_COLUMNS),
         table_columns=write_json(CHANGE_GRADE_COLUMNS, names["table_columns"]),
         summary=summary,
     )

@@ -1,8 +1,8 @@
 """Changed tissue between two visits of one patient: midway space, matched intensities, decision.
 
-:func:`decide` calls the steps in order, once :func:`register_to_midway` has found the midway space; each function below
-it is a step (:mod:`msrim.workflows.run`). Pairs hold the baseline first and the follow-up second; exchanged, they give
-exchanged results. Lesions are tracked, and results written, in :mod:`msrim.workflows.comparison`.
+:func:`compare_pair` calls the steps in order; each function below :func:`decide` is one (:mod:`msrim.workflows.run`).
+Pairs hold the baseline first and the follow-up second; exchanged, they give exchanged results. Lesions are tracked, and
+results written, in :mod:`msrim.workflows.comparison`.
 """
 
 from __future__ import annotations
@@ -187,6 +187,66 @@ class Tissue:
     lesions: Pair[Path]
     probabilities: Pair[Path]
     sphere: Path | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Results of a pair's steps, before lesions are tracked."""
+
+    midway: Midway
+    matched: Matched
+    tissue: Tissue
+    deformation: Deformation | None = None
+
+
+def compare_pair(
+    visits: Pair[PreparedVisit],
+    recipe: Recipe,
+    run: Run,
+    *,
+    card: Card,
+    classes: Pair[Path],
+    years: float | None,
+    of: str = "",
+) -> Comparison:
+    """Every step from the prepared visits to the tissue that has changed.
+
+    Parameters
+    ----------
+    visits : pair of PreparedVisit
+    recipe : Recipe
+    run : Run
+    card : Card
+        Of the recipe's model.
+    classes : pair of Path
+        Tissue classes of each visit in its FLAIR's world.
+    years : float or None
+        Between the visits, for the expansion per year.
+    of : str
+        Added to the names of the steps.
+    """
+    anatomies = each(lambda visit: visit.anatomy, visits)
+    midway = run.step(
+        f"register_to_midway{of}",
+        register_to_midway,
+        each(lambda anatomy: anatomy.corrected["FLAIR"], anatomies),
+        brains=each(lambda anatomy: anatomy.brain, anatomies),
+        to_mni=each(lambda anatomy: anatomy.to_mni, anatomies),
+    )
+    tissue, matched = decide(visits, midway, recipe, run, card=card, of=of)
+    if not recipe.expansion:
+        return Comparison(midway, matched, tissue)
+    deformation = run.step(
+        f"deform{of}",
+        deform,
+        midway,
+        matched=matched,
+        lesions=tissue.lesions,
+        t1w=contrast_of(visits, "T1w"),
+        classes=classes,
+        years=years,
+    )
+    return Comparison(midway, matched, tissue, deformation)
 
 
 def decide(

@@ -45,22 +45,16 @@ from msrim.report.longitudinal import ChangeReport, write_change_report
 from msrim.results import doubts_of
 from msrim.transform import read_transform, write_transform
 from msrim.workflows.anatomy import AnatomyFiles, read_mask, read_own
-from msrim.workflows.change_grade import ChangeGrade, grade_pair
+from msrim.workflows.change_grade import grade_pair
 from msrim.workflows.changes import (
     VISITS,
-    Deformation,
-    Matched,
-    Midway,
+    Comparison,
     Pair,
     PreparedVisit,
-    Tissue,
     change_method,
-    contrast_of,
+    compare_pair,
     correct_tissue,
-    decide,
-    deform,
     each,
-    register_to_midway,
     tracked_lesions,
     with_expansion,
 )
@@ -123,17 +117,6 @@ class Changes:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Results of a pair's steps, before lesions are tracked."""
-
-    midway: Midway
-    matched: Matched
-    tissue: Tissue
-    deformation: Deformation | None = None
-    grade: ChangeGrade | None = None
-
-
-@dataclass(frozen=True)
 class ComparedVisit:
     """Inputs for the results of a visit of the pair; ``rims`` where they were classified."""
 
@@ -183,7 +166,11 @@ def compare_visits(
         work=pair_folder(*subjects, out) / "work",
     )
     with run:
-        found = find_changes(visits, recipe, run, card=card, years=years)
+        # Of the visits: the way half between them is msrim's own.
+        run.prepared_by(recipe.backend)
+        classes = each(lambda visit: visit.anatomy.files.tissue, visits)
+        found = compare_pair(visits, recipe, run, card=card, classes=classes, years=years)
+        grade = grade_pair(visits, found, recipe, run, card=card, folder=folder) if recipe.grade else None
         if corrected:
             edits = (visits[0].edit, visits[1].edit)
             found = replace(found, tissue=run(correct_tissue, found.midway, tissue=found.tissue, edits=edits))
@@ -195,43 +182,14 @@ def compare_visits(
             min_lesion_mm3=recipe.min_lesion_mm3,
             method=method,
             folder=folder,
+            grade=None if grade is None else grade.summary,
         )
         if not run.is_finished:
             console.started("write page")
             page = write_change_report(_report(visits, found, changes, recipe, run, card=card), folder / "report.html")
             write_dataset_description(out)
-            run.write_manifest([*files_in([changes.visits, changes.files, found.grade]), page])
+            run.write_manifest([*files_in([changes.visits, changes.files, grade]), page])
     return changes
-
-
-def find_changes(
-    visits: Pair[PreparedVisit], recipe: Recipe, run: Run, *, card: Card, years: float | None
-) -> Comparison:
-    """Every step from the prepared visits to the tissue that has changed."""
-    baseline, followup = (visit.anatomy for visit in visits)
-    # Of the visits: the way half between them is msrim's own.
-    run.prepared_by(recipe.backend)
-    midway = run(
-        register_to_midway,
-        (baseline.corrected["FLAIR"], followup.corrected["FLAIR"]),
-        brains=(baseline.brain, followup.brain),
-        to_mni=(baseline.to_mni, followup.to_mni),
-    )
-    tissue, matched = decide(visits, midway, recipe, run, card=card)
-    deformation = grade = None
-    if recipe.expansion:
-        deformation = run(
-            deform,
-            midway,
-            matched=matched,
-            lesions=tissue.lesions,
-            t1w=contrast_of(visits, "T1w"),
-            classes=(baseline.files.tissue, followup.files.tissue),
-            years=years,
-        )
-    if recipe.grade:
-        grade = grade_pair(visits, midway, matched, recipe, run, card=card, folder=run.folder)
-    return Comparison(midway, matched, tissue, deformation, grade)
 
 
 def _inputs(visits: Pair[PreparedVisit]) -> dict[str, Path]:
@@ -261,9 +219,15 @@ def _rims_of(subject: Subject, out: Path) -> ClassifiedRims | None:
 
 
 def write_changes(
-    found: Comparison, *, visits: Pair[ComparedVisit], min_lesion_mm3: float, method: str, folder: Path
+    found: Comparison,
+    *,
+    visits: Pair[ComparedVisit],
+    min_lesion_mm3: float,
+    method: str,
+    folder: Path,
+    grade: dict[str, Any] | None = None,
 ) -> Changes:
-    """Track every lesion and write the results."""
+    """Track every lesion and write the results; the grade goes to the summary."""
     midway, tissue = found.midway, found.tissue
     instances, rows = tracked_lesions(midway, tissue, min_mm3=min_lesion_mm3)
     trusted = False
@@ -290,7 +254,7 @@ def write_changes(
             from_flair=read_transform(midway.transforms[which]),
         )
         written.append(_write_visit(which, visits[which], lesions, rows, method=method, folder=folder))
-    summary = _summary(rows, found, method=method, trusted=trusted)
+    summary = _summary(rows, found, method=method, trusted=trusted) | ({} if grade is None else {"grade": grade})
     files = _write_pair_files(visits[0].subject.label, rows, summary, found, instances=instances, folder=folder)
     return Changes((written[0], written[1]), files, rows, summary)
 
@@ -303,8 +267,6 @@ def _summary(rows: list[TrackedLesion], found: Comparison, *, method: str, trust
         known = trusted and found.deformation.years is not None
         summary |= {"years": found.deformation.years, "sel_candidates": sum(candidates) if known else None}
         summary |= {name: value if trusted else None for name, value in found.deformation.brain.items()}
-    if found.grade is not None:
-        summary["grade"] = found.grade.summary
     return summary
 
 

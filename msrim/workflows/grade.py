@@ -13,7 +13,6 @@ from typing import Any
 
 import cc3d
 import numpy as np
-from scipy import ndimage
 
 from msrim.bids import GRADE, Subject
 from msrim.errors import Remark
@@ -25,7 +24,7 @@ from msrim.models.registry import THICK_SLICES_MM
 from msrim.preprocess.masks import grown_mask
 from msrim.preprocess.scan import scanned
 from msrim.workflows.anatomy import Anatomy, Working, read_mask, read_own
-from msrim.workflows.painting import canvas_of, nearest_lesion, painted_contrasts, quartiles, showing
+from msrim.workflows.painting import nearest_lesion, painted_contrasts, quartiles, scattered, showing
 
 # From 2.7 to 12.4 mm wide: how many of each, a third with each contrast. Where scans differ most are the most.
 SIZES_MM3 = {10.0: 18, 25.0: 18, 63.0: 12, 160.0: 9, 400.0: 6, 1000.0: 3}
@@ -106,30 +105,25 @@ def paint_lesions(anatomy: Anatomy, *, lesion: Path, threshold: float, seed: int
     from msrim.training.painting import painted_share
 
     rng = np.random.default_rng(seed)
-    canvas = canvas_of(anatomy, lesion=lesion, threshold=threshold)
     volumes = [size for size, count in SIZES_MM3.items() for _ in range(count)]
-    lesions = canvas.scatter(volumes, rng=rng)
-    boxes = ndimage.find_objects(lesions.data, max_label=len(volumes))
-    if (count := sum(box is not None for box in boxes)) < LEAST_LESIONS:
+    canvas, lesions, boxes = scattered(anatomy, volumes, lesion=lesion, threshold=threshold, rng=rng)
+    if (count := len(boxes)) < LEAST_LESIONS:
         warnings.warn(
             f"only {count} lesions could be painted, for want of white matter away from lesions: the grade is coarse",
             Remark,
             stacklevel=2,
         )
     share = np.zeros(lesions.shape, np.float32)
-    around = [None if box is None else tuple(slice(max(s.start - 4, 0), s.stop + 4) for s in box) for box in boxes]
     parts = {}
-    for number, box in enumerate(around, start=1):
-        if box is not None:
-            mask = torch.from_numpy(lesions.data[box] == number)
-            parts[number] = painted_share(mask, rng)[0].numpy()
-            share[box] += parts[number]
+    for number, box in boxes.items():
+        parts[number] = painted_share(torch.from_numpy(lesions.data[box] == number), rng)[0].numpy()
+        share[box] += parts[number]
     excess = {name: np.zeros(lesions.shape, np.float32) for name in canvas.images}
     contrast_of = {}
     for number, bounds in painted_contrasts(canvas, lesions, share).items():
         contrast_of[number], way = list(CONTRASTS.items())[(number - 1) % len(CONTRASTS)]
         for name, (faint, own) in bounds.items():
-            excess[name][around[number - 1]] += (faint + way * (own - faint)) * parts[number]
+            excess[name][boxes[number]] += (faint + way * (own - faint)) * parts[number]
     images = {}
     for name, image in canvas.images.items():
         added = canvas.as_shown(excess[name], name) * canvas.brain

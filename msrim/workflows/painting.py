@@ -13,7 +13,7 @@ import cc3d
 import numpy as np
 from scipy import ndimage
 
-from msrim.image import Volume
+from msrim.image import Volume, bounding_boxes
 from msrim.labels import WHITE_MATTER
 from msrim.lesions.places import lesion_density
 from msrim.lesions.scatter import scatter_lesions
@@ -28,6 +28,8 @@ GAP_MM = 5.0
 # A lesion's contrast is that of so many of the patient's own, those nearest to it in volume; smaller ones than this are
 # not asked.
 NEIGHBOURS, LEAST_OWN_MM3 = 9, 10.0
+# Voxels around a painted lesion that its blurred edge may reach.
+MARGIN = 4
 # What a network leaves of a lesion's edge, at most.
 EDGE_MM = 3.0
 # White matter around a lesion, from and to.
@@ -85,6 +87,18 @@ def canvas_of(anatomy: Anatomy, *, lesion: Path, threshold: float) -> Canvas:
     labels, brain = read_own(working.labels), read_mask(working.brain).data
     own = images["FLAIR"].like(read_own(lesion).data >= threshold)
     return Canvas(images, own, labels, np.isin(labels.data, WHITE_MATTER) & brain, brain, anatomy)
+
+
+def scattered(
+    anatomy: Anatomy, volumes_mm3: Sequence[float], *, lesion: Path, threshold: float, rng: np.random.Generator
+) -> tuple[Canvas, Volume, dict[int, tuple[slice, ...]]]:
+    """A visit's canvas, lesions of given volumes scattered on it, and the box that each will be painted in, by number.
+
+    ``lesion`` is the probability of the visit's own lesions on the working grid. There is room for some lesions alone.
+    """
+    canvas = canvas_of(anatomy, lesion=lesion, threshold=threshold)
+    lesions = canvas.scatter(volumes_mm3, rng=rng)
+    return canvas, lesions, bounding_boxes(lesions.data, margin=MARGIN)
 
 
 def flair_from(anatomy: Anatomy, contrast: str) -> np.ndarray:
@@ -173,10 +187,7 @@ def _surroundings(
 ) -> Iterator[tuple[int, tuple[slice, ...], np.ndarray, np.ndarray]]:
     """Number, box, distance to the lesion in mm and the white matter around it; none of lesions without such."""
     reach = np.ceil(AROUND_MM[1] / lesions.spacing).astype(int)
-    for number, box in enumerate(ndimage.find_objects(lesions.data), start=1):
-        if box is None:
-            continue
-        box = tuple(slice(max(s.start - r, 0), s.stop + r) for s, r in zip(box, reach, strict=True))
+    for number, box in bounding_boxes(lesions.data, margin=reach).items():
         distance = ndimage.distance_transform_edt(lesions.data[box] != number, sampling=lesions.spacing)
         around = white[box] & (distance >= AROUND_MM[0]) & (distance <= AROUND_MM[1])
         if around.any():
@@ -255,6 +266,5 @@ def quartiles(shown: np.ndarray, parts: np.ndarray) -> dict[int, float]:
     """The upper quartile in each part, by its number."""
     return {
         number: float(np.percentile(shown[box][parts[box] == number], 75))
-        for number, box in enumerate(ndimage.find_objects(parts), start=1)
-        if box is not None
+        for number, box in bounding_boxes(parts).items()
     }

@@ -46,11 +46,11 @@ SECONDS = {
     "make_working_images_of_made_followup": 20.0,
     "find_lesions_of_made_baseline": 100.0,
     "find_lesions_of_made_followup": 100.0,
-    "register_made_to_midway": 60.0,
+    "register_to_midway_of_made": 60.0,
     "match_of_made": 6.0,
     "compare_of_made": 40.0,
     "decide_of_made": 10.0,
-    "deform_made": 90.0,
+    "deform_of_made": 90.0,
     "grade_changes": 10.0,
     "correct_tissue": 3.0,
     "write_corrected_changes": 12.0,
@@ -67,7 +67,7 @@ GRADED_PAIR = (
     "make_working_images_of_made_followup",
     "find_lesions_of_made_baseline",
     "find_lesions_of_made_followup",
-    "register_made_to_midway",
+    "register_to_midway_of_made",
     "match_of_made",
     "compare_of_made",
     "decide_of_made",
@@ -116,7 +116,7 @@ def change_steps(recipe: Recipe, *, corrected: bool = False) -> list[str]:
     written = "write_corrected_changes" if corrected else "write_changes"
     graded: list[str] = []
     if recipe.grade:
-        graded = [*GRADED_PAIR, *(["deform_made"] if recipe.expansion else []), "grade_changes"]
+        graded = [*GRADED_PAIR, *(["deform_of_made"] if recipe.expansion else []), "grade_changes"]
     return [
         "register_to_midway",
         "match",

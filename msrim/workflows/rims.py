@@ -13,13 +13,12 @@ from typing import Any
 
 import cc3d
 import numpy as np
-from scipy.ndimage import find_objects
 
 from msrim.bids import CORRECTED_FOLDER, RIM_FOLDER, RIMS, Subject, write_dataset_description
 from msrim.console import Console
 from msrim.errors import Doubt, InputError, Remark
 from msrim.files import write_json
-from msrim.image import Volume, read_volume, resample, same_grid, write_volume
+from msrim.image import Volume, bounding_boxes, read_volume, resample, same_grid, write_volume
 from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summarise, write_lesions_tsv
 from msrim.lesions.patches import cut_patches, looks_inverted, susceptibility_ppm
 from msrim.models.registry import Card, read_card
@@ -508,7 +507,7 @@ def _judged(lesion: Lesion, classified: Classified, *, threshold: float) -> Lesi
 def _touching(instances: np.ndarray, numbers: list[int]) -> list[list[int]]:
     """Those of the numbered lesions that touch one another, group by group."""
     parts = cc3d.connected_components(np.isin(instances, numbers), connectivity=26)
-    groups = [np.unique(instances[box][parts[box] == part]) for part, box in enumerate(find_objects(parts), start=1)]
+    groups = [np.unique(instances[box][parts[box] == part]) for part, box in bounding_boxes(parts).items()]
     return [group.tolist() for group in groups if len(group) > 1]
 
 

@@ -15,7 +15,7 @@ from msrim.bids import LESIONS, Subject, write_dataset_description
 from msrim.console import Console
 from msrim.errors import InputError
 from msrim.files import write_json, write_tsv
-from msrim.image import Volume, read_volume, resample, write_volume
+from msrim.image import Volume, read_spacing, read_volume, resample, write_volume
 from msrim.lesions.measure import LESION_COLUMNS, Lesion, measure_lesions, summarise, write_lesions_tsv
 from msrim.lesions.plausible import plausible_lesions
 from msrim.lesions.split import split_confluent
@@ -293,7 +293,7 @@ def for_slices(recipe: Recipe, *visits: Subject) -> Recipe:
 def thickest_slice(visit: Subject) -> float:
     """The longest side of the FLAIR's voxels, mm."""
     with without_doubts():
-        return float(read_volume(visit.contrasts["FLAIR"]).spacing.max())
+        return float(read_spacing(visit.contrasts["FLAIR"]).max())
 
 
 def fixed_threshold(recipe: Recipe, *, card: Card, subject: Subject) -> float:

@@ -34,7 +34,7 @@ from msrim.workflows.change_grade import (
     make_followup,
     paint_changes,
 )
-from msrim.workflows.changes import Deformation, Matched, Midway, Tissue
+from msrim.workflows.changes import Comparison, Deformation, Matched, Midway, Tissue
 
 # Where the head lies at follow-up, and where half way; the follow-up has slices of 3 mm.
 MOVED = pose(rotation(z_deg=6), (1, 1, 1), origin_mm=(4.0, -3.0, 2.0))
@@ -147,19 +147,20 @@ def test_what_is_found_is_counted(painted, tmp_path, monkeypatch, seen):
     )
     identity = write_transform(np.eye(4), tmp_path / "identity.txt")
     midway = Midway(anatomy.working.brain, (anatomy.working.brain,) * 2, (identity, identity), {})
+    decided = Tissue(
+        new=write_volume(tissue.new, tmp_path / "new.nii"),
+        vanished=write_volume(tissue.vanished, tmp_path / "vanished.nii"),
+        lesions=(
+            write_volume(tissue.baseline, tmp_path / "before.nii"),
+            write_volume(tissue.followup, tmp_path / "after.nii"),
+        ),
+        probabilities=(lesion, lesion),
+    )
     grade = grade_changes(
         Subject("ball", "02", {}),
         drawn,
-        midway=midway,
-        tissue=Tissue(
-            new=write_volume(tissue.new, tmp_path / "new.nii"),
-            vanished=write_volume(tissue.vanished, tmp_path / "vanished.nii"),
-            lesions=(
-                write_volume(tissue.baseline, tmp_path / "before.nii"),
-                write_volume(tissue.followup, tmp_path / "after.nii"),
-            ),
-            probabilities=(lesion, lesion),
-        ),
+        found=Comparison(midway, Matched(midway.flairs), decided),
+        labels=(anatomy.working.labels, anatomy.working.labels),
         min_lesion_mm3=3.0,
         folder=tmp_path / "out",
         seed=1,
@@ -268,20 +269,21 @@ def test_what_is_recovered_stands_beside_it(deformed, painted, tmp_path, monkeyp
     # What was injected, without error; it is symmetric about half way but for its own size.
     moved = -np.load(drawn.pull)
     identity = write_transform(np.eye(4), tmp_path / "identity.txt")
+    midway = Midway(anatomy.working.brain, (anatomy.working.brain,) * 2, (identity, identity), {})
+    tissue = Tissue(nothing, nothing, (masks[0], masks[1]), (painted[2], painted[2]))
+    deformation = Deformation(
+        write_volume(grid.like(log_jacobian(moved)), tmp_path / "log_jacobian.nii"),
+        1.0,
+        {"brain_volume_change_percent": -0.9, "tissue_mask_change_percent": -1.2},
+    )
     grade = grade_changes(
         Subject("ball", "02", {}),
         drawn,
-        midway=Midway(anatomy.working.brain, (anatomy.working.brain,) * 2, (identity, identity), {}),
-        tissue=Tissue(nothing, nothing, (masks[0], masks[1]), (painted[2], painted[2])),
+        found=Comparison(midway, Matched(midway.flairs), tissue, deformation),
+        labels=(anatomy.working.labels, anatomy.working.labels),
         min_lesion_mm3=3.0,
         folder=tmp_path / "out",
         seed=1,
-        deformation=Deformation(
-            write_volume(grid.like(log_jacobian(moved)), tmp_path / "log_jacobian.nii"),
-            1.0,
-            {"brain_volume_change_percent": -0.9, "tissue_mask_change_percent": -1.2},
-        ),
-        labels=(anatomy.working.labels, anatomy.working.labels),
     )
     told = grade.summary["expansion"]
     assert told["painted"] == told["measured"] == len(expanding(drawn))
