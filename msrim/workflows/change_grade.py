@@ -11,6 +11,7 @@ is measured of both is told beside what was injected.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from msrim.evaluation.change_grade import (
 from msrim.evaluation.grade import write_grade_tsv
 from msrim.files import write_json
 from msrim.image import Volume, labels_on_grid, resample, write_volume
-from msrim.lesions.track import numbered_as_rows
+from msrim.lesions.track import TrackedLesion, numbered_as_rows
 from msrim.models.registry import Card
 from msrim.preprocess.normalise import DEVIATION_OF_MAD
 from msrim.preprocess.scan import scanned
@@ -169,25 +170,7 @@ def make_pair(
     )
     baseline = run(make_baseline, anatomies[0], painted=painted)
     made = run(make_followup, anatomies, painted=painted, midway=found.midway, matched=found.matched, seed=SEED)
-    to_flair = {contrast: path for contrast, path in anatomies[1].to_flair.items() if contrast in made.corrected}
-    working = run.step(
-        f"make_working_images{OF_MADE}_followup",
-        make_working_images,
-        made.corrected,
-        brain=made.brain,
-        labels=made.labels,
-        labelled="FLAIR",
-        to_mni=made.to_mni,
-        to_flair=to_flair,
-    )
-    followup = replace(
-        anatomies[1],
-        corrected=made.corrected,
-        brain=made.brain,
-        to_flair=to_flair,
-        to_mni=made.to_mni,
-        working=working,
-    )
+    followup = _prepared(anatomies[1], made, run)
     prepared = []
     for name, visit, anatomy, own in zip(VISITS, visits, (baseline, followup), lesions, strict=True):
         probabilities = run.step(
@@ -200,6 +183,29 @@ def make_pair(
         )
         prepared.append(PreparedVisit(visit.subject, anatomy, replace(own, probabilities=probabilities)))
     return painted, (prepared[0], prepared[1])
+
+
+def _prepared(followup: Anatomy, made: MadeFollowup, run: Run) -> Anatomy:
+    """The anatomy of a made follow-up, from that of the real one."""
+    to_flair = {contrast: path for contrast, path in followup.to_flair.items() if contrast in made.corrected}
+    working = run.step(
+        f"make_working_images{OF_MADE}_followup",
+        make_working_images,
+        made.corrected,
+        brain=made.brain,
+        labels=made.labels,
+        labelled="FLAIR",
+        to_mni=made.to_mni,
+        to_flair=to_flair,
+    )
+    return replace(
+        followup,
+        corrected=made.corrected,
+        brain=made.brain,
+        to_flair=to_flair,
+        to_mni=made.to_mni,
+        working=working,
+    )
 
 
 def _lesions_of(visit: PreparedVisit) -> Lesions:
@@ -416,24 +422,7 @@ def grade_changes(
     truth = np.maximum(*(
         labels_on_grid(read_own(path), brain, target_from_source=from_baseline).data for path in painted.lesions
     ))  # fmt: skip
-    tracked = numbered_as_rows(rows, (baseline, followup)).data
-    shared, voxels = np.unique(np.stack([truth, tracked])[:, (truth > 0) & (tracked > 0)], axis=1, return_counts=True)
-    # The lesion that a painted one shares most with comes last and stays.
-    row_of = {number: rows[row - 1] for number, row in shared[:, np.argsort(voxels, kind="stable")].T.tolist()}
-    judged = [
-        replace(
-            change,
-            found_change=row_of[change.id].change,
-            found_baseline_mm3=row_of[change.id].baseline_mm3,
-            found_followup_mm3=row_of[change.id].followup_mm3,
-            found_expansion_percent=row_of[change.id].expansion_percent,
-            found_sel_candidate=row_of[change.id].sel_candidate,
-        )
-        if change.id in row_of
-        else change
-        for change in painted.rows
-    ]
-    own = [row for row in rows if row.id not in shared[1]]
+    judged, own = _judged(painted.rows, rows, truth=truth, tracked=numbered_as_rows(rows, (baseline, followup)).data)
     summary = summarise_change_grade(judged, [row.change for row in own], seed=seed)
     if deformation is not None:
         measured = {name: value if trusted else None for name, value in deformation.brain.items()}
@@ -451,6 +440,31 @@ def grade_changes(
         table_columns=write_json(CHANGE_GRADE_COLUMNS, names["table_columns"]),
         summary=summary,
     )
+
+
+def _judged(
+    painted: Sequence[PaintedChange], rows: Sequence[TrackedLesion], *, truth: np.ndarray, tracked: np.ndarray
+) -> tuple[list[PaintedChange], list[TrackedLesion]]:
+    """Painted changes with what was found of each, and the rows of lesions that were not painted.
+
+    ``truth`` holds the numbers of the painted lesions and ``tracked`` those of the rows, on one grid.
+    """
+    shared, voxels = np.unique(np.stack([truth, tracked])[:, (truth > 0) & (tracked > 0)], axis=1, return_counts=True)
+    # The lesion that a painted one shares most with comes last and stays.
+    row_of = {number: rows[row - 1] for number, row in shared[:, np.argsort(voxels, kind="stable")].T.tolist()}
+    judged = []
+    for change in painted:
+        if row := row_of.get(change.id):
+            change = replace(
+                change,
+                found_change=row.change,
+                found_baseline_mm3=row.baseline_mm3,
+                found_followup_mm3=row.followup_mm3,
+                found_expansion_percent=row.expansion_percent,
+                found_sel_candidate=row.sel_candidate,
+            )
+        judged.append(change)
+    return judged, [row for row in rows if row.id not in shared[1]]
 
 
 def _with_painted(anatomy: Anatomy, painted: PaintedChanges, contrast: str, *, visit: int) -> Volume:

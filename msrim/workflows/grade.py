@@ -128,23 +128,30 @@ def paint_lesions(anatomy: Anatomy, *, lesion: Path, threshold: float, seed: int
     for name, image in canvas.images.items():
         added = canvas.as_shown(excess[name], name) * canvas.brain
         images[name] = write_volume(image.like(image.data + added), Path(f"{name}.nii"))
-    scan = read_own(anatomy.corrected["FLAIR"])
-    seen = scanned(lesions.like(excess["FLAIR"]), scan, scan_from_drawn=np.eye(4))
-    nearest = resample(lesions.like(nearest_lesion(lesions)), seen, nearest=True).data.astype(int)
-    shown = showing(seen.data, nearest)
-    brightest, counts = quartiles(seen.data, shown), np.bincount(shown.ravel())
+    flair = read_own(anatomy.corrected["FLAIR"])
+    shown, painted = _on_scan(flair, lesions, lesions.like(excess["FLAIR"]), contrast_of)
     return PaintedImages(
         working=replace(anatomy.working, images=images),
         lesions=write_volume(lesions, Path("painted.nii")),
-        shown=write_volume(seen.like(shown.astype(np.int16)), Path("shown.nii")),
-        painted={
-            number: Painted(
-                contrast, round(float(counts[number]) * seen.voxel_volume_mm3, 3), round(brightest[number], 3)
-            )
-            for number, contrast in contrast_of.items()
-            if number in brightest
-        },
+        shown=write_volume(shown, Path("shown.nii")),
+        painted=painted,
     )
+
+
+def _on_scan(
+    flair: Volume, lesions: Volume, excess: Volume, contrast_of: dict[int, str]
+) -> tuple[Volume, dict[int, Painted]]:
+    """Painted lesions as the FLAIR's voxels show them: numbered on its grid, and the figures of each by its number."""
+    seen = scanned(excess, flair, scan_from_drawn=np.eye(4))
+    nearest = resample(lesions.like(nearest_lesion(lesions)), seen, nearest=True).data.astype(int)
+    shown = showing(seen.data, nearest)
+    brightest, counts = quartiles(seen.data, shown), np.bincount(shown.ravel())
+    painted = {
+        number: Painted(contrast, round(float(counts[number]) * seen.voxel_volume_mm3, 3), round(brightest[number], 3))
+        for number, contrast in contrast_of.items()
+        if number in brightest
+    }
+    return seen.like(shown.astype(np.int16)), painted
 
 
 def grade_lesions(
@@ -183,30 +190,12 @@ def grade_lesions(
         _kept(plausible_lesions(mask, brain=inside, labels=parsed, thick_mm=THICK_SLICES_MM), min_mm3=min_lesion_mm3)
         for mask in marked
     )
-    lesions = read_own(painted.lesions)
     truth = resample(read_own(painted.shown), target, nearest=True).data.astype(int)
     added = cc3d.connected_components((after & ~before).astype(np.uint8), connectivity=26)
-    unit = target.voxel_volume_mm3
-    sizes = np.bincount(added.ravel()) * unit
-    rows, matched = [], {0}
-    for number, lesion_shown in painted.painted.items():
-        parts = set(np.unique(added[truth == number]).tolist()) - {0}
-        matched |= parts
-        voxels = np.argwhere(lesions.data == number)
-        centre = lesions.affine[:3, :3] @ voxels.mean(axis=0) + lesions.affine[:3, 3]
-        rows.append(
-            PaintedLesion(
-                id=number,
-                volume_mm3=lesion_shown.volume_mm3,
-                drawn_mm3=round(len(voxels) * lesions.voxel_volume_mm3, 3),
-                contrast=lesion_shown.contrast,
-                flair_contrast=lesion_shown.flair_contrast,
-                centre_x_mm=round(float(centre[0]), 2),
-                centre_y_mm=round(float(centre[1]), 2),
-                centre_z_mm=round(float(centre[2]), 2),
-                found_mm3=round(float(sizes[list(parts)].sum()), 3) if parts else None,
-            )
-        )
+    sizes = np.bincount(added.ravel()) * target.voxel_volume_mm3
+    parts = {number: set(np.unique(added[truth == number]).tolist()) - {0} for number in painted.painted}
+    rows = _rows(painted, {number: float(sizes[list(own)].sum()) for number, own in parts.items() if own})
+    matched = {0}.union(*parts.values())
     near = grown_mask(target.like((truth > 0) | before), by_mm=max(NEAR_MM, float(target.spacing.max()))).data
     elsewhere = set(range(sizes.size)) - matched - set(np.unique(added[near]).tolist())
     own = cc3d.connected_components(before.astype(np.uint8), connectivity=26)
@@ -221,6 +210,28 @@ def grade_lesions(
     names = subject.outputs(out, GRADE)
     files = GradeFiles(write_grade_tsv(rows, names["table"]), write_json(GRADE_COLUMNS, names["table_columns"]))
     return Grade(files, summary)
+
+
+def _rows(painted: PaintedImages, found_mm3: dict[int, float]) -> list[PaintedLesion]:
+    """One row for each painted lesion, with the volume that was found of it, by its number."""
+    lesions, rows = read_own(painted.lesions), []
+    for number, shown in painted.painted.items():
+        voxels = np.argwhere(lesions.data == number)
+        centre = lesions.affine[:3, :3] @ voxels.mean(axis=0) + lesions.affine[:3, 3]
+        rows.append(
+            PaintedLesion(
+                id=number,
+                volume_mm3=shown.volume_mm3,
+                drawn_mm3=round(len(voxels) * lesions.voxel_volume_mm3, 3),
+                contrast=shown.contrast,
+                flair_contrast=shown.flair_contrast,
+                centre_x_mm=round(float(centre[0]), 2),
+                centre_y_mm=round(float(centre[1]), 2),
+                centre_z_mm=round(float(centre[2]), 2),
+                found_mm3=round(found_mm3[number], 3) if number in found_mm3 else None,
+            )
+        )
+    return rows
 
 
 def _kept(mask: Volume, *, min_mm3: float) -> np.ndarray:

@@ -100,9 +100,7 @@ def test_expansion_stands_in_summary_and_table_where_it_was_measured(page, tmp_p
 def test_no_table_is_cut_in_a_window_of_1000_pixels(tmp_path):
     report = two_visits()
     # One has many parts; rims were judged.
-    rows = [
-        dataclasses.replace(row, baseline_ids=tuple(range(100, 140)), rim_probability=0.5) for row in report.rows
-    ]
+    rows = [dataclasses.replace(row, baseline_ids=tuple(range(100, 140)), rim_probability=0.5) for row in report.rows]
     page = write_change_report(dataclasses.replace(report, rows=rows), tmp_path / "report.html")
     with chromium(tmp_path, size=(1000, 640)) as tab:
         tab.open(page.as_uri())
