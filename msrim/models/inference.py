@@ -110,8 +110,8 @@ def find_lesions(
     card: Card,
     device: str = "cpu",
 ) -> tuple[Volume, Volume]:
-    """Probability of lesion by :func:`network_answers` and :func:`keep_plausible`, and of a lesion's centre."""
-    lesion, sphere = network_answers(
+    """Probability of lesion by :func:`network_predictions` and :func:`keep_plausible`, and of a lesion's centre."""
+    lesion, sphere = network_predictions(
         images, tissue=tissue, brain=brain, mni_from_world=mni_from_world, card=card, device=device
     )
     return keep_plausible(lesion, brain), sphere
@@ -126,7 +126,7 @@ def keep_plausible(lesion: Volume, brain: Volume) -> Volume:
     return hysteresis(remove_superficial(lesion, brain, deeper_than_mm=SURFACE_MM), core_odds=CORE_ODDS)
 
 
-def network_answers(
+def network_predictions(
     images: dict[str, Volume],
     *,
     tissue: Volume,

@@ -82,8 +82,8 @@ def accumulate(u: Tensor, grids: Tensor, size: Sequence[int], *, kernel: str = "
 
     Polar coordinates about the centre, 8 radii by 8 angles: a disc of radius 5 fills the radii below 5.
 
-    >>> radius, turn = torch.hypot(row - 7.5, column - 7.5), torch.atan2(row - 7.5, column - 7.5)
-    >>> polar = torch.stack([radius - 0.5, turn * 4 / torch.pi + 3.5])
+    >>> radius, angle = torch.hypot(row - 7.5, column - 7.5), torch.atan2(row - 7.5, column - 7.5)
+    >>> polar = torch.stack([radius - 0.5, angle * 4 / torch.pi + 3.5])
     >>> accumulate((radius < 5).float()[None, None], polar[None, None], (8, 8)).sum(-1)[0, 0]
     tensor([ 4.,  8., 20., 20., 28.,  0.,  0.,  0.])
 
@@ -116,11 +116,11 @@ def _sample(v: Tensor, grids: Tensor, kernel: str) -> Tensor:
     return out.view(*v.shape[:2], *grids.shape[3:]).to(v.dtype)
 
 
-@torch.library.custom_op("msrim::slope", mutates_args=(), device_types=("cpu", "cuda"))
-def _slope(u: Tensor, v: Tensor, grids: Tensor) -> Tensor:
+@torch.library.custom_op("msrim::grad_grids", mutates_args=(), device_types=("cpu", "cuda"))
+def _grad_grids(u: Tensor, v: Tensor, grids: Tensor) -> Tensor:
     """Gradient of ``<accumulate(u, grids), v>``, bilinear, to the grids."""
     places, values, held = _fold(grids, u, v)
-    return kernels_for(u).slope(values, held, places, tuple(v.shape[2:])).view(grids.shape).to(grids.dtype)
+    return kernels_for(u).grad_grids(values, held, places, tuple(v.shape[2:])).view(grids.shape).to(grids.dtype)
 
 
 @_accumulate.register_fake
@@ -134,7 +134,7 @@ def _(v: Tensor, grids: Tensor, kernel: str) -> Tensor:
     return v.new_empty(*v.shape[:2], *grids.shape[3:])
 
 
-@_slope.register_fake
+@_grad_grids.register_fake
 def _(u: Tensor, v: Tensor, grids: Tensor) -> Tensor:
     return torch.empty_like(grids, memory_format=torch.contiguous_format)
 
@@ -149,13 +149,13 @@ def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
 def _accumulate_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     grids, *u = ctx.saved_tensors
     grad_u = torch.ops.msrim.sample(grad, grids, ctx.kernel) if ctx.needs_input_grad[0] else None
-    return grad_u, torch.ops.msrim.slope(*u, grad, grids) if ctx.learns_grids else None, None, None
+    return grad_u, torch.ops.msrim.grad_grids(*u, grad, grids) if ctx.learns_grids else None, None, None
 
 
 def _sample_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     grids, *v = ctx.saved_tensors
     grad_v = torch.ops.msrim.accumulate(grad, grids, ctx.size, ctx.kernel) if ctx.needs_input_grad[0] else None
-    return grad_v, torch.ops.msrim.slope(grad, *v, grids) if ctx.learns_grids else None, None
+    return grad_v, torch.ops.msrim.grad_grids(grad, *v, grids) if ctx.learns_grids else None, None
 
 
 _accumulate.register_autograd(_accumulate_backward, setup_context=_keep)

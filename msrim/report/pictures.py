@@ -220,8 +220,8 @@ def choose_slices(instances: np.ndarray, plane: Plane, *, extent: range, least: 
 
 def mask_extent(mask: np.ndarray, plane: Plane) -> range:
     """Slices of a (X, Y, Z) bool mask from the first to the last that holds some of it."""
-    met = np.flatnonzero(mask.any(axis=tuple(axis for axis in range(3) if axis != plane.axis)))
-    return range(int(met[0]), int(met[-1]) + 1) if met.size else range(mask.shape[plane.axis])
+    occupied = np.flatnonzero(mask.any(axis=tuple(axis for axis in range(3) if axis != plane.axis)))
+    return range(int(occupied[0]), int(occupied[-1]) + 1) if occupied.size else range(mask.shape[plane.axis])
 
 
 def lesion_pictures(

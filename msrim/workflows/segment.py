@@ -312,7 +312,7 @@ def find_lesions(working: Working, *, to_mni: Path, card: Card, device: str) -> 
     from msrim.models import inference
 
     brain = read_mask(working.brain)
-    network, sphere = inference.network_answers(
+    network, sphere = inference.network_predictions(
         {name: read_own(path) for name, path in working.images.items()},
         tissue=read_own(working.tissue),
         brain=brain,

@@ -201,7 +201,7 @@ def test_torch_finds_the_operator_sound(device, kernel):
     torch.library.opcheck(torch.ops.msrim.accumulate.default, (u, grids, [3, 4], kernel))
     v = torch.rand(2, 3, 3, 4, dtype=torch.float64, device=device, requires_grad=True)
     torch.library.opcheck(torch.ops.msrim.sample.default, (v, grids, kernel))
-    torch.library.opcheck(torch.ops.msrim.slope.default, (u.detach(), v.detach(), grids.detach()))
+    torch.library.opcheck(torch.ops.msrim.grad_grids.default, (u.detach(), v.detach(), grids.detach()))
 
 
 def test_compiles_whole(device):

@@ -17,10 +17,10 @@ from msrim.models.networks.unet import UNet
 
 
 class HeadNet(nn.Module):
-    """A U-Net that works on 2 mm blocks and answers for every 1 mm voxel.
+    """A U-Net that works on 2 mm blocks and predicts every 1 mm voxel.
 
-    Folding 2x2x2 voxels into channels before the U-Net, and unfolding its answer, costs an eighth of a network at full
-    resolution and keeps the boundaries sharper than upsampling a 2 mm answer would.
+    Folding 2x2x2 voxels into channels before the U-Net, and unfolding its prediction, costs an eighth of a network at
+    full resolution and keeps the boundaries sharper than upsampling a 2 mm prediction would.
 
     Parameters
     ----------

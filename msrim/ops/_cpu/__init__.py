@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from msrim.ops._cpu.rim import rim_transform, rim_transform_backward
-from msrim.ops._cpu.votes import accumulate, sample, slope
+from msrim.ops._cpu.votes import accumulate, grad_grids, sample
 
-__all__ = ["accumulate", "rim_transform", "rim_transform_backward", "sample", "slope"]
+__all__ = ["accumulate", "grad_grids", "rim_transform", "rim_transform_backward", "sample"]

@@ -14,13 +14,13 @@ LANES = 8
 
 
 @compiled()
-def turn(source, target):
+def transpose(source, target):
     """``target = source.T`` as far as both reach, in tiles that fit the registers; rows lie without gaps."""
     rows, columns = min(source.shape[0], target.shape[1]), min(source.shape[1], target.shape[0])
     whole_rows, whole_columns = rows - rows % LANES, columns - columns % LANES
     for i in range(0, whole_rows, LANES):
         for j in range(0, whole_columns, LANES):
-            _turn_tile(source, i, j, target)
+            _transpose_tile(source, i, j, target)
     for i in range(rows):
         for j in range(whole_columns if i < whole_rows else 0, columns):
             target[j, i] = source[i, j]
@@ -48,7 +48,7 @@ def add_row(typing, target, i, source, j, weight):
 
 
 @intrinsic
-def _turn_tile(typing, source, i, j, target):
+def _transpose_tile(typing, source, i, j, target):
     """``target[j : j + 8, i : i + 8] = source[i : i + 8, j : j + 8].T``."""
 
     def generate(context, builder, signature, arguments):

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from msrim.ops._cpu.lanes import turn
-from msrim.ops._cpu.threads import compiled, empty, share
+from msrim.ops._cpu.lanes import transpose
+from msrim.ops._cpu.threads import compiled, empty, parallel_for
 
 # Slices that are walked together; their sums are written side by side, as they lie in memory.
 SLICES = 16
@@ -24,7 +24,7 @@ def rim_transform(x: Tensor, radii: Sequence[int], eps: float) -> tuple[Tensor, 
     """Sums of values and of gradient lengths, two (P, R, X, Y, Z), of volumes (P, X, Y, Z)."""
     volumes, *sides = x.shape
     v_u, v_s = (empty(volumes, len(radii), *sides, like=x) for _ in range(2))
-    share(_walk, volumes * _runs(x), x, *_ascending(radii), eps, v_u.flatten(2, 3), v_s.flatten(2, 3))
+    parallel_for(_walk, volumes * _runs(x), x, *_ascending(radii), eps, v_u.flatten(2, 3), v_s.flatten(2, 3))
     return v_u, v_s
 
 
@@ -32,7 +32,7 @@ def rim_transform_backward(grad_u: Tensor, grad_s: Tensor, x: Tensor, radii: Seq
     """Gradient (P, X, Y, Z) to the volumes."""
     out = empty(*x.shape, like=x)
     grads = grad_u.flatten(2, 3), grad_s.flatten(2, 3)
-    share(_walk_back, len(x) * _runs(x), x, *_ascending(radii), eps, *grads, out)
+    parallel_for(_walk_back, len(x) * _runs(x), x, *_ascending(radii), eps, *grads, out)
     return out
 
 
@@ -63,7 +63,7 @@ def _walk(x, radii, order, eps, v_u, v_s, first, last):
     for piece in range(first, last):
         volume, start = piece // runs, piece % runs * SLICES
         n = min(SLICES, slices - start)
-        turn(x[volume].reshape(cells, slices)[:, start : start + n], value)
+        transpose(x[volume].reshape(cells, slices)[:, start : start + n], value)
         for z in range(n):
             _differentiate(value[z], padded, eps, length[z], unit[z])
         sum_u[:] = 0
@@ -78,8 +78,8 @@ def _walk(x, radii, order, eps, v_u, v_s, first, last):
                         to_u[cell[i]] += from_u[i]
                         to_s[cell[i]] += from_s[i]
             done = radii[radius]
-            turn(sum_u[:n, :cells], v_u[volume, order[radius], :, start : start + n])
-            turn(sum_s[:n, :cells], v_s[volume, order[radius], :, start : start + n])
+            transpose(sum_u[:n, :cells], v_u[volume, order[radius], :, start : start + n])
+            transpose(sum_s[:n, :cells], v_s[volume, order[radius], :, start : start + n])
 
 
 @compiled()
@@ -103,14 +103,14 @@ def _walk_back(x, radii, order, eps, grad_u, grad_s, out, first, last):
     for piece in range(first, last):
         volume, start = piece // runs, piece % runs * SLICES
         n = min(SLICES, slices - start)
-        turn(x[volume].reshape(cells, slices)[:, start : start + n], value)
+        transpose(x[volume].reshape(cells, slices)[:, start : start + n], value)
         for z in range(n):
             _differentiate(value[z], padded, eps, length[z], unit[z])
         for array in (held_u, held_s, found_u, found_s):
             array[:] = 0
         for radius in range(len(radii) - 1, -1, -1):
             for grad, held in ((grad_u, held_u), (grad_s, held_s)):
-                turn(grad[volume, order[radius], :, start : start + n], wider)
+                transpose(grad[volume, order[radius], :, start : start + n], wider)
                 for z in range(n):
                     for i in range(cells):
                         held[z, i] += wider[z, i]
@@ -123,7 +123,7 @@ def _walk_back(x, radii, order, eps, grad_u, grad_s, out, first, last):
                         to_s[i] += from_s[cell[i]]
         for z in range(n):
             _undifferentiate(found_s[z], length[z], unit[z], eps, padded, line, found_u[z])
-        turn(found_u[:n], out[volume].reshape(cells, slices)[:, start : start + n])
+        transpose(found_u[:n], out[volume].reshape(cells, slices)[:, start : start + n])
 
 
 @compiled()

@@ -39,7 +39,7 @@ def empty(*shape: int, like: Tensor) -> Tensor:
     return torch.from_numpy(np.empty(shape, dtype=like.numpy().dtype))
 
 
-def share(kernel: Callable, pieces: int, *arguments: Any) -> None:
+def parallel_for(kernel: Callable, pieces: int, *arguments: Any) -> None:
     """Run ``kernel(*arguments, first, last)`` over all pieces on as many threads as torch may use.
 
     Python's own threads, as the kernels hold no lock: Numba's would not outlive a fork (DataLoader workers).

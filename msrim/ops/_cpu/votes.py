@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from msrim.ops._cpu.lanes import LANES, add_row, turn
-from msrim.ops._cpu.threads import compiled, empty, share
+from msrim.ops._cpu.lanes import LANES, add_row, transpose
+from msrim.ops._cpu.threads import compiled, empty, parallel_for
 
 # Pixels whose votes are made ready together, and grids: their cells and weights fill half of a first-level cache.
 PIXELS = 512
@@ -33,7 +33,7 @@ def accumulate(values: Tensor, places: Tensor, size: Sequence[int], *, bilinear:
     cells = int(np.prod(size))
     groups, parts = _pieces(batch, channels, min(pixels, places.shape[1] * pixels // cells))
     out = empty(parts, batch, channels, cells, like=values)
-    share(_vote, batch * groups * parts, values, out, places, size, bilinear, False, groups, parts)
+    parallel_for(_vote, batch * groups * parts, values, out, places, size, bilinear, False, groups, parts)
     return out.sum(0) if parts > 1 else out[0]
 
 
@@ -43,16 +43,16 @@ def sample(held: Tensor, places: Tensor, size: Sequence[int], *, bilinear: bool)
     pixels = places.shape[3]
     groups, parts = _pieces(batch, channels, min(pixels, places.shape[1] * pixels // cells))
     out = empty(batch, channels, pixels, like=held)
-    share(_vote, batch * groups * parts, out, held[None], places, size, bilinear, True, groups, parts)
+    parallel_for(_vote, batch * groups * parts, out, held[None], places, size, bilinear, True, groups, parts)
     return out
 
 
-def slope(values: Tensor, held: Tensor, places: Tensor, size: Sequence[int]) -> Tensor:
+def grad_grids(values: Tensor, held: Tensor, places: Tensor, size: Sequence[int]) -> Tensor:
     """Gradient (B, K, D, S) of the bilinear ``sum(accumulate(values) * held)`` to the places."""
     batch, _, pixels = values.shape
     out = empty(*places.shape, like=places)
     _, parts = _pieces(batch, 1, pixels)
-    share(_tilt, batch * parts, values, held, places, size, out, parts)
+    parallel_for(_vote_grad, batch * parts, values, held, places, size, out, parts)
     return out
 
 
@@ -82,7 +82,7 @@ def _vote(values, sums, places, size, bilinear, gather, groups, parts, first, la
         width = blocks * (group + 1) // groups - block
         for i in range(width):
             if gather:
-                turn(sums[0, item, (block + i) * LANES : (block + i + 1) * LANES], held[i, :cells])
+                transpose(sums[0, item, (block + i) * LANES : (block + i + 1) * LANES], held[i, :cells])
             else:
                 held[i] = 0
         stop = pixels * (part + 1) // parts
@@ -92,7 +92,9 @@ def _vote(values, sums, places, size, bilinear, gather, groups, parts, first, la
                 if gather:
                     rows[i] = 0
                 else:
-                    turn(values[item, (block + i) * LANES : (block + i + 1) * LANES, start : start + n], rows[i, :n])
+                    transpose(
+                        values[item, (block + i) * LANES : (block + i + 1) * LANES, start : start + n], rows[i, :n]
+                    )
             for vote in range(0, steps * corners, VOTES):
                 votes = min(VOTES, steps * corners - vote)
                 for j in range(votes):
@@ -108,10 +110,12 @@ def _vote(values, sums, places, size, bilinear, gather, groups, parts, first, la
                                 add_row(held[i], cell[j, pixel], rows[i], pixel, weight[j, pixel])
             if gather:
                 for i in range(width):
-                    turn(rows[i, :n], values[item, (block + i) * LANES : (block + i + 1) * LANES, start : start + n])
+                    transpose(
+                        rows[i, :n], values[item, (block + i) * LANES : (block + i + 1) * LANES, start : start + n]
+                    )
         if not gather:
             for i in range(width):
-                turn(held[i, :cells], sums[part, item, (block + i) * LANES : (block + i + 1) * LANES])
+                transpose(held[i, :cells], sums[part, item, (block + i) * LANES : (block + i + 1) * LANES])
 
 
 @compiled(fastmath=REORDERED)
@@ -143,7 +147,7 @@ def _aim(places, start, n, size, bilinear, corner, cell, weight):
 
 
 @compiled(fastmath=REORDERED)
-def _tilt(values, held, places, size, out, parts, first, last):
+def _vote_grad(values, held, places, size, out, parts, first, last):
     """Gradient of the bilinear <sums of values, held> to places, pixel by pixel."""
     channels, pixels = values.shape[1:]
     steps, dims = places.shape[1:3]
@@ -155,11 +159,11 @@ def _tilt(values, held, places, size, out, parts, first, last):
     weight = np.zeros(PIXELS, values.dtype)
     for piece in range(first, last):
         part, item = piece % parts, piece // parts
-        turn(held[item], sums[:cells, :channels])
+        transpose(held[item], sums[:cells, :channels])
         stop = pixels * (part + 1) // parts
         for start in range(pixels * part // parts, stop, PIXELS):
             n = min(PIXELS, stop - start)
-            turn(values[item, :, start : start + n], rows[:n, :channels])
+            transpose(values[item, :, start : start + n], rows[:n, :channels])
             for step in range(steps):
                 at = places[item, step]
                 for axis in range(dims):

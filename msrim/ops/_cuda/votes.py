@@ -54,11 +54,11 @@ def sample(held: Tensor, places: Tensor, size: Sequence[int], *, bilinear: bool)
     return out
 
 
-def slope(values: Tensor, held: Tensor, places: Tensor, size: Sequence[int]) -> Tensor:
+def grad_grids(values: Tensor, held: Tensor, places: Tensor, size: Sequence[int]) -> Tensor:
     """Gradient (B, K, D, S) of the bilinear ``sum(accumulate(values) * held)`` to the places."""
     out = torch.empty_like(places)
     threads = places.shape[0] * places.shape[1] * places.shape[3]
-    launch(_tilt, blocks_for(threads), values.device, values, held, places, tuple(size), out)
+    launch(_vote_grad, blocks_for(threads), values.device, values, held, places, tuple(size), out)
     return out
 
 
@@ -158,7 +158,7 @@ def _gather(held, places, size, bilinear, out):
 
 
 @cuda.jit
-def _tilt(values, held, places, size, out):
+def _vote_grad(values, held, places, size, out):
     steps, dims, pixels = places.shape[1], places.shape[2], places.shape[3]
     thread = cuda.grid(1)
     if thread >= places.shape[0] * steps * pixels:
