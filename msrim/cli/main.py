@@ -103,7 +103,7 @@ def _notes(*, quiet: bool) -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", Remark)
-        warnings.showwarning = keep  # type: ignore[assignment]  # its other arguments are passed on
+        warnings.showwarning = keep  # its other arguments are passed on
         yield
     if notes:
         from msrim.console import Console

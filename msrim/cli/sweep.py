@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -59,7 +59,7 @@ def sweep(
         typer.echo(line)
 
 
-def table_lines(figures: dict) -> list[str]:
+def table_lines(figures: dict[str, Any]) -> list[str]:
     """The table of :func:`msrim.workflows.sweep.run_sweep` as lines of text."""
     first, *others = figures["rows"]
     steps = sorted(set(figures["steps"].values()))
@@ -85,6 +85,6 @@ def _number(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}"
 
 
-def _interval(found: dict, key: str = "mean") -> str:
+def _interval(found: dict[str, Any], key: str = "mean") -> str:
     spread = "" if found["low"] is None else f" ({found['low']:.3f} to {found['high']:.3f})"
     return _number(found[key]) + spread

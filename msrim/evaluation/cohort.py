@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -37,10 +38,10 @@ class Scan:
 
     patient: str
     session: str | None
-    figures: dict
+    figures: dict[str, Any]
 
 
-def scan_figures(truth: Volume, prediction: Volume, *, min_volume_mm3: float = 0.0) -> dict:
+def scan_figures(truth: Volume, prediction: Volume, *, min_volume_mm3: float = 0.0) -> dict[str, Any]:
     """All of :func:`segmentation_metrics`, and the panoptic quality of the two masks' connected components.
 
     Parameters
@@ -84,7 +85,7 @@ def cohort_figures(scans: Sequence[Scan]) -> dict[str, float | None]:
     truth, found = ([scan.figures[f"{which}_volume_mm3"] for scan in scans] for which in ("truth", "prediction"))
     correlation = volume_correlation(truth, found)
 
-    def of(function, *names: str, **more) -> float | None:
+    def of(function: Callable[..., float], *names: str, **more: float | None) -> float | None:
         parts = {name: means[name] for name in names} | more
         return None if None in parts.values() else function(**parts)
 
@@ -99,7 +100,7 @@ def cohort_figures(scans: Sequence[Scan]) -> dict[str, float | None]:
     }
 
 
-def summarise_cohort(scans: Sequence[Scan]) -> list[dict]:
+def summarise_cohort(scans: Sequence[Scan]) -> list[dict[str, Any]]:
     """A row for each figure: ``figure``, ``patients``, ``mean``, ``sd``, ``low``, ``high``.
 
     Mean, standard deviation and bootstrap interval are over patients, whose visits are averaged first; a figure of the
@@ -124,7 +125,7 @@ def summarise_cohort(scans: Sequence[Scan]) -> list[dict]:
     return rows
 
 
-def compare_methods(first: Sequence[Scan], second: Sequence[Scan]) -> list[dict]:
+def compare_methods(first: Sequence[Scan], second: Sequence[Scan]) -> list[dict[str, Any]]:
     """A row of :func:`compare_paired` for each figure of the same patients, with ``figure``; those of two or more."""
     rows = []
     for figure in FIGURES:

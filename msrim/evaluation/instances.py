@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from msrim.image import Volume, same_grid
 
 
-def panoptic_quality(truth: Volume, prediction: Volume) -> dict:
+def panoptic_quality(truth: Volume, prediction: Volume) -> dict[str, Any]:
     """Compare two maps of numbered lesions on one grid.
 
     Parameters

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cc3d
 import numpy as np
 
@@ -17,7 +19,7 @@ CHALLENGE_MIN_MM3 = 3.0
 COVERED, CHECKED, OUTSIDE = 0.10, 0.65, 0.70
 
 
-def change_metrics(truth: Volume, prediction: Volume) -> dict:
+def change_metrics(truth: Volume, prediction: Volume) -> dict[str, Any]:
     """Compare two masks of new lesions on one grid.
 
     Parameters
@@ -55,7 +57,7 @@ def change_metrics(truth: Volume, prediction: Volume) -> dict:
     }
 
 
-def lesion_detection(truth: Volume, prediction: Volume, *, min_voxels: int) -> dict:
+def lesion_detection(truth: Volume, prediction: Volume, *, min_voxels: int) -> dict[str, Any]:
     """Lesion-wise recall, precision and F1 with the challenge's matching rule.
 
     A lesion counts as detected if the prediction covers a tenth of it, and if the predicted lesions that make up 65 %

@@ -15,6 +15,8 @@ and ``lfpr`` without prediction) and for distances. None means undefined: leave 
 
 from __future__ import annotations
 
+from typing import Any
+
 import cc3d
 import edt
 import numpy as np
@@ -23,7 +25,7 @@ from scipy import ndimage
 from msrim.image import Volume, bounding_box, same_grid
 
 
-def segmentation_metrics(truth: Volume, prediction: Volume, *, min_volume_mm3: float = 0.0) -> dict:
+def segmentation_metrics(truth: Volume, prediction: Volume, *, min_volume_mm3: float = 0.0) -> dict[str, Any]:
     """Compare two lesion masks on one grid.
 
     Parameters

@@ -11,6 +11,7 @@ kind have no curve. Without folds everything is one fold. A measure of 0/0 is No
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy.stats import pearsonr
@@ -62,7 +63,7 @@ def mean_precision_recall(truth: np.ndarray, probability: np.ndarray, *, folds: 
     return _mean_curve(truth, probability, folds, _precision_recall)
 
 
-def curve_areas(truth: np.ndarray, probability: np.ndarray, *, folds: np.ndarray | None = None) -> dict:
+def curve_areas(truth: np.ndarray, probability: np.ndarray, *, folds: np.ndarray | None = None) -> dict[str, Any]:
     """``roc_auc``, ``proc_auc`` and ``pr_auc`` of the averaged curves; None without lesions of both kinds.
 
     Parameters
@@ -124,7 +125,7 @@ def majority(decisions: np.ndarray) -> np.ndarray:
     return 2 * decisions.sum(axis=0) > len(decisions)
 
 
-def decision_measures(truth: np.ndarray, rim: np.ndarray) -> dict:
+def decision_measures(truth: np.ndarray, rim: np.ndarray) -> dict[str, Any]:
     """Accuracy, F1, sensitivity, specificity, PPV and the four counts.
 
     Examples
@@ -150,7 +151,7 @@ def decision_measures(truth: np.ndarray, rim: np.ndarray) -> dict:
     }
 
 
-def count_agreement(truth: np.ndarray, found: np.ndarray) -> dict:
+def count_agreement(truth: np.ndarray, found: np.ndarray) -> dict[str, Any]:
     """Pearson's correlation of rim+ counts per subject with its 95 % interval, and their mean squared error.
 
     Parameters
@@ -177,7 +178,7 @@ def rim_metrics(
     subjects: np.ndarray,
     folds: np.ndarray | None = None,
     rim: np.ndarray | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """All figures of the papers' tables.
 
     Parameters

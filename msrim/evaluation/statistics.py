@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest, bootstrap, rankdata, ttest_rel, wilcoxon
@@ -40,7 +41,7 @@ def bootstrap_interval(
 
 
 def bootstrap_statistic(
-    patients: Sequence, statistic: Callable[[list], float | None], *, seed: int = 0, repeats: int = 999
+    patients: Sequence[Any], statistic: Callable[[list[Any]], float | None], *, seed: int = 0, repeats: int = 999
 ) -> tuple[float, float] | None:
     """95 % percentile bootstrap interval of anything that is computed from all patients at once, as a correlation is.
 
@@ -67,7 +68,7 @@ def bootstrap_statistic(
     return float(low), float(high)
 
 
-def compare_paired(first: Sequence[float | None], second: Sequence[float | None]) -> dict | None:
+def compare_paired(first: Sequence[float | None], second: Sequence[float | None]) -> dict[str, Any] | None:
     """Two-sided paired tests of one figure of two methods on the same patients.
 
     Parameters

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -145,7 +146,7 @@ def find_owners(
     return {int(number): chain[votes[number].argmax()].id for number in np.unique(own) if votes[number].any()}
 
 
-def joined_columns(visits: Sequence[str], *, rims: Sequence[bool], compared: bool) -> dict[str, dict]:
+def joined_columns(visits: Sequence[str], *, rims: Sequence[bool], compared: bool) -> dict[str, dict[str, Any]]:
     """Columns of the patient's table, with their descriptions for its JSON file.
 
     Parameters
@@ -162,7 +163,7 @@ def joined_columns(visits: Sequence[str], *, rims: Sequence[bool], compared: boo
     >>> list(joined_columns([""], rims=[True], compared=False))
     ['id', 'region', 'ids', 'volume_mm3', 'rim_probability', 'rim']
     """
-    columns: dict[str, dict] = {
+    columns: dict[str, dict[str, Any]] = {
         "id": {"Description": "Number of the lesion through all visits"},
         "region": {"Description": "Where it lies, at the last visit that has it; of several parts the largest"},
     }

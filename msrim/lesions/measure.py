@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.spatial import ConvexHull
@@ -119,7 +120,7 @@ def measure_lesions(instances: Volume, *, probability: Volume, labels: Volume) -
     return lesions
 
 
-def summarise(lesions: Sequence[Lesion]) -> dict:
+def summarise(lesions: Sequence[Lesion]) -> dict[str, Any]:
     """Total the rows of the table, all and by region.
 
     Returns
@@ -164,7 +165,7 @@ def _decimals(column: str, value: object) -> object:
     return f"{value:.{decimals}f}" if isinstance(value, float) else value
 
 
-def _totals(lesions: Sequence[Lesion]) -> dict:
+def _totals(lesions: Sequence[Lesion]) -> dict[str, Any]:
     return {"lesions": len(lesions), "volume_mm3": round(math.fsum(lesion.volume_mm3 for lesion in lesions), 3)}
 
 

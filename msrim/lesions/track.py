@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cc3d
 import numpy as np
@@ -272,7 +273,7 @@ def with_change(lesion: Lesion, rows: Sequence[TrackedLesion], visit: str) -> Le
     return replace(lesion, change=row.change, matched_id=min(getattr(row, other), default=None))
 
 
-def summarise_changes(lesions: Sequence[TrackedLesion]) -> dict:
+def summarise_changes(lesions: Sequence[TrackedLesion]) -> dict[str, Any]:
     """Count and total the rows of a change table.
 
     Returns

@@ -139,7 +139,7 @@ def _(u: Tensor, v: Tensor, grids: Tensor) -> Tensor:
     return torch.empty_like(grids, memory_format=torch.contiguous_format)
 
 
-def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     values, grids, *_, ctx.kernel = inputs
     ctx.size = values.shape[2:]
     ctx.learns_grids = ctx.kernel == "bilinear" and ctx.needs_input_grad[1]

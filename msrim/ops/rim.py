@@ -95,7 +95,7 @@ def _(grad_u: Tensor, grad_s: Tensor, x: Tensor, radii: Sequence[int], eps: floa
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _keep(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, ctx.radii, ctx.eps = inputs
     ctx.save_for_backward(x)
 

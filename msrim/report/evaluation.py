@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,13 +44,13 @@ class Method:
 
     name: str
     scans: Sequence[Scan]
-    summary: Sequence[dict]
+    summary: Sequence[dict[str, Any]]
     precision_recall: Curve | None
     lesion_roc: Curve | None
 
 
 def write_cohort_page(
-    methods: Sequence[Method], comparisons: Mapping[str, Sequence[dict]], path: Path, *, min_volume_mm3: float
+    methods: Sequence[Method], comparisons: Mapping[str, Sequence[dict[str, Any]]], path: Path, *, min_volume_mm3: float
 ) -> Path:
     """Write the page.
 

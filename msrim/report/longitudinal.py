@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -105,7 +106,7 @@ class ChangeReport(Provenance):
     vanished: Volume
     mni_from_midway: np.ndarray
     rows: Sequence[TrackedLesion]
-    summary: dict
+    summary: dict[str, Any]
 
 
 def write_change_report(report: ChangeReport, path: Path) -> Path:

@@ -11,7 +11,9 @@ import jinja2
 from msrim.files import write_text
 
 
-def write_page(path: Path, template: str, *, filters: dict[str, Callable] | None = None, **values: Any) -> Path:
+def write_page(
+    path: Path, template: str, *, filters: dict[str, Callable[..., Any]] | None = None, **values: Any
+) -> Path:
     """Write a page: one file, no network, readable without scripts.
 
     Parameters
@@ -30,7 +32,7 @@ def write_page(path: Path, template: str, *, filters: dict[str, Callable] | None
     return write_text(render_page(template, filters=filters, **values), path)
 
 
-def render_page(template: str, *, filters: dict[str, Callable] | None = None, **values: Any) -> str:
+def render_page(template: str, *, filters: dict[str, Callable[..., Any]] | None = None, **values: Any) -> str:
     """A page's text; parameters as :func:`write_page`."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("msrim", "report/templates"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -210,7 +211,7 @@ def _coloured(labels: np.ndarray, colours: dict[int, tuple[str, str]]) -> str:
     return data_uri(palette[labels])
 
 
-def _pictures(frame: Frame, views: list[View], grey: np.ndarray, **drawn: list) -> list[Picture]:
+def _pictures(frame: Frame, views: list[View], grey: np.ndarray, **drawn: list[Any]) -> list[Picture]:
     """The slices of (X, Y, Z) ``grey`` with what is drawn on each: fields of Picture, one item a view."""
     return [
         Picture(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,7 @@ class RimReport(Provenance):
     numbers: Sequence[int]
     spacing_mm: float
     remarks: dict[str, list[str]]
-    summary: dict
+    summary: dict[str, Any]
 
 
 @dataclass(frozen=True)

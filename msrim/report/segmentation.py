@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,8 +71,8 @@ class Report(Provenance):
     template: Volume
     mni_from_flair: np.ndarray
     lesions: Sequence[Lesion]
-    summary: dict
-    grade: dict | None = None
+    summary: dict[str, Any]
+    grade: dict[str, Any] | None = None
     corrected: str | None = None
     note: str = ""
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import geom, lognorm
@@ -175,7 +176,7 @@ def _write_patient(patient: SimulatedPatient, index: int, out: Path, *, noisy: b
     write_labels(patient.lesions, table, noisy=noisy, rng=rng)
 
 
-def _part(things: list, part: str) -> list:
+def _part(things: list[Any], part: str) -> list[Any]:
     """Those of a list that a part of the cohorts may use."""
     last = [index % 4 == 3 for index in range(len(things))]
     return [thing for thing, is_last in zip(things, last, strict=True) if part == "all" or is_last == (part == "test")]

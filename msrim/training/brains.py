@@ -15,7 +15,8 @@ from msrim.preprocess.register import register_affine
 from msrim.preprocess.template import load_template
 from msrim.preprocess.tissue import csf_structures, tissue_of
 from msrim.training import synthesis
-from msrim.training.heads import TISSUES, head_label_of_tissue, load_head, paint
+from msrim.training.contrasts import TISSUES
+from msrim.training.heads import head_label_of_tissue, load_head, paint
 from msrim.training.lesions import Patient
 from msrim.transform import mean_scaling
 

@@ -58,7 +58,7 @@ def head_label_of_tissue() -> Tensor:
     return table
 
 
-class SyntheticHeads(Dataset):
+class SyntheticHeads(Dataset[tuple[Tensor, ...]]):
     """Endless random scans; sample ``i`` is a function of ``seed`` and ``i`` alone.
 
     Parameters

@@ -170,7 +170,7 @@ class LesionBank:
         return LesionMap(self.maps.maps[index], self.maps.shape, self.maps.affine)
 
 
-class LesionCrops(Dataset):
+class LesionCrops(Dataset[tuple[Tensor, ...]]):
     """Endless random crops; sample ``i`` is a function of ``seed`` and ``i`` alone.
 
     Parameters

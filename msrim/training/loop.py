@@ -54,7 +54,7 @@ class Fitting:
 
 def fit(
     network: nn.Module,
-    samples: Dataset,
+    samples: Dataset[tuple[Tensor, ...]],
     *,
     loss: Callable[..., Tensor],
     out: Path,
@@ -233,7 +233,7 @@ class Record:
                 torch.save({"step": done, **{name: part.state_dict() for name, part in self.parts.items()}}, temporary)
 
 
-def _measure_batch_norm(network: nn.Module, samples: Dataset, *, batch_size: int) -> None:
+def _measure_batch_norm(network: nn.Module, samples: Dataset[tuple[Tensor, ...]], *, batch_size: int) -> None:
     """Batch norm's statistics for these very weights; those kept while training belong to the last steps' weights."""
     device = next(network.parameters()).device
     some = torch.utils.data.Subset(samples, range(min(len(cast(Sized, samples)), MEASURED)))

@@ -87,7 +87,7 @@ class PairProtocol:
         return float(self.relation_loss and (second_half or not self.relation_warmup))
 
 
-class VisitCrops(Dataset):
+class VisitCrops(Dataset[tuple[Tensor, ...]]):
     """Endless random crops of single visits and pairs by turns, so that every batch of even size holds as many of each.
 
     Parameters

@@ -19,7 +19,7 @@ WITH_LESION = 0.5
 SLAB, MAX_SHIFT_VOXELS = 4, 5.0
 
 
-class LesionSlices(Dataset):
+class LesionSlices(Dataset[tuple[Tensor, ...]]):
     """Endless random slices; sample ``i`` is a function of ``seed`` and ``i`` alone.
 
     Parameters

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from msrim.bids import CORRECTED_FOLDER, EDITED, Subject
 from msrim.errors import InputError
@@ -65,7 +66,7 @@ def measured_mask(subject: Subject, out: Path) -> Path | None:
     return path if path.is_file() and sha256_of(path) == digest else None
 
 
-def sidecar_of(mask: Path) -> dict:
+def sidecar_of(mask: Path) -> dict[str, Any]:
     """Content of the JSON beside a mask; empty if there is none of msrim's form."""
     path = mask.with_name(mask.name.split(".nii")[0] + ".json")
     try:

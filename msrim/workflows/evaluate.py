@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ NAME = re.compile(r"sub-([A-Za-z0-9]+)(?:_ses-([A-Za-z0-9]+))?_(?:.*_)?label-L_(
 Visit = tuple[str, str | None]
 
 
-def evaluate_segmentation(truth: Path, prediction: Path, *, min_volume_mm3: float = 0.0) -> dict:
+def evaluate_segmentation(truth: Path, prediction: Path, *, min_volume_mm3: float = 0.0) -> dict[str, Any]:
     """Compare two lesion masks on one grid.
 
     Parameters
@@ -53,7 +54,7 @@ def evaluate_changes(
     *,
     transforms: tuple[Path | None, Path | None] = (None, None),
     flairs: tuple[Path, Path, Path] | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Compare two masks of new lesions on the truth's grid.
 
     Parameters
@@ -124,7 +125,7 @@ def evaluate_cohort(
 
 
 def write_comparison(
-    methods: Sequence[Method], comparisons: dict[str, list[dict]], out: Path, *, min_volume_mm3: float
+    methods: Sequence[Method], comparisons: dict[str, list[dict[str, Any]]], out: Path, *, min_volume_mm3: float
 ) -> Path:
     """Tables and page of what :func:`compare_cohort` found; as :func:`evaluate_cohort`."""
     _write_rows(
@@ -153,7 +154,7 @@ def curve_areas(method: Method) -> dict[str, float | None]:
 
 def compare_cohort(
     truth: Path, predictions: dict[str, Path], *, min_volume_mm3: float, console: Console
-) -> tuple[list[Method], dict[str, list[dict]]]:
+) -> tuple[list[Method], dict[str, list[dict[str, Any]]]]:
     """The methods' figures, and by method's name how it differs from the first; as :func:`evaluate_cohort`."""
     true_masks = _by_visit(truth, "mask")
     if not true_masks:
@@ -207,5 +208,5 @@ def _label(visit: Visit) -> str:
     return f"sub-{patient}" + (f" ses-{session}" if session else "")
 
 
-def _write_rows(rows: Sequence[dict], path: Path) -> Path:
+def _write_rows(rows: Sequence[dict[str, Any]], path: Path) -> Path:
     return write_tsv((row.values() for row in rows), path, columns=rows[0])

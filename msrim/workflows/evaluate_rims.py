@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ SEEDS = 3
 
 def evaluate_rims(
     cohort: Path, *, model: str, console: Console, device: str = "cpu", cache: Path | None = None
-) -> dict:
+) -> dict[str, Any]:
     """How well a trained model classifies the rims of a cohort that it never saw.
 
     Parameters
@@ -76,7 +77,7 @@ def evaluate_recipe(
     folds: int = 5,
     seeds: int = SEEDS,
     cache: Path | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """How well a recipe's networks classify rims of subjects that they did not see, by cross-validation.
 
     Parameters
@@ -150,7 +151,7 @@ class CrossValidated:
                 decided[inside] = probability[inside] >= best_f1_threshold(self.truth[~inside], probability[~inside])
         return majority(decisions)
 
-    def figures(self) -> dict:
+    def figures(self) -> dict[str, Any]:
         """The papers' figures with intervals; the curves are those of the seeds' mean probability."""
         mean = self.probability.mean(axis=0)
         subjects, folds, rim = self.subjects, self.folds, self.rim

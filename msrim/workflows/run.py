@@ -261,7 +261,7 @@ class _Call(BaseInterface):
     input_spec = _Inputs
     output_spec = DynamicTraitedSpec
 
-    def __init__(self, function: Callable, arguments: dict[str, Any]) -> None:
+    def __init__(self, function: Callable[..., Any], arguments: dict[str, Any]) -> None:
         super().__init__()
         self.function = function
         self.arguments = arguments

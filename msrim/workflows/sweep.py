@@ -33,7 +33,7 @@ FIGURES = ("dice", "l_f1", "ltpr", "lfpr", "pq")
 PAIR_FIGURES = ("dice", "jaccard", "hd95_mm", "asd_mm", "f1")
 
 
-def run_sweep(sweep: Sweep, data: Path, out: Path, *, console: Console, **overrides: Any) -> dict:
+def run_sweep(sweep: Sweep, data: Path, out: Path, *, console: Console, **overrides: Any) -> dict[str, Any]:
     """Train every row on each part of the patients, and judge it on the others.
 
     Parameters
@@ -191,7 +191,7 @@ def _judge_pair(folder: Path, *, card: Card, recipe: TrainingRecipe, row: Path, 
     write_json({**found, "f1": found["paper"]["f1"]}, kept)
 
 
-def _figures(sweep: Sweep, recipes: dict[str, TrainingRecipe], out: Path, *, console: Console) -> dict:
+def _figures(sweep: Sweep, recipes: dict[str, TrainingRecipe], out: Path, *, console: Console) -> dict[str, Any]:
     """The table, and the page of :func:`msrim.workflows.evaluate.write_comparison`."""
     folders = {row: out / folder_of(row) / "results" for row in recipes}
     methods, differences = compare_cohort(out / "truth", folders, min_volume_mm3=0.0, console=console)
@@ -216,7 +216,7 @@ def _figures(sweep: Sweep, recipes: dict[str, TrainingRecipe], out: Path, *, con
     }
 
 
-def _pair_figures(paths: Sequence[Path]) -> dict:
+def _pair_figures(paths: Sequence[Path]) -> dict[str, Any]:
     """Mean and interval of new lesions' figures over marked pairs; nothing where there are none."""
     if not paths:
         return {}

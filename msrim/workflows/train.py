@@ -58,7 +58,7 @@ class Samples:
         Description of the samples, for the card.
     """
 
-    dataset: Dataset
+    dataset: Dataset[tuple[Tensor, ...]]
     loss: Callable[..., Tensor]
     source: str
 

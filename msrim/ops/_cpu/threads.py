@@ -15,14 +15,14 @@ from torch import Tensor
 NUMBERS = 2**16
 
 
-def compiled(**options: Any) -> Callable[[Callable], Callable]:
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile a kernel, and keep it on the disk for the next process.
 
     Where neither the package's folder nor the user's can be written to, as in a read-only image run under a number
     without a home, every process compiles anew.
     """
 
-    def compile_kernel(kernel: Callable) -> Callable:
+    def compile_kernel(kernel: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return njit(kernel, nogil=True, error_model="numpy", cache=True, **options)
         except RuntimeError:
@@ -39,7 +39,7 @@ def empty(*shape: int, like: Tensor) -> Tensor:
     return torch.from_numpy(np.empty(shape, dtype=like.numpy().dtype))
 
 
-def parallel_for(kernel: Callable, pieces: int, *arguments: Any) -> None:
+def parallel_for(kernel: Callable[..., Any], pieces: int, *arguments: Any) -> None:
     """Run ``kernel(*arguments, first, last)`` over all pieces on as many threads as torch may use.
 
     Python's own threads, as the kernels hold no lock: Numba's would not outlive a fork (DataLoader workers).
