@@ -214,6 +214,7 @@ class Subject:
         """
         told = []
         for contrast, path in self.contrasts.items():
+            told += other_labels(path, self.contrasts.get("FLAIR", path))
             sidecar = _sidecar(path)
             series = str(sidecar.get("SeriesDescription") or sidecar.get("ProtocolName") or "")
             named, described = contrast_of(path.name), contrast_of(series)
@@ -310,6 +311,22 @@ def entity_of(path: Path, key: str) -> str | None:
     ('12', None)
     """
     return _entity(key, [path.name, *(folder.name for folder in path.parents if folder.name)])
+
+
+def other_labels(image: Path, flair: Path) -> list[str]:
+    """Where an image is of another patient or visit than the FLAIR, by their names and folders; a sentence each.
+
+    Examples
+    --------
+    >>> other_labels(Path("/d/sub-2_QSM.nii"), Path("/d/sub-1_FLAIR.nii"))
+    ['/d/sub-2_QSM.nii: is of sub-2 by its name, the FLAIR of sub-1']
+    """
+    labels = [(key, entity_of(image, key), entity_of(flair, key)) for key in ("sub", "ses")]
+    return [
+        f"{image}: is of {key}-{own} by its name, the FLAIR of {key}-{other}"
+        for key, own, other in labels
+        if own is not None and other is not None and own != other
+    ]
 
 
 def patient_file(visit: Subject, out: Path, suffix: str, *, corrected: bool = False) -> Path:

@@ -42,6 +42,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
     suffix = path.name[path.name.index(".", 1) :] if "." in path.name[1:] else ""
     temporary = None
     try:
+        path = path.absolute()
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
             prefix=f".{path.name.removesuffix(suffix)}{PARTIAL}", suffix=suffix, dir=path.parent
@@ -53,7 +54,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         raise OutputError(
-            f"{path.absolute()}: cannot be written ({error.strerror or error}); check the folder's rights and space"
+            f"{path}: cannot be written ({error.strerror or error}); check the folder's rights and space"
         ) from error
     finally:
         if temporary is not None and temporary.exists():

@@ -39,6 +39,8 @@ SAME_GRID_VOXELS, TOLD_GRID_GAP_VOXELS, MAX_GRID_GAP_VOXELS = 0.02, 0.1, 0.5
 MAX_OVERSHOOT = 1.5
 # Of the outermost voxels: the background is there.
 MAX_MARKED_FACES = 0.75
+# So few labels in a mask may be kinds of tissue, of which not all are lesions.
+MOST_KINDS = 4
 # Tables of lesions and the arrays that are indexed by their numbers stay small.
 MAX_LABEL = 1_000_000
 # Whole numbers may be off by this; voxel sizes that a header has twice may differ by this share.
@@ -198,7 +200,12 @@ def read_volume(path: Path, *, mask: bool = False, filling: bool = False) -> Vol
     """
     if mask:
         data, affine, posed = _read(Path(path))
-        return Volume(_inside(data, Path(path), filling=filling), affine, posed)
+        inside = _inside(data, Path(path), filling=filling)
+        labels = np.unique(data[inside])
+        if not filling and 1 < labels.size <= MOST_KINDS and np.array_equal(labels, labels.round()):
+            told = ", ".join(f"{label:g}" for label in labels)
+            _doubt(f"{path}: holds the labels {told}, and all of them count; set to 0 what is no lesion")
+        return Volume(inside, affine, posed)
     volume = read_map(path)
     data, shape = volume.data, volume.shape
     if min(shape) < MIN_SLICES:

@@ -388,6 +388,18 @@ def test_a_qsm_of_another_patient(tmp_path):
         find_qsm(make(tmp_path / "sub-1", "anat/sub-2_Chimap.nii.gz"))
 
 
+def test_an_image_of_another_patient_or_visit_is_told():
+    given = {
+        "FLAIR": Path("/d/sub-1_ses-a_FLAIR.nii"),
+        "T1w": Path("/d/sub-2/T1w.nii"),
+        "T2w": Path("/d/ses-b/T2w.nii"),
+    }
+    assert Subject("1", "a", given).contradictions() == [
+        "/d/sub-2/T1w.nii: is of sub-2 by its name, the FLAIR of sub-1",
+        "/d/ses-b/T2w.nii: is of ses-b by its name, the FLAIR of ses-a",
+    ]
+
+
 @pytest.mark.parametrize(
     ("contrast", "name", "sidecar", "told"),
     [

@@ -235,3 +235,14 @@ def test_freed_memory_is_kept_for_what_comes_next():
         )
         faults.append(int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout))
     assert faults[1] < faults[0] / 5
+
+
+def test_a_current_folder_that_is_gone_is_told(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    shown = CliRunner().invoke(app, ["segment", "sub-1"])
+    assert shown.exit_code == 2 and shown.stderr.startswith(
+        "msrim: error: the current folder: No such file or directory"
+    )

@@ -398,6 +398,15 @@ def test_masks_are_masks(tmp_path, data, recwarn):
     assert not recwarn.list
 
 
+def test_a_mask_of_several_labels_is_told(tmp_path):
+    # The second is no lesion in the truth of the WMH challenge, but another disease.
+    truth = save(soft(1) + np.roll(soft(1), 8, axis=0), tmp_path / "truth.nii.gz")
+    kinds = save(soft(1) + 2 * np.roll(soft(1), 8, axis=0), tmp_path / "kinds.nii.gz")
+    result = run("evaluate", "segmentation", "--truth", kinds, "--prediction", truth)
+    assert f"{kinds}: holds the labels 1, 2, and all of them count" in result.stderr
+    assert "labels" not in run("evaluate", "segmentation", "--truth", truth, "--prediction", truth).stderr
+
+
 @pytest.mark.parametrize("scale", [0.999999, 1.0000001, 0.9999])
 def test_labels_that_scaling_has_rounded_are_labels(tmp_path, scale, recwarn):
     data = np.zeros(SHAPE, np.int16)

@@ -24,7 +24,7 @@ def segmentation(
     truth: Annotated[Path, typer.Option("--truth", help="Lesion mask taken as true.")],
     prediction: Annotated[Path, typer.Option("--prediction", help="Lesion mask to be judged, on the same grid.")],
     min_volume_mm3: Annotated[
-        float, typer.Option("--min-volume-mm3", min=0, help="Leave out smaller lesions of both masks.")
+        float, typer.Option("--min-volume-mm3", min=0, help="Leave smaller lesions out of the figures by lesion.")
     ] = 0.0,
 ) -> None:
     """Compare two lesion masks, lesions connected over 26 neighbours. Prints JSON."""
@@ -89,7 +89,7 @@ def cohort(
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the tables and the page; made if missing.")],
     min_volume_mm3: Annotated[
-        float, typer.Option("--min-volume-mm3", min=0, help="Leave out smaller lesions of all masks.")
+        float, typer.Option("--min-volume-mm3", min=0, help="Leave smaller lesions out of the figures by lesion.")
     ] = 0.0,
     quiet: Quiet = False,
 ) -> None:

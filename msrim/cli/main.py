@@ -31,7 +31,7 @@ from msrim.cli import (
     train,
     view,
 )
-from msrim.errors import MsrimError, Remark
+from msrim.errors import InputError, MsrimError, Remark
 
 # Of glibc's malloc.h.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
@@ -69,6 +69,7 @@ class _Group(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
+            _check_current_folder()
             with _notes(quiet="--quiet" in ctx.args):
                 return super().invoke(ctx)
         except MsrimError as error:
@@ -87,6 +88,13 @@ class _Group(TyperGroup):
             own = [(name, command) for name, command in commands if getattr(command, "rich_help_panel", None) == panel]
             with formatter.section(panel):
                 formatter.write_dl([(name.ljust(width), command.get_short_help_str(room)) for name, command in own])
+
+
+def _check_current_folder() -> None:
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise InputError(f"the current folder: {error.strerror}; change to one that is there, and run again") from error
 
 
 @contextmanager

@@ -55,14 +55,7 @@ def check_correction(correction: Correction, subject: Subject, out: Path) -> Non
         or, where the brain is known already, its voxels.
     """
     mask, flair = correction.mask, subject.contrasts["FLAIR"]
-    for key, own, what in (("sub", subject.label, "patient"), ("ses", subject.session, "visit")):
-        named = entity_of(mask, key)
-        known = {label for label in (own, entity_of(flair, key)) if label is not None}
-        if named is not None and known and named not in known:
-            raise InputError(
-                f"{mask}: is of {what} {key}-{named} by its name, not of {key}-{sorted(known)[0]}; "
-                f"give the mask of this {what}"
-            )
+    check_mask_name(mask, subject)
     if (drawn_on := _flair_of(mask)) is not None and drawn_on != sha256_of(flair):
         raise InputError(f"{mask}: was drawn on another FLAIR than {flair} by its sidecar; give the mask of this one")
     brain = subject.output(out, ANATOMY["brain"])
@@ -72,6 +65,18 @@ def check_correction(correction: Correction, subject: Subject, out: Path) -> Non
         if brain.is_file():
             inside = on_grid_of(read_mask(brain), image, name=brain, target_name=flair)
             check_place(lesions, image, brain=inside, correction=correction)
+
+
+def check_mask_name(mask: Path, subject: Subject) -> None:
+    """Refuse a mask that is of another patient or visit by its name or the folders above it."""
+    for key, own, what in (("sub", subject.label, "patient"), ("ses", subject.session, "visit")):
+        named = entity_of(mask, key)
+        known = {label for label in (own, entity_of(subject.contrasts["FLAIR"], key)) if label is not None}
+        if named is not None and known and named not in known:
+            raise InputError(
+                f"{mask}: is of {what} {key}-{named} by its name, not of {key}-{sorted(known)[0]}; "
+                f"give the mask of this {what}"
+            )
 
 
 def check_place(lesions: Volume, flair: Volume, *, brain: Volume, correction: Correction) -> None:

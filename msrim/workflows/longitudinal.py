@@ -42,6 +42,10 @@ from msrim.workflows.segment import check_finds_lesions, for_slices, lesions_tex
 # Errors of reading a text file with any content.
 UNREADABLE = (OSError, ValueError, AttributeError, RecursionError)
 DAYS_A_YEAR = 365.25
+# Dates of anonymised scans are moved by centuries, now and then at one visit alone.
+MAX_YEARS = 100
+# From here on the years that the user gives and those of the dates are told to differ.
+MAX_YEARS_OFF, MAX_SHARE_OFF = 0.1, 0.1
 # Fields of a FLAIR's JSON sidecar for the time of the scan, as scanners' converters write them.
 DATE_FIELDS = ("AcquisitionDateTime", "AcquisitionDate", "SeriesDate", "StudyDate", "ContentDate")
 
@@ -81,6 +85,7 @@ def follow_visits(
     notes = check_visits(visits)
     if recipe.expansion and None in between:
         notes.append("the time between visits is not known, so there is no expansion per year; give --years")
+    notes += remarks_on_dates(visits, years)
     for note in notes:
         console.note(note)
     corrections = _corrections(visits, out)
@@ -218,22 +223,43 @@ def years_between(visits: Sequence[Subject], given: Sequence[float] = ()) -> lis
     Raises
     ------
     InputError
-        Not one number of years for each step, or one that is not above zero.
+        Not one number of years for each step, or one that is less than a day or more than a life.
     """
-    if given and (len(given) != len(visits) - 1 or not all(0 < years < 100 for years in given)):
+    if given and (len(given) != len(visits) - 1 or not all(_is_plausible(years) for years in given)):
         raise InputError(
-            f"--years {', '.join(f'{years:g}' for years in given)}: give one number above 0 for each step from visit "
-            f"to visit, {len(visits) - 1} here"
+            f"--years {', '.join(f'{years:g}' for years in given)}: give one number of years for each step from visit "
+            f"to visit, {len(visits) - 1} here, from a day (0.003) to {MAX_YEARS}"
         )
     if given:
         return list(given)
+    return [years if years and _is_plausible(years) else None for years in _years_by_dates(visits)]
+
+
+def _years_by_dates(visits: Sequence[Subject]) -> list[float | None]:
     with without_doubts():
         dates = [_day(visit_date(visit.contrasts["FLAIR"])) for visit in visits]
-    passed = [
+    return [
         None if earlier is None or later is None else (later - earlier).days / DAYS_A_YEAR
         for earlier, later in pairwise(dates)
     ]
-    return [years or None for years in passed]
+
+
+def _is_plausible(years: float) -> bool:
+    return 1 / 366 <= years <= MAX_YEARS
+
+
+def remarks_on_dates(visits: Sequence[Subject], given: Sequence[float]) -> list[str]:
+    """What is odd about the dates beside the images, for the expansion per year goes by them."""
+    told = []
+    for number, (pair, years) in enumerate(zip(pairwise(visits), _years_by_dates(visits), strict=True)):
+        if years is None:
+            continue
+        names = " and ".join(f"ses-{visit.session}" for visit in pair)
+        if years > MAX_YEARS:
+            told.append(f"{names} are {years:.0f} years apart by their dates, which are not used")
+        elif given and abs(given[number] - years) > max(MAX_YEARS_OFF, MAX_SHARE_OFF * years):
+            told.append(f"--years {given[number]:g} is used; by their dates {names} are {years:.2f} years apart")
+    return told
 
 
 def _day(digits: str) -> date | None:
@@ -278,9 +304,21 @@ def check_visits(visits: Sequence[Subject]) -> list[str]:
 def visit_date(flair: Path) -> str:
     """When a FLAIR was taken, from its JSON sidecar or the session's ``*_scans.tsv``: digits of date and perhaps time.
 
-    Empty if it is not known. The files are the user's and nothing but the order of visits depends on them: one that
-    cannot be read causes a :class:`msrim.errors.Remark`.
+    Empty if it is not known. The files are the user's and nothing but the order of visits and the time between them
+    depends on them: one that cannot be read, and two that tell different days, cause a :class:`msrim.errors.Remark`.
     """
+    by_sidecar, by_table = _date_of_sidecar(flair), _date_of_table(flair)
+    if by_sidecar and by_table and by_sidecar[:8] != by_table[:8]:
+        warnings.warn(
+            f"{flair}: taken on {by_sidecar[:8]} by its sidecar and on {by_table[:8]} by the table of scans; "
+            "the sidecar's date is used",
+            Remark,
+            stacklevel=2,
+        )
+    return by_sidecar or by_table
+
+
+def _date_of_sidecar(flair: Path) -> str:
     sidecar = flair.with_name(re.sub(r"\.nii(\.gz)?$", ".json", flair.name, flags=re.IGNORECASE))
     if sidecar.is_file():
         try:
@@ -291,6 +329,10 @@ def visit_date(flair: Path) -> str:
         else:
             if known := next(filter(None, dates), ""):
                 return known
+    return ""
+
+
+def _date_of_table(flair: Path) -> str:
     tables = flair.parent.parent.glob("*_scans.tsv")
     for scans in sorted(path for path in tables if not path.name.startswith(".")):
         try:

@@ -14,7 +14,7 @@ from typing import Any
 import cc3d
 import numpy as np
 
-from msrim.bids import CORRECTED_FOLDER, RIM_FOLDER, RIMS, Subject, write_dataset_description
+from msrim.bids import CORRECTED_FOLDER, RIM_FOLDER, RIMS, Subject, other_labels, write_dataset_description
 from msrim.console import Console
 from msrim.errors import Doubt, InputError, Remark
 from msrim.files import write_json
@@ -31,8 +31,8 @@ from msrim.report.rims import RimReport, write_rim_report
 from msrim.results import doubts_of
 from msrim.transform import read_transform, write_transform
 from msrim.workflows.anatomy import Anatomy, preprocess_visit, read_mask, read_own
-from msrim.workflows.corrected import check_correction, read_lesions, segment_corrected
-from msrim.workflows.correction import Correction, find_correction
+from msrim.workflows.corrected import check_correction, check_mask_name, check_place, read_lesions, segment_corrected
+from msrim.workflows.correction import Correction, find_correction, read_correction
 from msrim.workflows.inputs import (
     check_output_folder,
     check_results_folder,
@@ -189,14 +189,17 @@ def classify_rims(
     console.say(f"QSM: {given.qsm}")
     console.say(f"{card.label}: {' '.join(card.limits.split())}")
     subject, recipe = as_segmented_aloud(subject, recipe, out, console=console)
-    folder, remarks = subject.folder(out), []
+    folder = subject.folder(out)
+    others = [path for path in (given.qsm, given.magnitude) if path is not None]
+    remarks = [remark for path in others for remark in other_labels(path, subject.contrasts["FLAIR"])]
     settings = {**recipe.model_dump(), "rim_model": card.label, "rim_threshold": limit}
     if correction is not None:
-        folder, remarks = folder / CORRECTED_FOLDER, [f"the lesions were corrected by hand: {correction.mask}"]
+        folder = folder / CORRECTED_FOLDER
+        remarks.append(f"the lesions were corrected by hand: {correction.mask}")
         settings["lesions"] = "corrected by hand"
-    anatomy, found = _prepare(subject, recipe, out, given=given, correction=correction, console=console)
     for remark in remarks:
         console.note(remark)
+    anatomy, found = _prepare(subject, recipe, out, given=given, correction=correction, console=console)
     inputs = subject.contrasts | _files(given, correction)
     folder = folder / RIM_FOLDER
     with Run(folder, console, recipe=settings, inputs=inputs, remarks=remarks, steps=rim_steps(card)) as run:
@@ -313,6 +316,7 @@ def check_rims(subject: Subject, given: RimInputs, out: Path, *, model: str) -> 
     if given.magnitude is not None:
         _check_overlap(volume, read_head(given.magnitude), names=(given.qsm, given.magnitude))
     if given.lesions is not None:
+        check_mask_name(given.lesions, subject)
         with without_doubts():
             read_lesions(given.lesions, {subject.contrasts["FLAIR"]: images["FLAIR"], given.qsm: volume})
     return card
@@ -401,15 +405,19 @@ def bring_to_qsm(
         instances = read_own(found)
     else:
         raise ValueError("neither found lesions nor the user's")
-    moved, anatomy = instances, read_own(labels)
+    moved, anatomy, shown = instances, read_own(labels), image
+    in_qsm = resample(image, target, target_from_source=matrix)
     if not same_grid(instances, target):
         moved = resample(instances, target, target_from_source=matrix, nearest=True)
     elif not same_grid(instances, image):
         anatomy = resample(anatomy, target, target_from_source=matrix, nearest=True)
+        shown = in_qsm
+    if lesions is not None:
+        check_place(instances, shown, brain=anatomy.like(anatomy.data > 0), correction=read_correction(lesions))
     return LesionsOnQsm(
         instances=write_volume(instances, Path("lesions.nii")),
         labels=write_volume(anatomy, Path("labels.nii")),
-        flair=write_volume(resample(image, target, target_from_source=matrix), Path("flair.nii")),
+        flair=write_volume(in_qsm, Path("flair.nii")),
         in_qsm=write_volume(moved, Path("in_qsm.nii")),
     )
 

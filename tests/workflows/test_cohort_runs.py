@@ -243,6 +243,8 @@ def test_what_cannot_work_is_told_before_anything_runs(bids, calls, tmp_path):
         run_cohort(visits, Recipe(), tmp_path / "out", console=QUIET, plugin=cohort.Plugin("Slurm"))
     with pytest.raises(InputError, match="holds the images"):
         run_cohort(visits, Recipe(), bids, console=QUIET)
+    with pytest.raises(InputError, match="holds the images; choose another folder with --work-dir"):
+        run_cohort(visits, Recipe(), tmp_path / "out", console=QUIET, work=bids)
     arguments = ["cohort", str(bids), str(tmp_path / "out"), "participant"]
     for given in ("[1]", "no-such-file", "{1}"):
         shown = runner.invoke(app, [*arguments, "--plugin-args", given])

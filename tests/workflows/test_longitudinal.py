@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import warnings
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from volumes import rotation
 
 from msrim.bids import RIM_FOLDER, RIMS, Subject
 from msrim.console import Console
-from msrim.errors import InputError
+from msrim.errors import InputError, Remark
 from msrim.files import sha256_of, write_tsv
 from msrim.image import Volume, read_volume, write_volume
 from msrim.labels import HeadLabel
@@ -43,7 +45,7 @@ from msrim.workflows.changes import (
     register_to_midway,
 )
 from msrim.workflows.comparison import Changes, compare_visits
-from msrim.workflows.longitudinal import write_chain, years_between
+from msrim.workflows.longitudinal import remarks_on_dates, visit_date, write_chain, years_between
 from msrim.workflows.segment import LesionFiles, Lesions, Probabilities
 
 SPACING_MM = (2.0, 2.0, 3.0)
@@ -367,9 +369,38 @@ def test_years_come_from_dates_or_from_the_user(tmp_path):
     between = years_between(visits)
     assert between == [pytest.approx(1.5, abs=0.005), None]
     assert years_between(visits, [1.0, 0.5]) == [1.0, 0.5]
-    for wrong in ([1.0], [1.0, 0.0], [1.0, -2.0]):
-        with pytest.raises(InputError, match="give one number above 0 for each step from visit to visit, 2 here"):
+    for wrong in ([1.0], [1.0, 0.0], [1.0, -2.0], [1.0, 1e-9], [1.0, 300.0], [1.0, math.nan]):
+        with pytest.raises(
+            InputError, match="give one number of years for each step from visit to visit, 2 here, from"
+        ):
             years_between(visits, wrong)
+
+
+def test_dates_that_cannot_be_right_are_told(tmp_path):
+    days = {"1": ("18200101", "18200101"), "2": ("20200101", None), "3": ("20220101", "20210101")}
+    visits = []
+    for session, (by_sidecar, by_table) in days.items():
+        flair = tmp_path / f"ses-{session}" / "anat" / "FLAIR.nii.gz"
+        flair.parent.mkdir(parents=True)
+        flair.touch()
+        flair.with_name("FLAIR.json").write_text(json.dumps({"AcquisitionDate": by_sidecar}), encoding="utf-8")
+        if by_table:
+            (tmp_path / f"ses-{session}" / "x_scans.tsv").write_text(
+                f"filename\tacq_time\nanat/FLAIR.nii.gz\t{by_table}\n"
+            )
+        visits.append(Subject("egg", session, {"FLAIR": flair}))
+    assert years_between(visits) == [None, pytest.approx(2.0, abs=0.005)]
+    assert remarks_on_dates(visits, []) == ["ses-1 and ses-2 are 200 years apart by their dates, which are not used"]
+    assert remarks_on_dates(visits[1:], [1.0]) == [
+        "--years 1 is used; by their dates ses-2 and ses-3 are 2.00 years apart"
+    ]
+    assert remarks_on_dates(visits[1:], [2.05]) == []
+    for visit in visits[:2]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            visit_date(visit.contrasts["FLAIR"])
+    with pytest.warns(Remark, match="20220101 by its sidecar and on 20210101 by the table of scans"):
+        assert visit_date(visits[2].contrasts["FLAIR"]) == "20220101"
 
 
 def data_of(path: Path) -> np.ndarray:

@@ -59,13 +59,19 @@ def visit(tmp_path) -> Path:
     qsm[:8, :8] = 0.3
     qsm[:, -6:] = 0
     write_volume(Volume(qsm, AFFINE), anat / "sub-1_Chimap.nii.gz")
-    write_volume(Volume(rng.normal(100, 20, SHAPE).astype(np.float32), AFFINE), anat / "sub-1_FLAIR.nii.gz")
     lesions = np.zeros(SHAPE, np.uint8)
     lesions[20:28, 20:28, 6:9] = 1
     lesions[45:50, 45:50, 5:8] = 2
     lesions[40:44, 20:24, 14:] = 3
-    write_volume(Volume(lesions, AFFINE), tmp_path / "lesions.nii.gz")
+    mark(tmp_path, lesions)
     return tmp_path
+
+
+def mark(visit: Path, lesions: np.ndarray) -> None:
+    """The user's lesions, and a FLAIR on which they are bright."""
+    write_volume(Volume(lesions, AFFINE), visit / "lesions.nii.gz")
+    flair = np.random.default_rng(1).normal(100, 20, SHAPE) + 60 * (lesions > 0)
+    write_volume(Volume(flair.astype(np.float32), AFFINE), visit / "sub-1/anat/sub-1_FLAIR.nii.gz")
 
 
 def before(visit: Path) -> Anatomy:
@@ -165,7 +171,7 @@ def test_masked_lesion_is_told_and_the_rest_goes_on(visit, model, monkeypatch):
 
 
 def test_no_lesion_is_a_valid_answer(visit, model, monkeypatch):
-    write_volume(Volume(np.zeros(SHAPE, np.uint8), AFFINE), visit / "lesions.nii.gz")
+    mark(visit, np.zeros(SHAPE, np.uint8))
     assert rows_of(classified(visit, model, monkeypatch)) == []
     assert "No lesion was marked" in (visit / "out/sub-1/rims/report.html").read_text(encoding="utf-8")
 
@@ -173,7 +179,7 @@ def test_no_lesion_is_a_valid_answer(visit, model, monkeypatch):
 def test_a_lesion_larger_than_the_patch_is_told_and_judged(visit, model, monkeypatch):
     lesions = np.asarray(nib.load(visit / "lesions.nii.gz").dataobj).copy()
     lesions[10:44, 52:64, 6:9] = 4
-    write_volume(Volume(lesions, AFFINE), visit / "lesions.nii.gz")
+    mark(visit, lesions)
     rows = rows_of(classified(visit, model, monkeypatch))
     assert [row["id"] for row in rows if row["rim_probability"] != "n/a"] == ["1", "2", "3", "4"]
     run = json.loads((visit / "out/sub-1/rims/run.json").read_text(encoding="utf-8"))
@@ -184,7 +190,7 @@ def test_a_lesion_larger_than_the_patch_is_told_and_judged(visit, model, monkeyp
 def test_parts_of_one_lesion_that_are_all_called_rims_are_told(visit, model, monkeypatch):
     lesions = np.asarray(nib.load(visit / "lesions.nii.gz").dataobj).copy()
     lesions[28:34, 20:28, 6:9] = 4
-    write_volume(Volume(lesions, AFFINE), visit / "lesions.nii.gz")
+    mark(visit, lesions)
     classified(visit, model, monkeypatch, threshold="sensitive")
     run = json.loads((visit / "out/sub-1/rims/run.json").read_text(encoding="utf-8"))
     assert [text[:20] for text in run["warnings"] if "touch" in text] == ["lesions 1 and 4: tou"]
@@ -256,7 +262,7 @@ def test_no_lesion_within_the_qsm_still_ends_in_a_page(visit, model, monkeypatch
     write_volume(Volume(nib.load(path).get_fdata(dtype=np.float32)[..., :10], AFFINE), path)
     lesions = np.zeros(SHAPE, np.uint8)
     lesions[20:28, 20:28, 12:14], lesions[45:50, 45:50, 12:15] = 1, 2
-    write_volume(Volume(lesions, AFFINE), visit / "lesions.nii.gz")
+    mark(visit, lesions)
     monkeypatch.setattr("msrim.workflows.rims.align", lambda *_, **__: np.eye(4))
     rows = rows_of(classified(visit, model, monkeypatch))
     assert [row["rim"] for row in rows] == ["n/a"] * 2
@@ -280,6 +286,31 @@ def test_a_mask_on_neither_grid_is_refused(visit, model, monkeypatch):
     write_volume(Volume(np.pad(np.ones((16, 16, 16), np.uint8), 2), np.eye(4)), visit / "lesions.nii.gz")
     with pytest.raises(InputError, match="neither on the FLAIR's grid"):
         classified(visit, model, monkeypatch)
+
+
+@pytest.mark.parametrize("grid", ["FLAIR", "QSM"])
+def test_lesions_of_another_patient_are_refused(visit, model, monkeypatch, grid):
+    lesions = np.zeros(SHAPE, np.uint8)
+    lesions[8:16, 30:40, 6:9], lesions[30:38, 46:52, 4:7] = 1, 2
+    affine = AFFINE.copy()
+    if grid == "QSM":
+        affine[:3, 3] += 1.5
+        qsm = find_qsm(visit / "sub-1")
+        write_volume(Volume(nib.load(qsm).get_fdata(dtype=np.float32), affine), qsm)
+    write_volume(Volume(lesions, affine), visit / "lesions.nii.gz")
+    with pytest.raises(InputError, match="is brighter on the FLAIR than half of the brain is"):
+        classified(visit, model, monkeypatch)
+
+
+def test_a_qsm_of_another_patient_is_told(visit, model, monkeypatch):
+    subject, other = visit / "sub-1" / "anat", visit / "sub-2"
+    other.mkdir()
+    (subject / "sub-1_Chimap.nii.gz").rename(other / "sub-2_Chimap.nii.gz")
+    monkeypatch.setattr("msrim.workflows.rims.preprocess_visit", lambda *_, **__: before(visit))
+    given = RimInputs(other / "sub-2_Chimap.nii.gz", visit / "lesions.nii.gz")
+    classify_rims(find_subject(visit / "sub-1"), given, Recipe(), visit / "out", console=QUIET, model=str(model))
+    run = json.loads((visit / "out/sub-1/rims/run.json").read_text(encoding="utf-8"))
+    assert f"{given.qsm}: is of sub-2 by its name, the FLAIR of sub-1" in run["warnings"]
 
 
 def test_a_plain_mask_is_split_into_its_connected_lesions(visit, model, monkeypatch):
@@ -421,6 +452,8 @@ def test_bad_input_ends_in_one_line_and_writes_nothing(visit, model, tmp_path):
     assert "classifies no rims" in refused(subject, "--out", out, "--model", "head")
     assert "no such model" in refused(subject, "--out", out, "--model", "guess")
     assert "no such file" in refused(subject, *options, "--lesions", visit / "none.nii.gz")
+    others = write_volume(Volume(np.zeros(SHAPE, np.uint8), AFFINE), visit / "sub-2_mask.nii.gz")
+    assert "is of patient sub-2 by its name" in refused(subject, *options, "--lesions", others)
     assert "give f1, sensitive" in refused(subject, *options, "--threshold", "sometimes")
     path.rename(path.with_name("map.nii.gz"))
     assert "no QSM" in refused(subject, *options)

@@ -110,6 +110,8 @@ def run_cohort(
         raise InputError(f"{out}: holds the images; choose another folder for the results")
     if out.is_relative_to(bids.parent) and out.relative_to(bids.parent).parts[0].startswith("sub-"):
         raise InputError(f"{out}: lies among the images of a patient; choose another folder for the results")
+    if work is not None and Path(work).absolute() in (bids.parent, *bids.parent.glob("sub-*")):
+        raise InputError(f"{work}: holds the images; choose another folder with --work-dir")
     check_output_folder(out)
     for visit in visits:
         check_patient_page(visit, out)
