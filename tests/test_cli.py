@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import subprocess
@@ -235,6 +236,30 @@ def test_freed_memory_is_kept_for_what_comes_next():
         )
         faults.append(int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout))
     assert faults[1] < faults[0] / 5
+
+
+@pytest.mark.parametrize("arguments", [("segment", ""), ("segment", "sub-1", "--out="), ("run", "sub-1", "--out", "")])
+def test_an_empty_argument_is_no_path(arguments):
+    shown = runner.invoke(app, [*arguments])
+    assert shown.exit_code == 2 and shown.stderr.startswith("msrim: error: an argument is empty")
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_stream_wants_nothing(closed):
+    number = {"stdout": 1, "stderr": 2}[closed]
+    shown = subprocess.run(
+        [sys.executable, "-m", "msrim", "segment", "sub-none"], capture_output=True, preexec_fn=lambda: os.close(number)
+    )
+    assert shown.returncode == 2 and (b"no such folder" in shown.stderr) == (closed == "stdout")
+
+
+def test_a_full_disk_behind_stdout_is_told():
+    with open("/dev/full", "w") as full:
+        shown = subprocess.run(
+            [sys.executable, "-m", "msrim", "models"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert shown.returncode == 2
+    assert shown.stderr == "msrim: error: what is printed cannot be written: No space left on device\n"
 
 
 def test_a_current_folder_that_is_gone_is_told(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from volumes import OBLIQUE, RAS, pose
 
 from msrim.bids import Subject, default_results_folder, find_subject, subject_from_files
 from msrim.cli.main import app
-from msrim.errors import Fallback, InputError, OutputError, Remark
+from msrim.errors import Doubt, Fallback, InputError, OutputError, Remark
 from msrim.files import sha256_of
 from msrim.image import Volume, on_grid_of, read_labels, read_volume, same_grid, write_volume
 from msrim.lesions.patches import susceptibility_ppm
@@ -281,6 +281,27 @@ def test_a_brain_on_another_background_has_the_same_mask(tmp_path, monkeypatch, 
     plain = reorient(save(brain(), tmp_path / "plain.nii.gz"), brain_extracted=True)
     expected = extract_brain(plain, source=Path("x"), **EXTRACTED)
     np.testing.assert_array_equal(read_mask(mask).data, read_mask(expected).data)
+
+
+def test_bright_values_that_have_become_negative_are_told():
+    data = 200 * brain()
+    data[18:22, 20:24, 16:19] += 30_000
+    wrapped = data.astype(np.int64).astype(np.uint16).view(np.int16).astype(np.float32)
+    assert (wrapped < 0).any()
+    with pytest.warns(Doubt, match=r"FLAIR.nii: \d+ voxels are as far below 0 as others are above it"):
+        rest_on_zero(Volume(wrapped, AFFINE), name="FLAIR.nii", brain_extracted=True)
+
+
+def test_a_spike_is_cut_and_told(recwarn):
+    data = brain()
+    rest_on_zero(Volume(3 * data, AFFINE), name="FLAIR.nii", brain_extracted=True)
+    assert not recwarn.list
+    data[20, 20, 20] = 1e7
+    with pytest.warns(Remark, match=r"FLAIR.nii: 1 voxels are over 50 times as bright as all others and were cut"):
+        cut = rest_on_zero(Volume(data, AFFINE), name="FLAIR.nii", brain_extracted=True).data
+    assert 100 < cut[20, 20, 20] < 200
+    cut[20, 20, 20] = data[20, 20, 20]
+    np.testing.assert_array_equal(cut, data)
 
 
 @pytest.mark.parametrize("value", [255, 4095])

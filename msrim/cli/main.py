@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import re
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
@@ -69,14 +72,15 @@ class _Group(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            _check_current_folder()
+            _check_arguments(ctx.args)
             with _notes(quiet="--quiet" in ctx.args):
                 return super().invoke(ctx)
         except MsrimError as error:
-            from msrim.console import Console
-
-            Console().error(" ".join(str(error).split()))
-            raise typer.Exit(2) from error
+            raise _told(" ".join(str(error).split())) from error
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise _told(f"what is printed cannot be written: {error.strerror}") from error
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Commands by what they are for: rich_help_panel without the frames, which double the time of the help."""
@@ -90,7 +94,17 @@ class _Group(TyperGroup):
                 formatter.write_dl([(name.ljust(width), command.get_short_help_str(room)) for name, command in own])
 
 
-def _check_current_folder() -> None:
+def _told(message: str) -> typer.Exit:
+    from msrim.console import Console
+
+    Console().error(message)
+    return typer.Exit(2)
+
+
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse empty ones, as shells make of variables that are not set, and paths from a folder that is gone."""
+    if any(re.fullmatch("(--[a-z-]+=)?", argument) for argument in arguments):
+        raise InputError("an argument is empty, as a shell variable that is not set is; give it or leave it out")
     try:
         Path.cwd()
     except OSError as error:
@@ -191,6 +205,8 @@ def main() -> None:
     # A layer's result is 100 MB and more: given in pages of 4 kB, the kernel takes half as long as the network again.
     # torch reads this once, at the first tensor.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # Who closes them wants to see nothing.
+    sys.stdout, sys.stderr = (stream or Path(os.devnull).open("w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     # Paths need not be UTF-8.
     cast(TextIOWrapper, sys.stdout).reconfigure(errors="surrogateescape")
     app(obj=OWN_PROCESS)

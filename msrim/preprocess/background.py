@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from msrim.errors import Remark
+from msrim.errors import Doubt, Remark
 from msrim.image import Volume
 
 # Of 99 of 100 voxels; beyond, sums of squares leave what float32 can hold.
@@ -15,6 +15,10 @@ ORDINARY = (1e-3, 1e7)
 BACKGROUND_SHARE = 0.5
 # Splines that resampled an image leave faint negative rings around edges, in fewer voxels than this.
 FAINT, NEGATIVE_SHARE = 0.05, 0.1
+# ... and no such values as these, as a share of the brightest.
+WRAPPED = 0.4
+# Arteries and fat are a few times as bright as 999 of 1,000 voxels.
+SPIKE = 50
 
 
 def background_of(data: np.ndarray) -> float | None:
@@ -59,6 +63,7 @@ def rest_on_zero(volume: Volume, *, name: object, brain_extracted: bool = False)
     >>> bool(np.array_equal(rest_on_zero(scored, name="FLAIR.nii").data > 0, brain.data > 0))
     True
     """
+    volume = _without_spikes(volume, name=name)
     highest = np.percentile(np.abs(volume.data), 99)
     if highest and not ORDINARY[0] <= highest <= ORDINARY[1]:
         volume = volume.like((volume.data.astype(np.float64) * (1000 / highest)).astype(np.float32))
@@ -69,6 +74,13 @@ def rest_on_zero(volume: Volume, *, name: object, brain_extracted: bool = False)
     below = np.mean(seen < -FAINT * strength) if strength else 0.0
     offset = 0.0 if background is None else abs(background)
     if offset <= (0.0 if brain_extracted else FAINT * strength) and below < NEGATIVE_SHARE:
+        if count := np.count_nonzero(seen < -WRAPPED * strength):
+            warnings.warn(
+                f"{name}: {count} voxels are as far below 0 as others are above it: the brightest have become negative "
+                "where numbers of 16 bit ended, or they are no part of the image; export it again",
+                Doubt,
+                stacklevel=2,
+            )
         return volume
     darkest, dark, brightest = np.percentile(seen, (0.1, 2, 99.9))
     if background is not None and background < dark:
@@ -81,3 +93,18 @@ def rest_on_zero(volume: Volume, *, name: object, brain_extracted: bool = False)
     moved = np.where(around, 0, np.maximum(moved, 1e-3 * (brightest - darkest)))
     warnings.warn(f"{name}: {what}; its values were moved", Remark, stacklevel=2)
     return volume.like(moved.astype(np.float32))
+
+
+def _without_spikes(volume: Volume, *, name: object) -> Volume:
+    """The image without single voxels that are so bright that nothing else could be told apart beside them."""
+    size = np.abs(volume.data)
+    ordinary = np.percentile(size, 99.9)
+    spikes = size > SPIKE * ordinary
+    if not ordinary or not spikes.any():
+        return volume
+    warnings.warn(
+        f"{name}: {np.count_nonzero(spikes)} voxels are over {SPIKE} times as bright as all others and were cut",
+        Remark,
+        stacklevel=3,
+    )
+    return volume.like(np.where(spikes, np.sign(volume.data) * ordinary, volume.data).astype(volume.data.dtype))

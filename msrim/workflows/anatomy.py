@@ -32,7 +32,7 @@ from msrim.preprocess.tissue import tissue_of
 from msrim.recipe import Recipe
 from msrim.results import doubts_of
 from msrim.transform import apply_transform, mean_scaling, read_transform, rigid_part, write_transform
-from msrim.workflows.inputs import check_visit
+from msrim.workflows.inputs import about, check_visit
 from msrim.workflows.plan import anatomy_steps
 from msrim.workflows.run import Run, files_in
 
@@ -187,14 +187,18 @@ def prepare(subject: Subject, recipe: Recipe, run: Run, *, out: Path) -> Anatomy
         images[contrast], brains[contrast] = image, brain
         corrected[contrast] = run.step(f"correct_{contrast}", correct, image, brain=brain, backend=backend)
     brain = brains["FLAIR"]
-    to_flair = _align_to_flair(corrected, brains, run, backend=backend)
+    to_flair = {}
+    for contrast in (name for name in corrected if name != "FLAIR"):
+        with about(subject.contrasts[contrast]):
+            to_flair[contrast] = _align_to_flair(contrast, corrected, brains, run, backend=backend)
     usable = run(find_usable, corrected, brains=brains, to_flair=to_flair, sources=subject.contrasts)
     corrected = {contrast: corrected[contrast] for contrast in usable}
     to_flair = {contrast: to_flair[contrast] for contrast in usable if contrast != "FLAIR"}
     best = "T1w" if "T1w" in corrected else "FLAIR"
-    to_mni = run(
-        align_to_template, corrected[best], contrast=best, brain=brain, backend=backend, to_flair=to_flair.get(best)
-    )
+    with about(subject.contrasts[best]):
+        to_mni = run(
+            align_to_template, corrected[best], contrast=best, brain=brain, backend=backend, to_flair=to_flair.get(best)
+        )
     run(check_images, corrected, brains=brains, to_mni=to_mni, to_flair=to_flair, sources=subject.contrasts)
     labelled = run(choose_labelled, brains, to_flair=to_flair)
     labels = run(
@@ -239,22 +243,20 @@ def _brain_of(contrast: str, path: Path, recipe: Recipe, run: Run, *, backend: s
     return image, brain
 
 
-def _align_to_flair(corrected: dict[str, Path], brains: dict[str, Path], run: Run, *, backend: str) -> dict[str, Path]:
-    """Rigid transform of every other contrast to the FLAIR."""
-    return {
-        contrast: run.step(
-            f"align_{contrast}",
-            align,
-            image,
-            moving_brain=brains[contrast],
-            fixed=corrected["FLAIR"],
-            fixed_brain=brains["FLAIR"],
-            contrast=contrast,
-            backend=backend,
-        )
-        for contrast, image in corrected.items()
-        if contrast != "FLAIR"
-    }
+def _align_to_flair(
+    contrast: str, corrected: dict[str, Path], brains: dict[str, Path], run: Run, *, backend: str
+) -> Path:
+    """Rigid transform of another contrast to the FLAIR."""
+    return run.step(
+        f"align_{contrast}",
+        align,
+        corrected[contrast],
+        moving_brain=brains[contrast],
+        fixed=corrected["FLAIR"],
+        fixed_brain=brains["FLAIR"],
+        contrast=contrast,
+        backend=backend,
+    )
 
 
 def reorient(path: Path, *, brain_extracted: bool) -> Path:

@@ -43,6 +43,7 @@ from msrim.preprocess.midway import brain_overlap, find_midway, to_midway
 from msrim.recipe import Recipe
 from msrim.transform import read_transform, write_transform
 from msrim.workflows.anatomy import Anatomy, read_mask, read_own
+from msrim.workflows.inputs import about
 from msrim.workflows.run import Run
 from msrim.workflows.segment import Lesions, Probabilities, fixed_threshold
 
@@ -226,13 +227,14 @@ def compare_pair(
         Added to the names of the steps.
     """
     anatomies = each(lambda visit: visit.anatomy, visits)
-    midway = run.step(
-        f"register_to_midway{of}",
-        register_to_midway,
-        each(lambda anatomy: anatomy.corrected["FLAIR"], anatomies),
-        brains=each(lambda anatomy: anatomy.brain, anatomies),
-        to_mni=each(lambda anatomy: anatomy.to_mni, anatomies),
-    )
+    with about(*each(lambda visit: visit.subject.contrasts["FLAIR"], visits)):
+        midway = run.step(
+            f"register_to_midway{of}",
+            register_to_midway,
+            each(lambda anatomy: anatomy.corrected["FLAIR"], anatomies),
+            brains=each(lambda anatomy: anatomy.brain, anatomies),
+            to_mni=each(lambda anatomy: anatomy.to_mni, anatomies),
+        )
     tissue, matched = decide(visits, midway, recipe, run, card=card, of=of)
     if not recipe.expansion:
         return Comparison(midway, matched, tissue)

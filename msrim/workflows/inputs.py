@@ -32,6 +32,25 @@ MIN_HEAD_SHARE = 0.02
 LABELS_SHARE = 0.75
 
 
+@contextmanager
+def about(*paths: Path) -> Iterator[None]:
+    """Put the names of a user's files before an error about what they show that does not name them.
+
+    Examples
+    --------
+    >>> with about(Path("/data/FLAIR.nii")):
+    ...     raise InputError("shows no head")
+    Traceback (most recent call last):
+    msrim.errors.InputError: /data/FLAIR.nii: shows no head
+    """
+    try:
+        yield
+    except InputError as error:
+        if any(str(path) in str(error) for path in paths):
+            raise
+        raise InputError(f"{' and '.join(map(str, paths))}: {error}") from error
+
+
 def check_visit(subject: Subject, recipe: Recipe, out: Path, *, cards: Iterable[Card]) -> None:
     """Whatever can be known to be wrong with a visit before the first file is written.
 
