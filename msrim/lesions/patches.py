@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from msrim.errors import InputError
-from msrim.image import Volume, resample, same_grid, to_ras
+from msrim.image import Volume, bounding_boxes, resample, same_grid, to_ras
 
 SPACING_MM = (0.75, 0.75, 3.0)
 # A spacing within this of the networks' is taken as it is: resampling would blur more than it corrects.
@@ -105,10 +105,10 @@ def cut_patches(
     scaled = qsm.like(np.where(brain.data, (qsm.data - np.median(qsm.data[brain.data])) / QSM_SCALE_PPM, 0))
     channels = [on_spacing(channel, spacing_mm).data for channel in (scaled, flair)]
     labels = on_spacing(instances, spacing_mm, nearest=True).data
-    boxes = ndimage.find_objects(labels)
+    boxes = bounding_boxes(labels)
     half = np.array(size) // 2
     for row, number in enumerate(numbers):
-        box = boxes[number - 1] if number <= len(boxes) else None
+        box = boxes.get(int(number))
         if box is None:
             remarks[int(number)].append("too small for the network's voxels")
             seen[int(number)] = False
