@@ -415,8 +415,12 @@ def _found(path: Path) -> Path:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: cannot be read as a recipe: it is not UTF-8; give a TOML file, saved as UTF-8"
+        ) from error
+    except OSError as error:
         names = ", ".join(packaged_recipes())
         raise InputError(f"{path}: cannot be read as a recipe; give a TOML file or one of {names}") from error
     except tomllib.TOMLDecodeError as error:

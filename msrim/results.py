@@ -25,6 +25,7 @@ from msrim.bids import (
     patient_file,
     patient_page,
 )
+from msrim.errors import OutputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -226,8 +227,20 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that msrim has written."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """A JSON file that msrim has written.
+
+    Raises
+    ------
+    OutputError
+        It is gone or damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path}: not as msrim has written it ({error}); remove it and run again") from error
+    if not isinstance(content, dict):
+        raise OutputError(f"{path}: not as msrim has written it; remove it and run again")
+    return content
 
 
 def warnings_of(folder: Path) -> list[str]:

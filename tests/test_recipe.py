@@ -51,6 +51,15 @@ def test_options_win_over_the_file(tmp_path):
     assert (recipe.model, recipe.device, recipe.brain_extracted) == ("mine", "cpu", True)
 
 
+def test_a_recipe_of_another_editor(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(b"\xef\xbb\xbfthreshold = 0.25\n")
+    assert read_recipe(path).threshold == 0.25
+    path.write_bytes("threshold = 0.25  # f\xfcr 7 T".encode("latin-1"))
+    with pytest.raises(InputError, match=r"recipe.toml: cannot be read as a recipe: it is not UTF-8"):
+        read_recipe(path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

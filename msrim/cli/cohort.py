@@ -113,4 +113,8 @@ def _plugin_args(given: str | None) -> dict[str, Any]:
         raise InputError(f"--plugin-args {given}: neither JSON nor a file of it ({error})") from error
     if not isinstance(arguments, dict):
         raise InputError(f'--plugin-args {given}: give a JSON object, as {{"n_procs": 4}}')
+    for name in ("n_procs", "memory_gb"):
+        value = arguments.get(name, 1)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+            raise InputError(f"--plugin-args {given}: {name} is {value!r}; give a number above 0")
     return arguments

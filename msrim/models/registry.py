@@ -229,6 +229,8 @@ def packaged_cards() -> Iterator[Card]:
 def _names(name: str) -> list[str]:
     """Of the models that ``+`` joins; a folder may have one in its name, if it is not called like packaged models."""
     parts = name.split("+")
+    if "" in parts:
+        raise ModelError(f"{name}: no name on one side of +; give the names of models or folders, as allnet+scp")
     return [name] if Path(name).is_dir() and not all(map(_is_packaged, parts)) else parts
 
 

@@ -120,3 +120,11 @@ def _volumes(methods: Sequence[Method]) -> Plot:
 
 def _percent(x: np.ndarray, y: np.ndarray) -> list[tuple[float, float]]:
     return [(100 * float(a), 100 * float(b)) for a, b in zip(x, y, strict=True)]
+
+
+def is_evaluation_page(path: Path) -> bool:
+    """Whether msrim has written an evaluation's page."""
+    try:
+        return "<title>Evaluation · msrim</title>" in path.read_text(encoding="utf-8", errors="replace")[:2000]
+    except OSError:
+        return False

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from msrim.console import Console
-from msrim.errors import InputError
+from msrim.errors import InputError, OutputError
 from msrim.evaluation.cohort import Scan, compare_methods, scan_figures, summarise_cohort
 from msrim.evaluation.curves import lesion_roc_curve, precision_recall_curve
 from msrim.evaluation.longitudinal import change_metrics, split_change
 from msrim.evaluation.metrics import segmentation_metrics
 from msrim.files import write_tsv
 from msrim.image import Volume, on_grid_of, read_map, read_volume, resample
-from msrim.report.evaluation import Method, write_cohort_page
+from msrim.report.evaluation import Method, is_evaluation_page, write_cohort_page
 from msrim.transform import read_transform
 
 NAME = re.compile(r"sub-([A-Za-z0-9]+)(?:_ses-([A-Za-z0-9]+))?_(?:.*_)?label-L_(?:.*_)?(mask|probseg)\.nii(?:\.gz)?")
@@ -120,6 +120,7 @@ def evaluate_cohort(
     InputError
         There is no truth, a method lacks a visit, a visit has two masks, or grids differ.
     """
+    check_comparison_folder(out)
     methods, comparisons = compare_cohort(truth, predictions, min_volume_mm3=min_volume_mm3, console=console)
     return write_comparison(methods, comparisons, out, min_volume_mm3=min_volume_mm3)
 
@@ -144,6 +145,19 @@ def write_comparison(
         rows = [{"method": name, "against": first} | row for name, found in comparisons.items() for row in found]
         _write_rows(rows, out / "comparisons.tsv")
     return write_cohort_page(methods, comparisons, out / "report.html", min_volume_mm3=min_volume_mm3)
+
+
+def check_comparison_folder(out: Path) -> None:
+    """Refuse to write over tables and a page that no earlier evaluation has written.
+
+    Raises
+    ------
+    OutputError
+    """
+    names = ("report.html", "scans.tsv", "summary.tsv", "curves.tsv", "comparisons.tsv")
+    there = [out / name for name in names if (out / name).exists()]
+    if there and not is_evaluation_page(out / "report.html"):
+        raise OutputError(f"{there[0]}: no evaluation by msrim has written it; choose another folder")
 
 
 def curve_areas(method: Method) -> dict[str, float | None]:

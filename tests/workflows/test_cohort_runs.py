@@ -246,7 +246,7 @@ def test_what_cannot_work_is_told_before_anything_runs(bids, calls, tmp_path):
     with pytest.raises(InputError, match="holds the images; choose another folder with --work-dir"):
         run_cohort(visits, Recipe(), tmp_path / "out", console=QUIET, work=bids)
     arguments = ["cohort", str(bids), str(tmp_path / "out"), "participant"]
-    for given in ("[1]", "no-such-file", "{1}"):
+    for given in ("[1]", "no-such-file", "{1}", '{"n_procs": "two"}', '{"memory_gb": 0}'):
         shown = runner.invoke(app, [*arguments, "--plugin-args", given])
         assert shown.exit_code == 2 and "--plugin-args" in shown.stderr
     assert not (tmp_path / "out").exists()
@@ -317,6 +317,25 @@ def test_the_group_counts_links_and_marks(tmp_path):
     assert len(costs) == 10 and costs[1]["peak_mib"] == "n/a" and costs[0]["step"] == "find_lesions"
     links = re.findall(r'href="([^"]+)"', page.read_text(encoding="utf-8"))
     assert len(links) == 5 and all((out / link).is_file() for link in links)
+
+
+def test_damaged_results_of_one_visit_are_told_in_its_row(tmp_path):
+    bids, out = tmp_path / "bids", tmp_path / "out"
+    for number in range(3):
+        add_visit(bids, str(number), "a")
+    visits = find_cohort(bids, validate=False)
+    for visit in visits:
+        finished(visit, out, brain_voxels=1200, lesion_mm3=1000.0)
+    damaged = visits[1].results(out) / "run.json"
+    damaged.write_text("{")
+    reason = Task("segment", "2", "a").reason_file(out)
+    reason.parent.mkdir()
+    reason.write_text("[]")
+    summarise_group(visits, out, console=QUIET)
+    rows = rows_of(out / "cohort.tsv")
+    assert [row["segment"] for row in rows] == ["done", "failed", "failed"]
+    assert rows[1]["reason"].startswith(f"{damaged}: not as msrim has written it")
+    assert rows[2]["reason"].startswith(f"{reason}: not as msrim has written it")
 
 
 def test_the_group_takes_what_somebody_has_corrected(tmp_path):

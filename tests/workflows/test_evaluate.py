@@ -107,3 +107,15 @@ def test_what_is_missing_or_double_is_said_in_one_line(cohort, break_it, message
 def test_a_method_needs_a_name(cohort):
     result = run(cohort, str(cohort / "good"))
     assert result.exit_code == 2 and "give a method as NAME=FOLDER" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["report.html", "summary.tsv"])
+def test_what_somebody_has_written_is_not_replaced(cohort, name):
+    mine = cohort / "out" / name
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    result = run(cohort, f"good={cohort / 'good'}")
+    assert result.exit_code == 2 and f"{mine}: no evaluation by msrim has written it" in result.stderr
+    assert mine.read_text() == "mine" and len(list(mine.parent.iterdir())) == 1
+    mine.unlink()
+    assert run(cohort, f"good={cohort / 'good'}").exit_code == run(cohort, f"poor={cohort / 'poor'}").exit_code == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,10 +19,12 @@ from msrim.bids import (
     patient_page,
 )
 from msrim.console import Console
+from msrim.errors import OutputError
 from msrim.files import write_tsv
 from msrim.image import read_volume
 from msrim.lesions.track import CHANGES
 from msrim.report.cohort import Change, Overview, Row, mark_outliers, write_overview
+from msrim.results import read_json
 from msrim.workflows.cohort.tasks import MISNAMED, Task, Visit, by_names, failure_reason, tasks_of
 from msrim.workflows.correction import find_correction
 from msrim.workflows.inputs import check_output_folder
@@ -63,8 +64,12 @@ def summarise_group(visits: Sequence[Visit], out: Path, *, console: Console) -> 
     rows, changes, steps = [], [], []
     of_patient = {task.participant: task for task, _ in tasks_of(visits) if task.step == "longitudinal"}
     for visit in visits:
-        rows.append(_row(visit, out, longitudinal=of_patient.get(visit.participant)))
         folder = visit.results(out)
+        try:
+            rows.append(_row(visit, out, longitudinal=of_patient.get(visit.participant)))
+        except OutputError as error:
+            rows.append(Row(f"sub-{visit.participant}", visit.name or None, "failed", reason=str(error)))
+            continue
         steps += _costs(visit.participant, visit.session, "segment", folder)
         steps += _costs(visit.participant, visit.session, "rims", folder / RIM_FOLDER)
         steps += _costs(visit.participant, visit.session, "rims corrected", folder / CORRECTED_FOLDER / RIM_FOLDER)
@@ -105,7 +110,7 @@ def _row(visit: Visit, out: Path, *, longitudinal: Task | None) -> Row:
     if states["segment"] == "done":
         figures = _lesion_figures(subject, out, summary=subject.below(shown, LESIONS["summary"]))
     if states.get("rims") == "done":
-        figures["rim_lesions"] = _json(subject.below(shown / RIM_FOLDER, RIMS["summary"]))["rim_lesions"]
+        figures["rim_lesions"] = read_json(subject.below(shown / RIM_FOLDER, RIMS["summary"]))["rim_lesions"]
     reports = {
         "patient": patient_page(subject, out),
         "lesions": folder / "report.html",
@@ -140,9 +145,9 @@ def _failures(visit: Visit, out: Path, *, shown: Path, longitudinal: Task | None
 
 
 def _lesion_figures(subject: Subject, out: Path, *, summary: Path) -> dict[str, Any]:
-    totals = _json(summary)
+    totals = read_json(summary)
     brain = read_volume(subject.output(out, ANATOMY["brain"]), mask=True, filling=True)
-    run = _json(subject.folder(out) / "run.json")
+    run = read_json(subject.folder(out) / "run.json")
     return {
         "brain_ml": round(float(brain.data.sum() * brain.voxel_volume_mm3) / 1000, 1),
         "lesions": totals["lesions"],
@@ -153,7 +158,7 @@ def _lesion_figures(subject: Subject, out: Path, *, summary: Path) -> dict[str, 
 
 
 def _change(one: Visit, other: Visit, folder: Path, out: Path) -> Change:
-    summary = _json(Subject(one.participant, None, {}).below(folder, PAIR["summary"]))
+    summary = read_json(Subject(one.participant, None, {}).below(folder, PAIR["summary"]))
     report = folder / "report.html"
     return Change(
         participant_id=f"sub-{one.participant}",
@@ -169,12 +174,8 @@ def _change(one: Visit, other: Visit, folder: Path, out: Path) -> Change:
 def _costs(participant: str, session: str | None, workflow: str, folder: Path) -> list[list[Any]]:
     """Time and memory of every step of a workflow, in the run that did it."""
     path = folder / "run.json"
-    steps = _json(path)["steps"] if path.is_file() else []
+    steps = read_json(path)["steps"] if path.is_file() else []
     session = f"ses-{session}".replace("_to_", "_to_ses-") if session else None
     return [
         [f"sub-{participant}", session, workflow, step["name"], step["seconds"], step["peak_mib"]] for step in steps
     ]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from msrim.bids import Subject, contrast_of, find_subject, image_folder, images_in, is_qsm
 from msrim.errors import InputError, Remark
 from msrim.files import sha256_of, write_json
+from msrim.results import read_json
 
 # Why a folder of a cohort is left out.
 MISNAMED = "no name of BIDS, which has letters and digits behind sub- and ses-; rename the folder"
@@ -175,7 +175,7 @@ def copies_among(visits: Sequence[Visit]) -> list[str]:
 def failure_reason(task: Task, out: Path) -> str | None:
     """Why there is no result of a task, on one line; None if there is one."""
     path = task.reason_file(out)
-    return json.loads(path.read_text(encoding="utf-8"))["reason"] if path.is_file() else None
+    return str(read_json(path).get("reason")) if path.is_file() else None
 
 
 def record_failure(task: Task, out: Path, reason: str) -> None:
