@@ -671,14 +671,24 @@ def image_folder(path: Path) -> Path:
     Raises
     ------
     InputError
-        Several sessions.
+        Several sessions, or one and images beside it.
     """
     sessions = sorted(child for child in path.glob("ses-*") if child.is_dir())
     if len(sessions) > 1:
         names = ", ".join(session.name for session in sessions)
         raise InputError(f"{path}: has several sessions ({names}); give one of them, for example {sessions[0]}")
+    if sessions and (beside := images_beside_sessions(path)):
+        raise InputError(
+            f"{beside[0]}: lies beside the session {sessions[0].name} in {path}; give the folder of the session or anat"
+        )
     folder = sessions[0] if sessions else path
     return folder / "anat" if (folder / "anat").is_dir() else folder
+
+
+def images_beside_sessions(path: Path) -> list[Path]:
+    """FLAIRs of a patient's folder that are in none of its sessions."""
+    anat = path / "anat"
+    return [image for image in images_in(anat) if contrast_of(image.name) == "FLAIR"] if anat.is_dir() else []
 
 
 def _sidecar(image: Path) -> dict[str, Any]:

@@ -20,9 +20,10 @@ from msrim.bids import (
     subject_from_files,
     write_dataset_description,
 )
-from msrim.errors import InputError
+from msrim.errors import InputError, Remark
 from msrim.files import write_text
 from msrim.training import contrasts
+from msrim.workflows.cohort.tasks import find_cohort, visits_below
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -257,6 +258,17 @@ def test_several_sessions_are_named(tmp_path):
     make(tmp_path / "sub-12", "ses-01/anat/sub-12_ses-01_FLAIR.nii.gz", "ses-02/anat/sub-12_ses-02_FLAIR.nii.gz")
     with pytest.raises(InputError, match=r"several sessions \(ses-01, ses-02\); give one of them"):
         find_subject(tmp_path / "sub-12")
+
+
+def test_a_flair_beside_a_session_is_in_neither(tmp_path):
+    patient = make(tmp_path / "sub-1", "anat/sub-1_FLAIR.nii", "ses-a/anat/sub-1_ses-a_FLAIR.nii")
+    with pytest.raises(InputError, match=r"anat/sub-1_FLAIR.nii: lies beside the session ses-a in .*; give the folder"):
+        find_subject(patient)
+    assert find_subject(patient / "anat").session is None and find_subject(patient / "ses-a").session == "a"
+    with pytest.warns(Remark, match=r"sub-1_FLAIR.nii: in no session, so it is left out; move it into one"):
+        assert [visit.session for visit in visits_below(patient)] == ["a"]
+    with pytest.warns(Remark, match="in no session, so it is left out"):
+        assert [visit.session for visit in find_cohort(tmp_path, validate=False)] == ["a"]
 
 
 def test_plain_folder(tmp_path):

@@ -43,6 +43,8 @@ from msrim.workflows.segment import (
 # Of lesions at least this share lies in the brain, and is brighter on the FLAIR than half of the brain. The masks of
 # three patients in one space: 0.98 to 1.00 on their own FLAIR, 0.41 to 0.74 on another's.
 MIN_IN_BRAIN, MIN_BRIGHT = 0.5, 0.75
+# Nobody's lesions fill so much of the brain; masks of the white matter or of the brain do.
+MAX_OF_BRAIN = 0.25
 
 
 def check_correction(correction: Correction, subject: Subject, out: Path) -> None:
@@ -85,8 +87,8 @@ def check_place(lesions: Volume, flair: Volume, *, brain: Volume, correction: Co
     Raises
     ------
     InputError
-        Half of it lies outside the brain; or it is hardly brighter on the FLAIR than the brain, and no sidecar says
-        that it was drawn on it.
+        Half of it lies outside the brain, or it fills a quarter of it; or it is hardly brighter on the FLAIR than the
+        brain, and no sidecar says that it was drawn on it.
     """
     marked, inside = lesions.data > 0, brain.data.astype(bool)
     if not marked.any() or not inside.any():
@@ -96,6 +98,11 @@ def check_place(lesions: Volume, flair: Volume, *, brain: Volume, correction: Co
     if share < MIN_IN_BRAIN:
         raise InputError(
             f"{mask}: {100 * (1 - share):.0f} % of it lies outside the FLAIR's brain; give the mask of this patient"
+        )
+    filled = np.mean(marked[inside])
+    if filled > MAX_OF_BRAIN:
+        raise InputError(
+            f"{mask}: marks {100 * filled:.0f} % of the brain, which no lesions do; give the mask of the lesions alone"
         )
     bright = np.mean(flair.data[marked] > np.median(flair.data[inside]))
     if bright < MIN_BRIGHT and _flair_of(mask) is None:

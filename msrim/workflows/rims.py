@@ -50,6 +50,8 @@ from msrim.workflows.segment import as_segmented_aloud, lesions_text, segment_vi
 OUTLINE_MM = 8.0
 # A field of view holds at least this share of what is not brain.
 LEAST_OUTSIDE = 0.05
+# Of the values within the brain; few are the lowest or the highest unless the map was cut off.
+MOST_AT_ENDS = 0.002
 # Patients from so many rim+ lesions on fared worse (Absinta et al. 2019, doi:10.1001/jamaneurol.2019.2399).
 MANY_RIMS = 4
 
@@ -338,6 +340,15 @@ def read_qsm(path: Path) -> Susceptibility:
         warnings.warn(
             "the QSM's sign looks inverted: dark values reach further than bright ones. Rims are recognised by being "
             "bright; multiply the map by -1 and run again if its veins are dark",
+            Doubt,
+            stacklevel=2,
+        )
+    values = qsm.data[qsm.data != 0]
+    ends = [float(values.min()), float(values.max())]
+    if np.isin(values, ends).mean() > MOST_AT_ENDS:
+        warnings.warn(
+            f"{path}: its values end at {ends[0]:g} and {ends[1]:g} ppm, where many lie: it was cut off there, and "
+            "rims beyond look flat; give the map as it was computed",
             Doubt,
             stacklevel=2,
         )

@@ -73,7 +73,7 @@ def classification(recipe: TrainingRecipe, *, threads: int = 2) -> dict[str, flo
 
 
 def write_patient(root: Path) -> Anatomy:
-    """QSM and FLAIR of noise in a brain's outline, 40 balls for lesions; what `msrim preprocess` would have given."""
+    """QSM and FLAIR of noise in a brain's outline, 40 bright balls for lesions; what `msrim preprocess` gives."""
     rng = np.random.default_rng(0)
     axes = [np.linspace(-1, 1, n) for n in SHAPE]
     place = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
@@ -86,7 +86,7 @@ def write_patient(root: Path) -> Anatomy:
         lesions[np.linalg.norm((place - centre) * reach_mm, axis=-1) < rng.uniform(*RADIUS_MM)] = number
     anat = root / "sub-1" / "anat"
     for name, middle, spread in (("Chimap", 0.0, 0.02), ("FLAIR", 300.0, 40.0)):
-        image = np.where(brain, rng.normal(middle, spread, SHAPE), 0).astype(np.float32)
+        image = np.where(brain, rng.normal(middle, spread, SHAPE) + 4 * spread * (lesions > 0), 0).astype(np.float32)
         write_volume(Volume(image, affine), anat / f"sub-1_{name}.nii.gz")
     write_volume(Volume(lesions, affine), root / "lesions.nii.gz")
     mask = write_volume(Volume(brain, affine), root / "brain.nii")

@@ -38,14 +38,17 @@ def lesions(*numbers: int) -> np.ndarray:
     return data
 
 
+def egg() -> np.ndarray:
+    i, j, k = (np.indices(SHAPE).T - (np.array(SHAPE) - 1) / 2).T
+    return (i / 16) ** 2 + (j / 19) ** 2 + (k / 12) ** 2 < 1
+
+
 @pytest.fixture
 def visit(tmp_path, monkeypatch) -> tuple[Subject, Path]:
     monkeypatch.chdir(tmp_path)
-    i, j, k = (np.indices(SHAPE).T - (np.array(SHAPE) - 1) / 2).T
-    brain = (i / 16) ** 2 + (j / 19) ** 2 + (k / 12) ** 2 < 1
     noise = np.random.default_rng(0).normal(0, 10, SHAPE)
-    flair = Volume(np.where(brain, 100 + noise + 60 * (lesions(1, 2, 3) > 0), 0).astype(np.float32), AFFINE)
-    return segmented_visit(tmp_path, flair, lesions(1, 3) > 0, brain=brain)
+    flair = Volume(np.where(egg(), 100 + noise + 60 * (lesions(1, 2, 3) > 0), 0).astype(np.float32), AFFINE)
+    return segmented_visit(tmp_path, flair, lesions(1, 3) > 0, brain=egg())
 
 
 def saved(data: np.ndarray, path: Path, *, axes: str | None = None, affine: np.ndarray = AFFINE) -> Path:
@@ -136,6 +139,7 @@ def shifted() -> np.ndarray:
         ("sub-other/anat/mask.nii.gz", lesions(1, 3), AFFINE, "is of patient sub-other by its name"),
         ("mask.nii.gz", np.roll(lesions(1), (-14, -20, -12), (0, 1, 2)), AFFINE, "outside the FLAIR's brain"),
         ("mask.nii.gz", np.roll(lesions(1, 3), 9, axis=2), AFFINE, "is brighter on the FLAIR"),
+        ("mask.nii.gz", egg().astype(np.uint8), AFFINE, "marks 100 % of the brain, which no lesions do"),
         ("mask.nii.gz", lesions(1, 3) * np.arange(np.prod(SHAPE)).reshape(SHAPE).astype(np.float32), AFFINE, "no mask"),
         ("mask.txt", None, AFFINE, "not a NIfTI image"),
     ],

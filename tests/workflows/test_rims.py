@@ -56,7 +56,7 @@ def visit(tmp_path) -> Path:
     rng = np.random.default_rng(0)
     anat = tmp_path / "sub-1" / "anat"
     qsm = rng.normal(-0.02, 0.02, SHAPE).astype(np.float32)
-    qsm[:8, :8] = 0.3
+    qsm[:8, :8] += 0.3
     qsm[:, -6:] = 0
     write_volume(Volume(qsm, AFFINE), anat / "sub-1_Chimap.nii.gz")
     lesions = np.zeros(SHAPE, np.uint8)
@@ -300,6 +300,14 @@ def test_lesions_of_another_patient_are_refused(visit, model, monkeypatch, grid)
     write_volume(Volume(lesions, affine), visit / "lesions.nii.gz")
     with pytest.raises(InputError, match="is brighter on the FLAIR than half of the brain is"):
         classified(visit, model, monkeypatch)
+
+
+def test_a_qsm_that_was_cut_off_is_told(visit, model, monkeypatch):
+    path = find_qsm(visit / "sub-1")
+    write_volume(Volume(nib.load(path).get_fdata(dtype=np.float32).clip(-0.05, 0.05), AFFINE), path)
+    classified(visit, model, monkeypatch)
+    run = json.loads((visit / "out/sub-1/rims/run.json").read_text(encoding="utf-8"))
+    assert f"{path}: its values end at -0.05 and 0.05 ppm, where many lie" in run["doubts"][0]
 
 
 def test_a_qsm_of_another_patient_is_told(visit, model, monkeypatch):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from msrim.bids import Subject, contrast_of, find_subject, image_folder, images_in, is_qsm
+from msrim.bids import Subject, contrast_of, find_subject, image_folder, images_beside_sessions, images_in, is_qsm
 from msrim.errors import InputError, Remark
 from msrim.files import sha256_of, write_json
 from msrim.results import read_json
@@ -116,6 +116,8 @@ def find_cohort(
     for folder in sorted(path for path in bids.glob("sub-*") if path.is_dir()):
         below = sorted(path for path in folder.glob("ses-*") if path.is_dir())
         label = folder.name.removeprefix("sub-")
+        if below:
+            _tell_beside(folder)
         visits += [Visit(label, path.name.removeprefix("ses-"), path) for path in below] or [Visit(label, None, folder)]
     if not visits:
         raise InputError(f"{bids}: no folder sub-*; give a BIDS dataset")
@@ -206,8 +208,15 @@ def visits_below(path: Path) -> list[Visit]:
     for session in sessions if shown else ():
         if session not in shown:
             warnings.warn(f"{session}: no FLAIR, so this visit is left out", Remark, stacklevel=2)
+    if shown:
+        _tell_beside(path)
     found = {folder: find_subject(folder) for folder in shown or sessions[:1] or [path]}
     return [Visit(subject.label, subject.session, folder) for folder, subject in found.items()]
+
+
+def _tell_beside(patient: Path) -> None:
+    for image in images_beside_sessions(patient):
+        warnings.warn(f"{image}: in no session, so it is left out; move it into one", Remark, stacklevel=3)
 
 
 def _shows_flair(folder: Path) -> bool:
