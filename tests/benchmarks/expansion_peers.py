@@ -58,13 +58,13 @@ def prepared(visit: Path, out: Path) -> tuple[Path, Path]:
 
 
 def _folder(out: Path, *, flair: Path, t1w: Path) -> Path:
-    """A session of a patient, as links."""
+    """A session of a patient with copies of two images; those that are there stay."""
     label, session = out.parent.name, out.name
     (out / "anat").mkdir(parents=True, exist_ok=True)
     for contrast, path in (("FLAIR", flair), ("T1w", t1w)):
-        link = out / "anat" / f"{label}_{session}_{contrast}.nii.gz"
-        if not link.exists():
-            shutil.copyfile(path, link)
+        copy = out / "anat" / f"{label}_{session}_{contrast}.nii.gz"
+        if not copy.exists():
+            shutil.copyfile(path, copy)
     return out
 
 

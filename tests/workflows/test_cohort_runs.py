@@ -319,13 +319,19 @@ def test_the_group_counts_links_and_marks(tmp_path):
     assert len(links) == 5 and all((out / link).is_file() for link in links)
 
 
-def test_damaged_results_of_one_visit_are_told_in_its_row(tmp_path):
-    bids, out = tmp_path / "bids", tmp_path / "out"
-    for number in range(3):
+def finished_cohort(bids: Path, out: Path, *, patients: int) -> list[Visit]:
+    """Visits of a cohort whose results all lie there."""
+    for number in range(patients):
         add_visit(bids, str(number), "a")
     visits = find_cohort(bids, validate=False)
     for visit in visits:
         finished(visit, out, brain_voxels=1200, lesion_mm3=1000.0)
+    return visits
+
+
+def test_damaged_results_of_one_visit_are_told_in_its_row(tmp_path):
+    out = tmp_path / "out"
+    visits = finished_cohort(tmp_path / "bids", out, patients=3)
     damaged = visits[1].results(out) / "run.json"
     damaged.write_text("{")
     reason = Task("segment", "2", "a").reason_file(out)
@@ -339,12 +345,8 @@ def test_damaged_results_of_one_visit_are_told_in_its_row(tmp_path):
 
 
 def test_the_group_takes_what_somebody_has_corrected(tmp_path):
-    bids, out = tmp_path / "bids", tmp_path / "out"
-    for number in range(2):
-        add_visit(bids, str(number), "a")
-    visits = find_cohort(bids, validate=False)
-    for visit in visits:
-        finished(visit, out, brain_voxels=1200, lesion_mm3=1000.0)
+    out = tmp_path / "out"
+    visits = finished_cohort(tmp_path / "bids", out, patients=2)
     folder, name = visits[1].results(out), "sub-1_ses-a"
     (folder / f"anat/{name}_space-orig_label-L_desc-edited_mask.nii.gz").touch()
     summarise_group(visits, out, console=QUIET)
