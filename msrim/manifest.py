@@ -29,6 +29,7 @@ NUMERIC_PACKAGES = (
     "nilearn",
     "nipype",
     "antspyx",
+    "picsl-greedy",
 )
 
 

@@ -140,7 +140,7 @@ def summarise_expansion(
     brain : dict of str to float or None
         ``injected_percent``, and what each way of measuring it found.
     trusted : bool
-        Whether the deformation is more than chance; nothing is measured where it is not.
+        Whether chance leaves room for candidates and a change of volume, which are not sought where it does not.
     seed : int
         Of the bootstrap.
 

@@ -4,7 +4,7 @@ Slowly expanding lesions (SELs) mark chronic active inflammation, as paramagneti
 doi:10.1177/1352458518814117. As there, a candidate has a part that expands by SEED_PERCENT a year or more, grown to
 where the expansion falls below GROW_PERCENT, and is reported with its concentricity (expansion greatest inside) and,
 over three visits and more, its constancy. One difference: a part must also stand out of what the deformation does by
-chance in white matter without lesions.
+chance in white matter without lesions, and every lesion's expansion has that chance beside it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ MIN_PART_MM3 = 10.0
 SMOOTHING_MM = 1.5
 # The seed of a candidate is this many deviations of white matter without lesions.
 NOISE_LEVELS = 4.0
-# A deformation that does more than this by chance, as between scanners of unlike contrast, measures nothing: three
-# times what it does in simulated heads of one contrast, where its deviation is 0.02.
-MAX_NOISE = 0.06
+# A deformation that does more than this by chance, as between scanners of unlike contrast, finds no slow expansion: its
+# deviation is what a seed expands by in a year.
+MAX_NOISE = float(np.log1p(SEED_PERCENT / 100))
 # White matter nearer to a lesion than this may be pushed by it.
 CLEAR_MM = 6.0
 
@@ -41,15 +41,18 @@ class Expansion:
     ----------
     percent : float
         Of the volume at baseline, from visit to visit.
+    error_percent : float
+        Deviation of what chance gives as large a ball of white matter without lesions.
     percent_per_year : float or None
         None where the time between the visits is not known; so are the next two.
     candidate : bool or None
-        Whether the lesion has a part that expands as slowly expanding lesions do.
+        Whether the lesion has a part that expands as slowly expanding lesions do; None where it was not sought.
     concentricity : float or None
         Rank correlation of expansion with depth, -1 to 1, in that part; None where there is none.
     """
 
     percent: float
+    error_percent: float
     percent_per_year: float | None = None
     candidate: bool | None = None
     concentricity: float | None = None
@@ -57,8 +60,8 @@ class Expansion:
 
 def lesion_expansions(
     tracked: Volume, log_jacobian: Volume, *, brain: Volume, white: Volume, years: float | None
-) -> dict[int, Expansion]:
-    """The expansion of every lesion.
+) -> tuple[dict[int, Expansion], float]:
+    """The expansion of every lesion, and the deviation of what the deformation does by chance in white matter.
 
     Parameters
     ----------
@@ -74,28 +77,37 @@ def lesion_expansions(
     Returns
     -------
     dict of int to Expansion
-        By number; empty where chance does more than MAX_NOISE in white matter.
+        By number; empty where no white matter shows what chance does. No candidate is sought where it does more than
+        MAX_NOISE.
+    float
+        Of :func:`expansion_noise`.
     """
-    noise = expansion_noise(tracked, log_jacobian, white=white)
-    if noise > MAX_NOISE:
-        return {}
-    smooth = _smoothed(log_jacobian, brain)
+    where = _away(tracked, white)
+    noise = expansion_noise(log_jacobian, white=white, away=where)
+    if np.isinf(noise):
+        return {}, noise
+    smooth = _smoothed(log_jacobian, brain, SMOOTHING_MM)
     reach = np.ceil(2 * SMOOTHING_MM / tracked.spacing).astype(int)
-    found = {}
+    found, chance = {}, {}
     for number, box in bounding_boxes(tracked.data, margin=reach).items():
         lesion = tracked.data[box] == number
+        sigma = ball_sigma(np.count_nonzero(lesion) * tracked.voxel_volume_mm3)
+        if sigma not in chance:
+            chance[sigma] = expansion_noise(log_jacobian, white=white, away=where, sigma_mm=sigma)
         # The mean of volumes' ratios is dearer to large ones than that of their logarithms, and does not mirror.
         total = float(log_jacobian.data[box][lesion].mean(dtype=np.float64))
-        percent = round(100 * float(np.expm1(total)), 2)
+        percent, error = (round(100 * float(np.expm1(growth)), 2) for growth in (total, chance[sigma]))
         if years is None:
-            found[number] = Expansion(percent)
+            found[number] = Expansion(percent, error)
+            continue
+        per_year = round(100 * float(np.expm1(total / years)), 2)
+        if noise > MAX_NOISE:
+            found[number] = Expansion(percent, error, per_year)
             continue
         part = expanding_part(lesion, smooth[box], years=years, noise=noise, voxel_mm3=tracked.voxel_volume_mm3)
         concentricity = _concentricity(lesion, smooth[box], tracked.spacing) if part.any() else None
-        found[number] = Expansion(
-            percent, round(100 * float(np.expm1(total / years)), 2), bool(part.any()), concentricity
-        )
-    return found
+        found[number] = Expansion(percent, error, per_year, bool(part.any()), concentricity)
+    return found, noise
 
 
 def expanding_part(
@@ -120,14 +132,42 @@ def expanding_part(
     return kept[parts]
 
 
-def expansion_noise(tracked: Volume, log_jacobian: Volume, *, white: Volume) -> float:
-    """Deviation of the smoothed log Jacobian in white matter away from lesions; infinite where there is none."""
-    away = ndimage.distance_transform_edt(tracked.data == 0, sampling=tracked.spacing) > CLEAR_MM
-    where = white.data & away
-    if not where.any():
+def expansion_noise(log_jacobian: Volume, *, white: Volume, away: np.ndarray, sigma_mm: float = SMOOTHING_MM) -> float:
+    """Deviation of the smoothed log Jacobian in white matter; infinite where there is none.
+
+    Parameters
+    ----------
+    log_jacobian : Volume of float
+    white : Volume of bool
+        Values outside do not count.
+    away : (X, Y, Z) bool
+        Where it is measured.
+    sigma_mm : float
+        Of the smoothing.
+    """
+    if not away.any():
         return np.inf
-    values = _smoothed(log_jacobian, white)[where]
+    values = _smoothed(log_jacobian, white, sigma_mm)[away]
     return float(1.4826 * np.median(np.abs(values - np.median(values))))
+
+
+def ball_sigma(volume_mm3: float) -> float:
+    """The deviation in mm of a Gaussian that averages as a ball of that volume does, to a quarter of a mm.
+
+    Examples
+    --------
+    >>> ball_sigma(33.5), ball_sigma(1000.0)
+    (1.0, 2.75)
+    """
+    radius = (3 * volume_mm3 / (4 * np.pi)) ** (1 / 3)
+    # A ball's variance along an axis is a fifth of its squared radius.
+    return max(round(4 * radius / np.sqrt(5)) / 4, 0.25)
+
+
+def _away(tracked: Volume, white: Volume) -> np.ndarray:
+    """White matter that no lesion pushes."""
+    far = ndimage.distance_transform_edt(tracked.data == 0, sampling=tracked.spacing) > CLEAR_MM
+    return white.data & far
 
 
 def brain_volume_change(
@@ -172,9 +212,9 @@ def constancy(percents_per_year: Sequence[float | None]) -> float | None:
     return 0.0 if min(known) <= 0 else round(min(known) / max(known), 3)
 
 
-def _smoothed(log_jacobian: Volume, mask: Volume) -> np.ndarray:
-    """By SMOOTHING_MM within a mask: values outside do not count."""
-    sigma, inside = SMOOTHING_MM / log_jacobian.spacing, mask.data.astype(np.float32)
+def _smoothed(log_jacobian: Volume, mask: Volume, sigma_mm: float) -> np.ndarray:
+    """Within a mask: values outside do not count."""
+    sigma, inside = sigma_mm / log_jacobian.spacing, mask.data.astype(np.float32)
     weights = ndimage.gaussian_filter(inside, sigma)
     values = ndimage.gaussian_filter(log_jacobian.data * inside, sigma)
     return np.where(inside > 0, values / np.maximum(weights, 1e-6), 0)

@@ -56,6 +56,10 @@ CHANGE_COLUMNS = {
         "Description": "Growth of the lesion's place by the deformation between the visits; n/a where not measured",
         "Units": "percent",
     },
+    "expansion_error_percent": {
+        "Description": "Standard deviation of what chance gives as large a ball of white matter without lesions",
+        "Units": "percent",
+    },
     "expansion_percent_per_year": {
         "Description": "The same in a year; n/a where the time between the visits is not known",
         "Units": "percent per year",
@@ -71,7 +75,13 @@ CHANGE_COLUMNS = {
     },
 }
 # Of them, what only `--expansion` measures.
-EXPANSION_COLUMNS = ("expansion_percent", "expansion_percent_per_year", "sel_candidate", "concentricity")
+EXPANSION_COLUMNS = (
+    "expansion_percent",
+    "expansion_error_percent",
+    "expansion_percent_per_year",
+    "sel_candidate",
+    "concentricity",
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,7 @@ class TrackedLesion:
     new_mm3: float
     vanished_mm3: float
     expansion_percent: float | None = None
+    expansion_error_percent: float | None = None
     expansion_percent_per_year: float | None = None
     sel_candidate: bool | None = None
     concentricity: float | None = None

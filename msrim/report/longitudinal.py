@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ HEADINGS = {
 }
 
 
-# Shown where they were measured.
+EXPANSION_A_YEAR = "expansion_percent_per_year"
+# Shown where they were measured; of the two expansions that a year, with its error beside it.
 MEASURED = (*EXPANSION_COLUMNS, "rim_probability")
 UNITS = {
     **dict.fromkeys(("baseline_mm3", "followup_mm3", "change_mm3", "new_mm3", "vanished_mm3"), "mm³"),
@@ -61,8 +63,6 @@ UNITS = {
 # Decimals, and whether a sign is shown.
 FORMATS = {
     "change_mm3": "+.0f",
-    "expansion_percent": "+.1f",
-    "expansion_percent_per_year": "+.1f",
     "concentricity": "+.2f",
     "rim_probability": ".2f",
 }
@@ -119,6 +119,8 @@ def write_change_report(report: ChangeReport, path: Path) -> Path:
     """
     frame = upright_frame(report.brain, mni_from_flair=report.mni_from_midway)
     differences = [f"Difference of {contrast}" for contrast in report.differences]
+    measured = {column for column in MEASURED if any(getattr(row, column) is not None for row in report.rows)}
+    left_out = {"expansion_error_percent", "expansion_percent" if EXPANSION_A_YEAR in measured else EXPANSION_A_YEAR}
     rows_of_pictures = _rows_of_pictures(report, frame)
     return write_page(
         path,
@@ -132,14 +134,14 @@ def write_change_report(report: ChangeReport, path: Path) -> Path:
         headings={
             column: heading
             for column, heading in HEADINGS.items()
-            if column not in MEASURED or any(getattr(row, column) is not None for row in report.rows)
+            if column not in MEASURED or column in measured - left_out
         },
         units=UNITS,
         described=CHANGE_COLUMNS,
         changes=CHANGES,
         rows=sorted(report.rows, key=lambda row: (row.change == "stable", row.id)),
         shown_on=_best_slices(rows_of_pictures),
-        cell=_cell,
+        cell=partial(_cell, years=report.summary.get("years")),
     )
 
 
@@ -218,8 +220,11 @@ def _best_slices(rows_of_pictures: Sequence[Sequence[Picture]]) -> dict[int, flo
     return {lesion: picture.position_mm for lesion, picture in best.items()}
 
 
-def _cell(row: TrackedLesion, column: str) -> str:
+def _cell(row: TrackedLesion, column: str, *, years: float | None) -> str:
     value = getattr(row, column)
+    if column in ("expansion_percent", EXPANSION_A_YEAR) and value is not None:
+        error = row.expansion_error_percent
+        return _signed(value, "+.1f") + ("" if error is None else f" ± {error / (years or 1):.1f}")
     if isinstance(value, tuple):
         more = f" and {len(value) - MOST_NUMBERS} more" if len(value) > MOST_NUMBERS else ""
         return ", ".join(map(str, value[:MOST_NUMBERS])) + more or "–"
@@ -228,6 +233,11 @@ def _cell(row: TrackedLesion, column: str) -> str:
     if isinstance(value, bool):
         return "candidate" if value else "no"
     if isinstance(value, float):
-        shown = f"{value:{FORMATS.get(column, '.0f')}}".replace("-", "\N{MINUS SIGN}")
-        return shown if float(shown.lstrip("+\N{MINUS SIGN}")) else shown.lstrip("+\N{MINUS SIGN}")
+        return _signed(value, FORMATS.get(column, ".0f"))
     return str(value)
+
+
+def _signed(value: float, form: str) -> str:
+    """With a true minus sign, and no sign before a zero."""
+    shown = f"{value:{form}}".replace("-", "\N{MINUS SIGN}")
+    return shown if float(shown.lstrip("+\N{MINUS SIGN}")) else shown.lstrip("+\N{MINUS SIGN}")

@@ -31,7 +31,7 @@ from msrim.lesions.change import (
     difference_z,
 )
 from msrim.lesions.correct import Given, with_corrections
-from msrim.lesions.expansion import brain_volume_change, lesion_expansions
+from msrim.lesions.expansion import MAX_NOISE, brain_volume_change, lesion_expansions
 from msrim.lesions.plausible import Seen, implausible_everywhere
 from msrim.lesions.split import split_confluent
 from msrim.lesions.track import TrackedLesion, lesions_of_visit, numbered_as_rows, track_lesions
@@ -634,7 +634,9 @@ def with_expansion(
     labels: Pair[Path],
     visits: str = "the visits",
 ) -> tuple[list[TrackedLesion], bool]:
-    """The rows with the expansion of lesions that both visits have, and whether it is more than chance.
+    """The rows with the expansion of lesions that both visits have, and whether chance leaves room for the rest.
+
+    The rest are candidates for slow expansion and the change of the brain's volume.
 
     ``labels`` are the head labels of each visit, in the world of its FLAIR; ``visits`` is how a warning calls them.
     """
@@ -643,34 +645,38 @@ def with_expansion(
     for path, transform in zip(labels, midway.transforms, strict=True):
         parsed = resample(read_own(path), brain, target_from_source=read_transform(transform), nearest=True)
         white &= np.isin(parsed.data, WHITE_MATTER)
-    found = lesion_expansions(
+    found, noise = lesion_expansions(
         numbered_as_rows(rows, instances),
         read_own(deformation.log_jacobian),
         brain=brain,
         white=brain.like(white),
         years=deformation.years,
     )
-    if not found and rows:
+    trusted = noise <= MAX_NOISE
+    if rows and not trusted:
+        chance = "shows no white matter away from lesions: expansion,"
+        if found:
+            percent = f"{100 * np.expm1(noise):.0f} %"
+            chance = f"does {percent} by chance in white matter: each lesion's expansion has its error beside it;"
         warnings.warn(
-            f"the deformation between {visits} is mostly chance, as where their contrasts differ: expansion and brain "
-            "volume change are left out",
+            f"the deformation between {visits} {chance} slowly expanding lesions and brain volume change are left out",
             Fallback,
             stacklevel=2,
         )
-        return rows, False
     measured = [
         replace(
             row,
             expansion_percent=found[row.id].percent,
+            expansion_error_percent=found[row.id].error_percent,
             expansion_percent_per_year=found[row.id].percent_per_year,
             sel_candidate=found[row.id].candidate,
             concentricity=found[row.id].concentricity,
         )
-        if row.baseline_ids and row.followup_ids
+        if row.baseline_ids and row.followup_ids and row.id in found
         else row
         for row in rows
     ]
-    return measured, True
+    return measured, trusted
 
 
 def each(read: Callable[[S], T], pair: Pair[S]) -> Pair[T]:

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from msrim.image import Volume
-from msrim.lesions.expansion import MAX_NOISE, brain_volume_change, constancy, expansion_noise, lesion_expansions
+from msrim.lesions.expansion import MAX_NOISE, brain_volume_change, constancy, lesion_expansions
 
 SIDE, RADIUS = 60, 6.0
 EXPANDING, STILL = (18, 30, 30), (42, 30, 30)
@@ -37,7 +37,7 @@ def jacobian(*, percent: float, noise: float = 0.05, seed: int = 0) -> Volume:
 @pytest.mark.parametrize("years", [1.0, 2.0])
 def test_expansion_is_told_per_year(tracked, years):
     growth = jacobian(percent=40.0, noise=0.02)
-    found = lesion_expansions(tracked, growth, brain=EVERYWHERE, white=EVERYWHERE, years=years)
+    found, _ = lesion_expansions(tracked, growth, brain=EVERYWHERE, white=EVERYWHERE, years=years)
     assert found[1].percent == pytest.approx(40, abs=2)
     assert found[1].percent_per_year == pytest.approx(100 * (1.4 ** (1 / years) - 1), abs=2)
     assert found[1].candidate is True and found[2].candidate is False
@@ -45,8 +45,21 @@ def test_expansion_is_told_per_year(tracked, years):
 
 
 def test_without_dates_nothing_is_told_per_year(tracked):
-    found = lesion_expansions(tracked, jacobian(percent=40.0), brain=EVERYWHERE, white=EVERYWHERE, years=None)
+    found, _ = lesion_expansions(tracked, jacobian(percent=40.0), brain=EVERYWHERE, white=EVERYWHERE, years=None)
     assert (found[1].percent_per_year, found[1].candidate, found[1].concentricity) == (None, None, None)
+
+
+def test_every_expansion_has_its_error(tracked):
+    """What forty unchanged lesions show by chance is as large as what is told of it, and less in a larger lesion."""
+    shown = []
+    for seed in range(20):
+        growth = jacobian(percent=0.0, noise=0.05, seed=seed)
+        found, _ = lesion_expansions(tracked, growth, brain=EVERYWHERE, white=EVERYWHERE, years=1.0)
+        shown += [found[number].percent / found[number].error_percent for number in (1, 2)]
+    assert 0.7 < np.std(shown) < 1.4
+    small = EVERYWHERE.like((from_centre(EXPANDING) <= 2).astype(np.int32))
+    told, _ = lesion_expansions(small, growth, brain=EVERYWHERE, white=EVERYWHERE, years=1.0)
+    assert told[1].error_percent > 2 * found[1].error_percent
 
 
 def test_chance_makes_few_candidates(tracked):
@@ -55,20 +68,22 @@ def test_chance_makes_few_candidates(tracked):
     for seed in range(10):
         noise = 0.03 if seed % 2 else 0.055
         growth = jacobian(percent=0.0, noise=noise, seed=seed)
-        found = lesion_expansions(tracked, growth, brain=EVERYWHERE, white=EVERYWHERE, years=1.0)
+        found, _ = lesion_expansions(tracked, growth, brain=EVERYWHERE, white=EVERYWHERE, years=1.0)
         candidates += found[1].candidate + found[2].candidate
     assert candidates <= 1
 
 
-def test_a_deformation_that_is_mostly_chance_tells_nothing(tracked):
+def test_where_chance_is_large_no_candidate_is_sought(tracked):
     growth = jacobian(percent=40.0, noise=3 * MAX_NOISE)
-    assert not lesion_expansions(tracked, growth, brain=EVERYWHERE, white=EVERYWHERE, years=1.0)
+    found, noise = lesion_expansions(tracked, growth, brain=EVERYWHERE, white=EVERYWHERE, years=1.0)
+    assert noise > MAX_NOISE and found[1].candidate is None and found[1].concentricity is None
+    assert found[1].error_percent > 10 and found[1].percent_per_year == found[1].percent
 
 
 def test_without_white_matter_away_from_lesions_nothing_is_told(tracked):
     nowhere = EVERYWHERE.like(np.zeros((SIDE,) * 3, bool))
-    assert np.isinf(expansion_noise(tracked, jacobian(percent=40.0), white=nowhere))
-    assert not lesion_expansions(tracked, jacobian(percent=40.0), brain=EVERYWHERE, white=nowhere, years=1.0)
+    found, noise = lesion_expansions(tracked, jacobian(percent=40.0), brain=EVERYWHERE, white=nowhere, years=1.0)
+    assert not found and np.isinf(noise)
 
 
 def test_the_brain_s_volume_changes_by_deformation_and_scaling():

@@ -320,8 +320,10 @@ def test_swapped_visits_swap_lesion_by_lesion_and_voxel_by_voxel(written, swappe
     for one, other in zip(written.rows, swapped.rows, strict=True):
         mirrored = asdict(other)
         # What grows one way shrinks the other; whether it does so slowly, or has a rim, is asked of one way.
-        growths = [mirrored.pop(name) for name in (*EXPANSION_COLUMNS, "rim_probability")][:2]
-        for forth, back in zip((one.expansion_percent, one.expansion_percent_per_year), growths, strict=True):
+        apart = {name: mirrored.pop(name) for name in (*EXPANSION_COLUMNS, "rim_probability")}
+        assert apart["expansion_error_percent"] == one.expansion_error_percent
+        for name in ("expansion_percent", "expansion_percent_per_year"):
+            forth, back = getattr(one, name), apart[name]
             assert (forth is None) == (back is None)
             assert forth is None or (1 + forth / 100) * (1 + back / 100) == pytest.approx(1, abs=2e-4)
         assert mirrored == {
@@ -340,16 +342,20 @@ def test_swapped_visits_swap_lesion_by_lesion_and_voxel_by_voxel(written, swappe
         np.testing.assert_array_equal(data_of(one.instances), data_of(other.instances))
 
 
-def test_expansion_is_not_told_where_the_deformation_is_chance(written):
+def test_no_slow_expansion_is_sought_where_the_deformation_is_chance(written):
     """The egg's white matter is flat: noise alone leads the deformation there, and the user is told."""
-    assert all(row.expansion_percent is None and row.sel_candidate is None for row in written.rows)
+    kept = [row for row in written.rows if row.expansion_percent is not None]
+    assert {row.change for row in kept} == {"stable", "enlarging"}
+    assert all(row.expansion_error_percent > 5 and row.sel_candidate is None for row in kept)
     summary = json.loads(written.files.summary.read_text(encoding="utf-8"))
     assert summary["sel_candidates"] is None and summary["years"] == 1.5
     assert summary["brain_volume_change_percent"] is None
     folder = written.files.summary.parents[1]
-    assert "mostly chance" in (folder / "report.html").read_text(encoding="utf-8")
+    assert "too much by chance" in (folder / "report.html").read_text(encoding="utf-8")
     fallbacks = json.loads((folder / "run.json").read_text(encoding="utf-8"))["fallbacks"]
-    assert any("the deformation between the visits is mostly chance" in note for note in fallbacks)
+    assert any(
+        "by chance in white matter: each lesion's expansion has its error beside it" in note for note in fallbacks
+    )
 
 
 def test_rims_stand_beside_changes(written):
