@@ -48,7 +48,7 @@ def halfway_deformation(pairs: Sequence[tuple[Volume, Volume]], *, brain: Volume
 
     Notes
     -----
-    Greedy (Yushkevich et al. 2016, doi:10.1016/j.jalz.2016.06.1583) registers one way. Here it registers both, and the
+    Greedy (Yushkevich et al. 2016, doi:10.1016/j.jalz.2016.06.205) registers one way. Here it registers both, and the
     mean of one displacement and of the opposite of the other counts: no visit is preferred, and chance is less.
     """
     moved = np.zeros((3, *brain.shape), np.float32)
