@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -112,3 +118,24 @@ def test_a_greedy_that_fails_is_told(monkeypatch):
     monkeypatch.setattr(deform, "SETTINGS", "-no-such-option")
     with pytest.raises(BackendError, match="Greedy failed: "):
         halfway_deformation([followed((1.0, 1.0, 1.0), seed=1)], brain=BRAIN)
+
+
+def test_greedy_ends_with_the_run_that_started_it(tmp_path):
+    """As `msrim` ends at SIGTERM: nothing goes on in the background, and nothing is left."""
+    code = (
+        "import signal, sys; signal.signal(signal.SIGTERM, lambda number, _: sys.exit(143))\n"
+        "from msrim.preprocess.deform import halfway_deformation\n"
+        "from tests.preprocess.test_deform import BRAIN, followed\n"
+        "halfway_deformation([followed((1.0, 1.0, 1.0), seed=1)] * 20, brain=BRAIN)"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    while len(started := children.read_text().split()) < 2:
+        assert run.poll() is None
+        time.sleep(0.1)
+    run.terminate()
+    assert run.wait(timeout=60) == 143
+    assert not [child for child in started if Path(f"/proc/{child}").exists()]
+    assert not list(tmp_path.iterdir())
