@@ -90,11 +90,11 @@ def main() -> None:
         large += new
         volumes = [f"{summary[name]:.0f}" for name in ("new_mm3", "vanished_mm3")]
         both = sum(row[1] not in ("new", "vanished") for row in rows)
-        volumes += (
-            [f"{summary['sel_candidates']} of {both}", f"{summary['brain_volume_change_percent']:+.2f}"]
-            if given.expansion
-            else ["", ""]
-        )
+        brain = summary.get("brain_volume_change_percent")
+        volumes += [
+            f"{summary['sel_candidates']} of {both}" if given.expansion else "",
+            ("" if not given.expansion else "n/a" if brain is None else f"{brain:+.2f}"),
+        ]
         seconds = f"{time.perf_counter() - start:.0f}"
         table.add_row(str(repeat), f"{slice_mm:.1f}", str(new), str(vanished), *volumes, seconds)
     Page(width=110).print(table)
