@@ -86,9 +86,10 @@ def lesion_roc_curve(scans: Iterable[tuple[Volume, Volume]], *, min_volume_mm3: 
     Returns
     -------
     Curve or None
-        At thresholds 0.95, 0.90, ... 0.05. Neither rate need grow as the threshold falls, because lesions merge; the
-        area is therefore that under the best LTPR to be had at an LFPR of at most x, from x = 0 to 1. Without any
-        prediction LFPR is 0. None without a true lesion.
+        At thresholds 0.95, 0.90, ... 0.05. Neither rate need grow as the threshold falls, because lesions merge, in the
+        end to one that touches every true lesion. The area is therefore that under the highest LTPR over the highest
+        LFPR down to each threshold: a low one is not credited with fewer false lesions than those above it. Without
+        any prediction LFPR is 0. None without a true lesion.
 
     Examples
     --------
@@ -109,7 +110,5 @@ def lesion_roc_curve(scans: Iterable[tuple[Volume, Volume]], *, min_volume_mm3: 
     if not lesions.any():
         return None
     ltpr, lfpr = detected / lesions, (predicted - true_positives) / np.maximum(predicted, 1)
-    order = np.argsort(lfpr, kind="stable")
-    best = np.maximum.accumulate(ltpr[order])
-    area = np.sum(best * np.diff(lfpr[order], append=1.0))
+    area = np.sum(np.maximum.accumulate(ltpr) * np.diff(np.maximum.accumulate(lfpr), append=1.0))
     return Curve(lfpr, ltpr, LESION_THRESHOLDS[::-1], float(area))

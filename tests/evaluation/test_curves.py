@@ -51,8 +51,16 @@ def test_lesion_roc_by_hand():
     assert at[0.6] == (1 / 3, 2 / 3)
     assert at[0.4] == (2 / 4, 2 / 3)
     assert at[0.1] == (2 / 5, 1)
-    # Best LTPR at an LFPR of at most x: 1/3 up to 1/3, then 2/3 up to 2/5, then 1.
-    assert curve.area == pytest.approx(1 / 3 * 1 / 3 + 2 / 3 * (2 / 5 - 1 / 3) + 3 / 5)
+    # 1/3 until the LFPR has been at 1/2, where LTPR gets to 1.
+    assert curve.area == pytest.approx(1 / 3 * 1 / 2 + 1 / 2)
+
+
+def test_one_blob_over_everything_has_no_area():
+    """At 0.05 all is one lesion, which touches the true one: none is false, and yet nothing was told apart."""
+    curve = lesion_roc_curve([line("......x", [0.9, 0, 0.8, 0, 0.7, 0, 0.1])])
+    merged = lesion_roc_curve([line("......x", [0.9, 0.06, 0.8, 0.06, 0.7, 0.06, 0.1])])
+    assert (merged.x[-1], merged.y[-1]) == (0, 1)
+    assert merged.area == curve.area == 0
 
 
 def test_lesion_roc_holds_the_metrics_of_one_scan():
