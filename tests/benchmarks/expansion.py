@@ -15,10 +15,9 @@ from collections.abc import Callable
 import numpy as np
 
 from msrim.image import Volume
-from msrim.lesions.expansion import brain_volume_change
 from msrim.preprocess import ants
 from msrim.preprocess.deform import halfway_deformation, log_jacobian
-from tests.preprocess.test_deform import BRAIN, LESIONS, POINTS, followed
+from tests.preprocess.test_deform import BRAIN, LESIONS, POINTS, brain_change, followed
 
 RATIOS = ((1.15, 1.25, 1.4), (1.4, 1.15, 1.25), (1.25, 1.4, 1.15))
 
@@ -42,9 +41,7 @@ def growth(moved: np.ndarray) -> tuple[list[float], float]:
     found = log_jacobian(moved)
     at_baseline = POINTS - np.moveaxis(moved, 0, -1) / 2
     inside = [np.linalg.norm(at_baseline - centre, axis=-1) <= radius for centre, radius in LESIONS]
-    share = BRAIN.like(BRAIN.data.astype(np.float32))
-    change = brain_volume_change(BRAIN.like(found), [share, share], scalings=(1.0, 1.0))
-    return [float(found[mask].mean()) for mask in inside], float(change or 0.0)
+    return [float(found[mask].mean()) for mask in inside], brain_change(found)
 
 
 def main() -> None:
