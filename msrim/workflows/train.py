@@ -71,7 +71,7 @@ class Source:
     ----------
     data : Path
     prepared : Path
-        Gets the prepared visits.
+        Gets the prepared visits and synthetic brains.
     leave_out : tuple of str
         Patients that must not be seen.
     console : Console
@@ -104,7 +104,8 @@ def train(
     leave_out : sequence of str
         Patients that must not be seen: labels without ``sub-``, names of pairs' folders, numbers of CT scans.
     prepared : Path, optional
-        Gets the prepared visits, so that several trainings may share them; a folder in ``out`` if not given.
+        Gets the prepared visits and synthetic brains, so that several trainings may share them; a folder in ``out`` if
+        not given.
 
     Returns
     -------
@@ -136,7 +137,7 @@ def lesion_samples(recipe: TrainingRecipe, source: Source) -> Samples:
         shape=recipe.crop,
         samples=recipe.steps * recipe.batch_size,
         seed=recipe.seed,
-        synthetic=synthetic_brains(recipe, console=source.console),
+        synthetic=synthetic_brains(recipe, source.prepared, console=source.console),
         required=recipe.required,
         intensity_range=recipe.intensity_range,
         caps=recipe.caps,
@@ -212,7 +213,7 @@ def slice_samples(recipe: TrainingRecipe, source: Source) -> Samples:
         required=recipe.required,
         intensity_range=recipe.intensity_range,
         caps=recipe.caps,
-        synthetic=synthetic_brains(recipe, console=source.console),
+        synthetic=synthetic_brains(recipe, source.prepared, console=source.console),
         plane=plane,
         samples=count,
         seed=seed,

@@ -12,6 +12,7 @@ import torch
 from msrim.bids import CONTRASTS, Subject, find_subject, images_in
 from msrim.console import Console
 from msrim.errors import InputError
+from msrim.files import read_arrays
 from msrim.image import read_volume, resample, same_grid, to_ras
 from msrim.preprocess.coordinates import anatomical_coordinates
 from msrim.preprocess.ct import halve_in_plane, prepare_ct
@@ -197,13 +198,33 @@ def painted_from(recipe: TrainingRecipe, *, leave_out: Sequence[str]) -> LesionB
     return LesionBank(recipe.lesion_bank, [read_volume(path, mask=True) for path in painted])
 
 
-def synthetic_brains(recipe: TrainingRecipe, *, console: Console) -> list[Patient]:
-    """A brain from each of the recipe's label maps; none where it names none."""
+def synthetic_brains(recipe: TrainingRecipe, out: Path, *, console: Console) -> list[Patient]:
+    """A brain from each of the recipe's label maps, kept in ``out`` for the next training; none where it names none."""
     if recipe.head_labels is None:
         return []
-    paths = label_maps(recipe.head_labels)
-    brains = []
-    for seed, path in enumerate(paths):
-        brains.append(synthetic_brain(path, contrasts=recipe.contrasts, seed=seed))
-        console.say(f"brain {seed + 1} of {len(paths)} synthesised")
-    return brains
+    paths, files = label_maps(recipe.head_labels), []
+    with Run(out / "synthetic", console, recipe={}, inputs={}) as run:
+        for seed, path in enumerate(paths):
+            step = f"synthesise_brain_{seed + 1}"
+            files.append(run.step(step, synthesise, path, contrasts=recipe.contrasts, seed=seed))
+    return [_read_brain(file, name=path.name.split(".")[0]) for file, path in zip(files, paths, strict=True)]
+
+
+def synthesise(label_map: Path, *, contrasts: Sequence[str], seed: int) -> Path:
+    """Write the arrays of :func:`msrim.training.brains.synthetic_brain`."""
+    brain = synthetic_brain(label_map, contrasts=contrasts, seed=seed)
+    np.savez(
+        "brain.npz",
+        images=brain.images.numpy(),
+        coordinates=brain.coordinates.numpy(),
+        lesions=brain.lesions,
+        brain=brain.brain,
+        labels=brain.labels,
+        mni_from_voxel=brain.mni_from_voxel,
+    )
+    return Path("brain.npz")
+
+
+def _read_brain(path: Path, *, name: str) -> Patient:
+    images, coordinates = (torch.from_numpy(array) for array in read_arrays(path, "images", "coordinates"))
+    return Patient(name, images, coordinates, *read_arrays(path, "lesions", "brain", "labels", "mni_from_voxel"))

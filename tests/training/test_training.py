@@ -23,13 +23,14 @@ from msrim.models import build, load_model, read_card, write_weights
 from msrim.models.cards import write_card
 from msrim.recipe import ONE_CYCLE, read_training_recipe
 from msrim.training import contrasts, synthesis
+from msrim.training.brains import synthetic_brain
 from msrim.training.contrasts import TISSUES
 from msrim.training.heads import SyntheticHeads, head_label_of_tissue, load_head, paint
 from msrim.training.lesions import DEEPEST_CAP_MM, LesionBank, LesionCrops, Patient, lesions_at
 from msrim.training.loop import Fitting, fit
 from msrim.workflows.train import start_from
 from msrim.workflows.train import train as train_network
-from msrim.workflows.training_data import painted_from
+from msrim.workflows.training_data import painted_from, synthetic_brains
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 SHAPE = (48, 48, 48)
@@ -499,3 +500,20 @@ def test_sampling_reads_any_type_and_gives_zero_outside(dtype):
         expected = [ndimage.map_coordinates(np.pad(c.float().numpy(), 8), some.T.numpy() + 8, order=1) for c in volume]
         sampled = synthesis.sample_at(volume, some[None, None])[:, 0, 0]
         assert sampled.numpy() == pytest.approx(np.stack(expected), abs=1e-5)
+
+
+def test_synthetic_brains_are_made_once(head_path, tmp_path):
+    """The next training with the same label maps and contrasts takes them as they were kept."""
+    recipe = read_training_recipe(Path("allnet"), head_labels=head_path.parent)
+    made = synthetic_brain(head_path, contrasts=recipe.contrasts, seed=0)
+    written = []
+    for _ in range(2):
+        (brain,) = synthetic_brains(recipe, tmp_path / "prepared", console=Console(quiet=True))
+        assert brain.name == "head" and torch.equal(brain.images, made.images)
+        assert torch.equal(brain.coordinates, made.coordinates)
+        for name in ("lesions", "brain", "labels", "mni_from_voxel"):
+            kept, expected = getattr(brain, name), getattr(made, name)
+            assert kept.dtype == expected.dtype and np.array_equal(kept, expected)
+        (file,) = (tmp_path / "prepared").rglob("brain.npz")
+        written.append(file.stat().st_mtime_ns)
+    assert written[0] == written[1]
