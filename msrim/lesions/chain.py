@@ -32,6 +32,8 @@ class ChainedLesion:
         From each visit to the next, its rows in the pair's table.
     expansions : tuple of float or None
         Percent per year from each visit to the next; of several parts the mean, by their volumes.
+    errors : tuple of float or None
+        Of each expansion, percent per year: the deviation of what chance gives.
     """
 
     id: int
@@ -39,10 +41,14 @@ class ChainedLesion:
     changes: tuple[str, ...]
     rows: tuple[tuple[int, ...], ...]
     expansions: tuple[float | None, ...] = ()
+    errors: tuple[float | None, ...] = ()
 
 
 def chain_lesions(
-    pairs: Sequence[Sequence[TrackedLesion]], between: Sequence[tuple[Volume, Volume]]
+    pairs: Sequence[Sequence[TrackedLesion]],
+    between: Sequence[tuple[Volume, Volume]],
+    *,
+    years: Sequence[float | None] | None = None,
 ) -> list[ChainedLesion]:
     """Join the tables of consecutive pairs of visits.
 
@@ -54,6 +60,8 @@ def chain_lesions(
         Visits 1 and 2, 2 and 3, and so on.
     between : sequence of (Volume of int, Volume of int)
         For each visit in the middle, its lesions as numbered in the pair before and in the pair after, on its grid.
+    years : sequence of float or None, optional
+        Between the visits of each pair, for the errors of expansions.
 
     Returns
     -------
@@ -90,35 +98,47 @@ def chain_lesions(
         volumes = tuple(round(volume, 3) for volume in (first_mm3[0], *middle, second_mm3[-1]))
         changes = tuple(_joint_change(pair) for pair in members)
         ids = tuple(tuple(lesion.id for lesion in pair) for pair in members)
-        chains.append((volumes, changes, ids, tuple(_joint_expansion(pair) for pair in members)))
+        rates = tuple(_mean_by_volume(pair, "expansion_percent_per_year") for pair in members)
+        errors = tuple(
+            None if rate is None else _error_per_year(pair, span)
+            for pair, rate, span in zip(members, rates, years or [None] * len(pairs), strict=True)
+        )
+        chains.append((volumes, changes, ids, rates, errors))
     chains.sort(key=lambda row: -sum(row[0]))
     return [ChainedLesion(number, *row) for number, row in enumerate(chains, start=1)]
 
 
 def write_chain_tsv(lesions: Sequence[ChainedLesion], path: Path, *, visits: Sequence[str]) -> Path:
-    """Write one table for all visits: a volume for each; a change and an expansion for each step, and its constancy."""
+    """Write one table for all visits: each one's volume; each step's change, expansion and its error; the constancy."""
     steps = [f"{one}_to_{other}" for one, other in pairwise(visits)]
     rows = [
         (
             row.id,
             *(f"{v:.3f}" for v in row.volumes_mm3),
             *row.changes,
-            *(None if rate is None else f"{rate:.2f}" for rate in row.expansions),
+            *(None if value is None else f"{value:.2f}" for value in (*row.expansions, *row.errors)),
             constancy(row.expansions),
         )
         for row in lesions
     ]
-    expansions = [f"{step}_expansion_percent_per_year" for step in steps]
+    measured = ("expansion_percent_per_year", "expansion_error_percent_per_year")
+    expansions = [f"{step}_{name}" for name in measured for step in steps]
     columns = ["id", *(f"{visit}_mm3" for visit in visits), *steps, *expansions, "expansion_constancy"]
     return write_tsv(rows, path, columns=columns)
 
 
-def _joint_expansion(lesions: Sequence[TrackedLesion]) -> float | None:
-    rates = [(lesion.expansion_percent_per_year, lesion.baseline_mm3 + lesion.followup_mm3) for lesion in lesions]
-    known = [(rate, weight) for rate, weight in rates if rate is not None]
+def _error_per_year(lesions: Sequence[TrackedLesion], years: float | None) -> float | None:
+    """As if one chance moved all parts: at most so much."""
+    error = _mean_by_volume(lesions, "expansion_error_percent")
+    return None if error is None or years is None else round(error / years, 2)
+
+
+def _mean_by_volume(lesions: Sequence[TrackedLesion], column: str) -> float | None:
+    values = [(getattr(lesion, column), lesion.baseline_mm3 + lesion.followup_mm3) for lesion in lesions]
+    known = [(value, weight) for value, weight in values if value is not None]
     if not known:
         return None
-    return round(sum(rate * weight for rate, weight in known) / sum(weight for _, weight in known), 2)
+    return round(sum(value * weight for value, weight in known) / sum(weight for _, weight in known), 2)
 
 
 def _joint_change(lesions: Sequence[TrackedLesion]) -> str:

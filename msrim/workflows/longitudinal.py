@@ -366,6 +366,7 @@ def write_chain(visits: Sequence[Subject], changes: Sequence[Changes], out: Path
     between = [
         (read_own(one.visits[1].instances), read_own(other.visits[0].instances)) for one, other in pairwise(changes)
     ]
-    chain = chain_lesions([each.rows for each in changes], between)
+    years = [each.summary.get("years") for each in changes]
+    chain = chain_lesions([each.rows for each in changes], between, years=years)
     path = patient_file(visits[0], out, PATIENT["changes"], corrected=corrected)
     return write_chain_tsv(chain, path, visits=[f"ses-{visit.session}" for visit in visits])

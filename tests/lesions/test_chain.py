@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from msrim.image import Volume
@@ -39,21 +41,34 @@ def test_three_visits_chain_into_one_table(tmp_path):
     assert table[0].split("\t") == [
         *("id", "ses-1_mm3", "ses-2_mm3", "ses-3_mm3", "ses-1_to_ses-2", "ses-2_to_ses-3"),
         *("ses-1_to_ses-2_expansion_percent_per_year", "ses-2_to_ses-3_expansion_percent_per_year"),
+        *("ses-1_to_ses-2_expansion_error_percent_per_year", "ses-2_to_ses-3_expansion_error_percent_per_year"),
         "expansion_constancy",
     ]
-    assert table[3] == "3\t0.000\t54.000\t0.000\tnew\tvanished\tn/a\tn/a\tn/a"
+    assert table[3] == "3\t0.000\t54.000\t0.000\tnew\tvanished" + "\tn/a" * 5
 
 
-def test_expansion_is_chained_with_its_constancy(tmp_path):
-    alone = Volume(np.ones((1, 1, 1), int), AFFINE)
-    first, second = (
-        TrackedLesion(1, "stable", (1,), (1,), 40.0, 40.0, 0.0, 0.0, 0.0, expansion_percent_per_year=rate)
-        for rate in (20.0, 10.0)
-    )
-    [chain] = chain_lesions([[first], [second]], [(alone, alone)])
+def expanding(number, volume_mm3, *, percent_per_year, error_percent) -> TrackedLesion:
+    stable = TrackedLesion(number, "stable", (number,), (number,), volume_mm3, volume_mm3, 0.0, 0.0, 0.0)
+    return replace(stable, expansion_percent_per_year=percent_per_year, expansion_error_percent=error_percent)
+
+
+def test_expansion_is_chained_with_its_error_and_constancy(tmp_path):
+    """Half a year and two; at the second step two parts, of which the larger counts three times."""
+    lesions = Volume(np.array([1, 1]).reshape(2, 1, 1), AFFINE), Volume(np.array([1, 2]).reshape(2, 1, 1), AFFINE)
+    pairs = [
+        [expanding(1, 40.0, percent_per_year=20.0, error_percent=4.0)],
+        [
+            expanding(1, 30.0, percent_per_year=12.0, error_percent=6.0),
+            expanding(2, 10.0, percent_per_year=4.0, error_percent=10.0),
+        ],
+    ]
+    [chain] = chain_lesions(pairs, [lesions], years=[0.5, 2.0])
     assert chain.expansions == (20.0, 10.0)
+    assert chain.errors == (8.0, 3.5)
     row = write_chain_tsv([chain], tmp_path / "t.tsv", visits=["a", "b", "c"]).read_text().splitlines()[1]
-    assert row.split("\t")[-3:] == ["20.00", "10.00", "0.5"]
+    assert row.split("\t")[-5:] == ["20.00", "10.00", "8.00", "3.50", "0.5"]
+    [undated] = chain_lesions(pairs, [lesions])
+    assert undated.errors == (None, None)
 
 
 def test_what_only_the_last_pair_sees_was_absent_before():
