@@ -161,7 +161,7 @@ class RimFitting:
     optimiser : Optimiser
     rim_share : float
         See :func:`draw_batch`.
-    max_angle_deg : float
+    max_angle_deg, flair_gain : float
         See :func:`augment`.
     seed : int
     report_every : int
@@ -174,6 +174,7 @@ class RimFitting:
     optimiser: Optimiser = MILESTONES
     rim_share: float = 0.0
     max_angle_deg: float = MAX_ANGLE_DEG
+    flair_gain: float = 1.0
     seed: int = 0
     report_every: int = 25
 
@@ -225,7 +226,8 @@ def fit_rims(
         rng = np.random.default_rng((how.seed, step))
         index, labels = draw_batch(lesions.labels, how.batch_size, rng=rng, rim_share=how.rim_share)
         moved = np.random.default_rng((how.seed, step, 1))
-        images = augment(patches[index].float(), kind.patch, max_angle_deg=how.max_angle_deg, rng=moved)
+        moving = {"max_angle_deg": how.max_angle_deg, "flair_gain": how.flair_gain}
+        images = augment(patches[index].float(), kind.patch, **moving, rng=moved)
         given = network_inputs(kind, images, None if features is None else features[index])
         if getattr(network, "smote", False):
             given.append(labels)
@@ -273,7 +275,12 @@ def draw_batch(
 
 
 def augment(
-    patches: Tensor, size: Sequence[int] | None, *, max_angle_deg: float = MAX_ANGLE_DEG, rng: np.random.Generator
+    patches: Tensor,
+    size: Sequence[int] | None,
+    *,
+    max_angle_deg: float = MAX_ANGLE_DEG,
+    flair_gain: float = 1.0,
+    rng: np.random.Generator,
 ) -> Tensor:
     """Mirror, turn, scale and blur, each lesion in its own way; cut to ``size``.
 
@@ -285,6 +292,9 @@ def augment(
         With None the patches come back: there is no image.
     max_angle_deg : float
         Turned by as much at most, to either side. Corners that then lie beyond the margin repeat its border.
+    flair_gain : float
+        The FLAIR is multiplied or divided by as much at most. How bright lesions are on it depends on the sequence, and
+        a network that has seen one of them alone takes no lesion of another for one with a rim.
     """
     if size is None:
         return patches
@@ -311,6 +321,9 @@ def augment(
     for axis, sigma in (("x", plane), ("y", plane), ("z", across)):
         images = torch.einsum(f"ncxyz,nw{axis}->nc{'xyz'.replace(axis, 'w')}", images, _gaussians(size, axis, sigma))
     sampled[:, :2] = images
+    if flair_gain > 1:
+        most = np.log(flair_gain)
+        sampled[:, 1] *= torch.from_numpy(np.exp(rng.uniform(-most, most, n))).float()[:, None, None, None]
     return sampled
 
 

@@ -86,6 +86,7 @@ def fit_network(
         optimiser=recipe.optimiser,
         rim_share=recipe.rim_share,
         max_angle_deg=recipe.max_angle_deg,
+        flair_gain=recipe.flair_gain,
         seed=seed,
     )
     fit_rims(network, lesions, kind=INPUTS[recipe.network], out=out, how=how, report=console.say)

@@ -146,6 +146,21 @@ def test_patches_are_turned_by_any_angle_that_a_recipe_allows():
         assert moved[:, 0, 8:-8, 8:-8, 2:-2].min() > 0.99 and moved[:, :2, 0].min() > 0.5
 
 
+def test_the_flair_of_each_lesion_gets_brighter_or_darker(lesions):
+    """By a factor of its own; QSM and outline stay."""
+    patches = torch.from_numpy(lesions.patches).float()
+    plain, changed = (
+        augment(patches, (32, 32, 8), flair_gain=gain, rng=np.random.default_rng(0)) for gain in (1.0, 4.0)
+    )
+    assert torch.equal(plain[:, [0, 2]], changed[:, [0, 2]])
+    factors = []
+    for before, after in zip(plain[:, 1], changed[:, 1], strict=True):
+        factor = float((before * after).sum() / (before * before).sum())
+        assert torch.allclose(after, factor * before, atol=1e-4)
+        factors.append(factor)
+    assert 0.25 <= min(factors) < 0.5 and 2 < max(factors) <= 4
+
+
 def test_synthetic_rows_count_as_rims():
     logits = torch.tensor([2.0, -1.0, 3.0, 3.0])
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.tensor([1.0, 0, 1, 1]))
