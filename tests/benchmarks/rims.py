@@ -3,6 +3,7 @@
     python -m tests.benchmarks.rims table --cohort DIR --out DIR [--methods aprl-rf datrnet] [--seeds 3] [--effort 1]
     python -m tests.benchmarks.rims ablation --cohort DIR --out DIR --network datrnet|qsmrimnet [--rows NAME ...]
     python -m tests.benchmarks.rims robustness --model M --out DIR [--lesion-bank NPZ] [--head-labels DIR]
+    python -m tests.benchmarks.rims flair --model M --cohort DIR
     python -m tests.benchmarks.rims step [--networks datrnet qsmrimnet]
 
 ``table`` writes the curves and the scatter plot of counts beside the folds. Folds and seeds that are done are kept, so
@@ -16,7 +17,8 @@ that a method may live on size. A third table says what each method takes for a 
 ``ablation`` adds a row to the papers', which asks what knowing the outline of a lesion is worth: DA-TR-Net inside the
 lesion alone, and QSMRim-Net's images of the whole patch.
 
-``robustness`` makes a small cohort for each way of scanning, of patients no model has seen.
+``robustness`` makes a small cohort for each way of scanning, of patients no model has seen. ``flair`` makes the lesions
+of a cohort brighter or darker on the FLAIR: how bright they are depends on the sequence.
 
 ``step`` prints what a training step costs, what the whole protocol does, and how long a patient with 40 lesions takes
 to classify. It needs no trained weights, for none of this depends on what the weights are.
@@ -54,7 +56,7 @@ from msrim.evaluation.rims import (
 from msrim.image import read_volume
 from msrim.lesions.patches import cut_patches
 from msrim.lesions.radiomics import lesion_features
-from msrim.models.registry import read_card
+from msrim.models.registry import Card, read_card
 from msrim.models.rims import INPUTS, SHOWN_PATCH, inputs_of, rim_probabilities
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.recipe import TrainingRecipe, read_training_recipe
@@ -67,6 +69,7 @@ from msrim.workflows.evaluate_rims import CrossValidated, cross_validate
 from tests.benchmarks.rim_cost import classification, training_step
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
+FLAIR_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 METHODS = ("aprl-rf", "aprl-nn", "rimnet", "qsmrimnet", "datrnet")
 # What the full protocol trains: folds times seeds.
 FOLDS, SEEDS = 5, 3
@@ -140,19 +143,7 @@ def robustness(given: argparse.Namespace) -> None:
     """Another scanner, or another mask of the lesions, and the same model and threshold."""
     card = read_card(given.model)
     kind = inputs_of(card)
-    rows = Table(
-        title=f"{card.label} on simulated patients that it never saw (95 % intervals: bootstrap over subjects)"
-    )
-    for column in ("simulated", "subjects", "lesions", "rim+", "pROC", "PR AUC", "F1 at the card's threshold"):
-        rows.add_column(column)
-
-    def add(name: str, truth: np.ndarray, probability: np.ndarray, subjects: np.ndarray) -> None:
-        given = {"subjects": subjects, "rim": probability >= card.threshold}
-        figures = rim_metrics(truth, probability, **given)
-        intervals = bootstrap_intervals(truth, probability, **given)
-        shown = [_cell(figures, intervals, key, apart=" ") for key in ("proc_auc", "pr_auc", "f1")]
-        rows.add_row(name, *map(str, figures["n"].values()), *shown)
-
+    rows = _rows_of(card)
     for name, scanner in SCANNERS.items():
         folder = given.out / name.replace(" ", "-")
         if not (folder / "done").is_file():
@@ -162,10 +153,43 @@ def robustness(given: argparse.Namespace) -> None:
             simulate_cohort(folder, settings)
             (folder / "done").touch()
         lesions = read_cohort(folder, kind=kind, console=Console(quiet=True), cache=folder / "radiomics")
-        add(name, lesions.truth, rim_probabilities(card, lesions.seen(), lesions.features), lesions.subjects)
+        probability = rim_probabilities(card, lesions.seen(), lesions.features)
+        _add(rows, name, lesions.truth, probability, lesions.subjects, card=card)
     for name in ("eroded by a voxel", "dilated by a voxel", "from the FLAIR"):
-        add(name, *_with_masks(given.out / "as-trained", name, card))
+        _add(rows, name, *_with_masks(given.out / "as-trained", name, card), card=card)
     Page(width=120).print(rows)
+
+
+def flair(given: argparse.Namespace) -> None:
+    """Lesions brighter or darker on the FLAIR, and the same model and threshold."""
+    card = read_card(given.model)
+    lesions = read_cohort(given.cohort, kind=inputs_of(card), console=Console(quiet=True))
+    rows = _rows_of(card)
+    for factor in FLAIR_FACTORS:
+        images = lesions.seen()
+        images[:, 1] *= factor
+        probability = rim_probabilities(card, images, lesions.features)
+        _add(rows, f"FLAIR by {factor:g}", lesions.truth, probability, lesions.subjects, card=card)
+    Page(width=130).print(rows)
+
+
+def _rows_of(card: Card) -> Table:
+    rows = Table(
+        title=f"{card.label} on simulated patients that it never saw (95 % intervals: bootstrap over subjects)"
+    )
+    for column in ("simulated", "subjects", "lesions", "rim+", "pROC", "PR AUC", "F1 at the card's threshold", "found"):
+        rows.add_column(column)
+    return rows
+
+
+def _add(
+    rows: Table, name: str, truth: np.ndarray, probability: np.ndarray, subjects: np.ndarray, *, card: Card
+) -> None:
+    given = {"subjects": subjects, "rim": probability >= card.threshold}
+    figures = rim_metrics(truth, probability, **given)
+    intervals = bootstrap_intervals(truth, probability, **given)
+    shown = [_cell(figures, intervals, key, apart=" ") for key in ("proc_auc", "pr_auc", "f1", "sensitivity")]
+    rows.add_row(name, *map(str, figures["n"].values()), *shown)
 
 
 def _with_masks(cohort: Path, how: str, card) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -328,11 +352,15 @@ def _plot(results: dict[str, CrossValidated], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for run in (table, ablation, robustness, step):
+    for run in (table, ablation, robustness, flair, step):
         command = commands.add_parser(run.__name__)
         command.set_defaults(run=run)
         if run is step:
             command.add_argument("--networks", nargs="+", default=["datrnet", "qsmrimnet"])
+            continue
+        if run is flair:
+            command.add_argument("--model", required=True)
+            command.add_argument("--cohort", type=Path, required=True)
             continue
         command.add_argument("--out", type=Path, required=True)
         if run is robustness:

@@ -16,7 +16,7 @@ from sklearn.metrics import cohen_kappa_score
 from msrim.console import Console
 from msrim.errors import InputError
 from msrim.image import Volume
-from msrim.simulation import cohort, rim_brain, rims
+from msrim.simulation import cohort, rim_brain, rim_patient, rims
 from msrim.simulation.cohort import CohortSettings, lesion_counts, rate, simulate_cohort
 from msrim.simulation.rim_brain import Brain, lesions_of, read_brain
 from msrim.simulation.rim_patient import Scanner, simulate_patient
@@ -297,6 +297,8 @@ def blocks_of_white_matter(brain, tmp_path_factory):
         patch.setattr(rim_brain, "draw_kind", lambda rng: next(others))
         # A rim all around.
         patch.setattr(rims, "COMPLETE", 0.95)
+        # By the robust deviation of a brain, which is four times that of one tissue alone.
+        patch.setattr(rim_patient, "FLAIR_LESION", tuple(np.array(rim_patient.FLAIR_LESION) / 4))
         settings = CohortSettings(subjects=6, seed=3, lesions=(2, 4), dials=Dials(unevenness=0.1, outline_mm=0.2))
         simulate_cohort(out, settings)
     return out
@@ -306,13 +308,13 @@ def test_the_packaged_network_tells_rims_from_solid_lesions_and_veins_at_the_edg
     """By the whole command, from the files, at the card's own threshold."""
     figures = evaluate_rims(blocks_of_white_matter, model="datrnet", console=Console(quiet=True))
     assert figures["n"] == {"subjects": 6, "lesions": 36, "rim": 12}
-    assert figures["roc_auc"] > 0.9
+    assert figures["roc_auc"] > 0.95
     called = {kind: found["called_rim"] for kind, found in figures["kinds"].items()}
     assert {kind: found["n"] for kind, found in figures["kinds"].items()} == {
         "rim": 12, "solid": 6, "edge vein": 6, "plain": 12
     }  # fmt: skip
-    # At this threshold the card's own figure is seven rims in ten.
-    assert called["rim"] >= 0.6 and max(called["solid"], called["edge vein"], called["plain"]) < 0.2
+    # Eight rims in ten by the card, of whole brains; by this threshold twelve are too few to ask for as many.
+    assert called["rim"] >= 0.5 and max(called["solid"], called["edge vein"], called["plain"]) == 0
 
 
 def test_cohort_and_truth_pass_the_bids_validator(small, tmp_path, bids_errors):
