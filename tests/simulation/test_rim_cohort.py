@@ -16,6 +16,8 @@ from sklearn.metrics import cohen_kappa_score
 from msrim.console import Console
 from msrim.errors import InputError
 from msrim.image import Volume
+from msrim.models import read_card
+from msrim.models.rims import INPUTS, rim_probabilities
 from msrim.simulation import cohort, rim_brain, rim_patient, rims
 from msrim.simulation.cohort import CohortSettings, lesion_counts, rate, simulate_cohort
 from msrim.simulation.rim_brain import Brain, lesions_of, read_brain
@@ -23,6 +25,7 @@ from msrim.simulation.rim_patient import Scanner, simulate_patient
 from msrim.simulation.rim_shapes import LARGEST_RIM_MM, PATCH_MM, ShapeBank, made_shape, traced_voxels
 from msrim.simulation.rims import CORE_MM, DEPTH_PER_RIM, Dials, RimLesion, draw_kind, draw_lesion, is_large
 from msrim.simulation.susceptibility import GradientEcho
+from msrim.training.rims import read_cohort
 from msrim.workflows.evaluate_rims import evaluate_rims
 from msrim.workflows.rim_cohort import PICTURE, look_at_cohort, make_rim_cohort
 
@@ -315,6 +318,10 @@ def test_the_packaged_network_tells_rims_from_solid_lesions_and_veins_at_the_edg
     }  # fmt: skip
     # Eight rims in ten by the card, of whole brains; by this threshold twelve are too few to ask for as many.
     assert called["rim"] >= 0.5 and max(called["solid"], called["edge vein"], called["plain"]) == 0
+    # By one half they are told apart.
+    lesions = read_cohort(blocks_of_white_matter, kind=INPUTS["datrnet"], console=Console(quiet=True))
+    probability = rim_probabilities(read_card("datrnet"), lesions.seen(), lesions.features)
+    assert (probability[lesions.truth] > 0.5).mean() > 0.9 and probability[~lesions.truth].max() < 0.5
 
 
 def test_cohort_and_truth_pass_the_bids_validator(small, tmp_path, bids_errors):
