@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from msrim.errors import BackendError
 from msrim.image import Volume
+from msrim.preprocess.signals import signals_kept
 
 # Local cross-correlation, so that a brightness that drifts between visits deforms nothing; steps and their smoothing as
 # Elliott et al. 2019 have them, doi:10.1177/1352458518814117; the window is the best of 2 to 4 voxels in simulated
@@ -77,18 +78,17 @@ def _run(commands: Sequence[str], folder: Path) -> None:
     """Run Greedy on files of a folder, all commands at once."""
     processes: list[subprocess.Popen[str]] = []
     try:
-        for command in commands:
-            arguments = [sys.executable, "-c", PROGRAM, command]
-            processes.append(
-                subprocess.Popen(
-                    arguments,
+        with signals_kept():
+            for command in commands:
+                process = subprocess.Popen(
+                    [sys.executable, "-c", PROGRAM, command],
                     cwd=folder,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
                     text=True,
                     errors="replace",
                 )
-            )
+                processes.append(process)
         for process in processes:
             _, complaint = process.communicate()
             if process.returncode:

@@ -13,7 +13,6 @@ import shlex
 import signal
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import numpy as np
 from msrim.errors import BackendError, InputError
 from msrim.image import Volume, read_volume, write_volume
 from msrim.preprocess.masks import blanked
+from msrim.preprocess.signals import signals_kept
 
 PROGRAMS = ("bet", "flirt", "fast")
 # So much of a program's output is shown; the cause comes first.
@@ -241,7 +241,7 @@ def _run(interface: str, folder: Path, **inputs: Any) -> str:
     path = os.pathsep.join([str(binaries), os.environ.get("PATH", os.defpath)])
     process = None
     try:
-        with _signals_kept():
+        with signals_kept():
             process = subprocess.Popen(
                 [binaries / program, *arguments],
                 cwd=folder,
@@ -271,26 +271,6 @@ def _run(interface: str, folder: Path, **inputs: Any) -> str:
         how = f"exit code {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
         raise BackendError(f"{interface} of FSL {installed.version} failed, {how}; {words}")
     return words
-
-
-@contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait for the end of the block: a program that is just being started has no name yet."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    caught: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _: caught.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    for received in caught:
-        signal.raise_signal(received)
 
 
 def _result(interface: str, path: Path, said: str) -> Volume:

@@ -126,10 +126,22 @@ def test_a_greedy_that_fails_is_told(monkeypatch):
         halfway_deformation([followed((1.0, 1.0, 1.0), seed=1)], brain=BRAIN)
 
 
-def test_greedy_ends_with_the_run_that_started_it(tmp_path):
+# The system may be slow to start a program: it runs already, and `Popen` has not returned.
+SLOW_START = """
+import subprocess, time
+start = subprocess.Popen._execute_child
+def slow(*arguments):
+    start(*arguments)
+    time.sleep(1)
+subprocess.Popen._execute_child = slow
+"""
+
+
+@pytest.mark.parametrize("start", ["", SLOW_START], ids=["started", "being-started"])
+def test_greedy_ends_with_the_run_that_started_it(tmp_path, start):
     """As `msrim` ends at SIGTERM: nothing goes on in the background, and nothing is left."""
     code = (
-        "import signal, sys; signal.signal(signal.SIGTERM, lambda number, _: sys.exit(143))\n"
+        f"{start}\nimport signal, sys; signal.signal(signal.SIGTERM, lambda number, _: sys.exit(143))\n"
         "from msrim.preprocess.deform import halfway_deformation\n"
         "from tests.preprocess.test_deform import BRAIN, followed\n"
         "halfway_deformation([followed((1.0, 1.0, 1.0), seed=1)] * 20, brain=BRAIN)"
