@@ -116,6 +116,9 @@ class Optimiser(BaseModel):
         Share of the steps in which "one-cycle" rises.
     beta1_range : (float, float) or None
         "one-cycle" moves the first beta against the learning rate, between these; None leaves it where it is.
+    restarts : tuple of float
+        Shares of all steps at which "one-cycle" begins anew from the averaged weights (warm restarts, Loshchilov and
+        Hutter 2017), with an optimiser and an average that remember nothing.
     averaging : float or None
         Decay of the exponential moving average of the weights, which then is what is written, with batch norm's
         statistics measured for it; None writes the weights of the last step.
@@ -140,6 +143,7 @@ class Optimiser(BaseModel):
     factor: Probability | None = None
     warm_up: Probability | None = None
     beta1_range: Annotated[tuple[Probability, Probability] | None, AfterValidator(_ascending)] = None
+    restarts: tuple[Probability, ...] = ()
     averaging: Probability | None = None
     clipping: Positive | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -152,8 +156,9 @@ class Optimiser(BaseModel):
         needed = {"milestones": {"milestones", "factor"}, "one-cycle": {"warm_up"}}.get(self.schedule, set())
         if missing := sorted(needed - given):
             raise ValueError(f'the schedule "{self.schedule}" needs {" and ".join(missing)}')
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError("milestones ascend")
+        for name in ("milestones", "restarts"):
+            if list(getattr(self, name)) != sorted(set(getattr(self, name))):
+                raise ValueError(f"{name} ascend")
         return self
 
 
@@ -163,6 +168,7 @@ SCHEDULES_OF = {
     "factor": "milestones",
     "warm_up": "one-cycle",
     "beta1_range": "one-cycle",
+    "restarts": "one-cycle",
 }
 # Of a recipe without [optimiser]: rim networks have the papers', all others that of the packaged models.
 ONE_CYCLE = Optimiser(

@@ -106,7 +106,7 @@ def fit(
         with descent.rounded():
             logits = network(image.to(device, memory_format=torch.channels_last_3d))
         value = loss(logits.float(), *(target.to(device) for target in targets))
-        descent.step(value)
+        descent.step(step, value)
         record.add(step, value.item())
     if descent.averaged is None:
         return write_weights(network, out / "weights.safetensors")
@@ -135,16 +135,24 @@ class Descent:
     """
 
     def __init__(self, network: nn.Module, settings: Optimiser, *, learning_rate: float, steps: int) -> None:
-        self.network, self.settings = network, settings
+        self.network, self.settings, self.learning_rate = network, settings, learning_rate
+        # The first step of each cycle, and the end of the last one.
+        self.cycles = sorted({0, *(round(steps * part) for part in settings.restarts), steps})
+        self.averaged: AveragedModel | None = None
+        self.parts: dict[str, Any] = {"network": network}
+        self._begin(self.cycles[1])
+
+    def _begin(self, steps: int) -> None:
+        """Begin a cycle: nothing is left of one before but the weights."""
+        settings = self.settings
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.name]
         self.optimiser = kind(
-            network.parameters(), lr=learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
+            self.network.parameters(), lr=self.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
         )
-        self.schedule = _schedule(self.optimiser, settings, learning_rate=learning_rate, steps=steps)
-        self.parts = {"network": network, "optimiser": self.optimiser, "schedule": self.schedule}
-        self.averaged = None
+        self.schedule = _schedule(self.optimiser, settings, learning_rate=self.learning_rate, steps=steps)
+        self.parts |= {"optimiser": self.optimiser, "schedule": self.schedule}
         if settings.averaging is not None:
-            self.averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging))
+            self.averaged = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging))
             self.parts["averaged"] = self.averaged
 
     def rounded(self) -> torch.autocast:
@@ -152,8 +160,8 @@ class Descent:
         device = next(self.network.parameters()).device
         return torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
 
-    def step(self, loss: Tensor) -> None:
-        """One step down a loss."""
+    def step(self, number: int, loss: Tensor) -> None:
+        """One step down a loss, the first is number 0."""
         self.optimiser.zero_grad()
         loss.backward()
         highest = inf if self.settings.clipping is None else self.settings.clipping
@@ -164,6 +172,13 @@ class Descent:
         self.schedule.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.network)
+        done = number + 1
+        if done in self.cycles[1:-1]:
+            if self.averaged is not None:
+                with torch.no_grad():
+                    for weight, mean in zip(self.network.parameters(), self.averaged.module.parameters(), strict=True):
+                        weight.copy_(mean)
+            self._begin(self.cycles[self.cycles.index(done) + 1] - done)
 
 
 def _schedule(optimiser: torch.optim.Optimizer, settings: Optimiser, *, learning_rate: float, steps: int) -> Any:
@@ -171,11 +186,13 @@ def _schedule(optimiser: torch.optim.Optimizer, settings: Optimiser, *, learning
     rates = torch.optim.lr_scheduler
     if settings.schedule == "one-cycle":
         low, high = settings.beta1_range or (0.0, 0.0)
+        # Torch divides by zero where the rate rises for a single step.
+        warm_up = 0.0 if settings.warm_up is None or settings.warm_up * steps == 1 else settings.warm_up
         return rates.OneCycleLR(
             optimiser,
             learning_rate,
             total_steps=steps,
-            pct_start=settings.warm_up or 0.0,
+            pct_start=warm_up,
             cycle_momentum=settings.beta1_range is not None,
             base_momentum=low,
             max_momentum=high,

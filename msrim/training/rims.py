@@ -234,7 +234,7 @@ def fit_rims(
         # No bfloat16: on a processor the weights' gradient of a convolution that is wider than its input is garbage
         # then (oneDNN leaves what only padding touches as the memory was), and slices here come down to one.
         loss = rim_loss(network(*(part.to(device) for part in given)), labels.to(device))
-        descent.step(loss)
+        descent.step(step, loss)
         record.add(step, loss.item())
     return write_weights(network, out / "weights.safetensors")
 

@@ -65,7 +65,9 @@ def _train_missing(visits: list[tuple[Subject, Path]], given: argparse.Namespace
     recipe = read_training_recipe(given.recipe, **painted)
     for patient in sorted({subject.label for subject, _ in visits}):
         if not (given.out / patient / "card.toml").is_file():
-            train(recipe, given.data, given.out / patient, leave_out=[patient], console=Console())
+            # Visits and synthetic brains are made once for all.
+            prepared = given.out / "prepared"
+            train(recipe, given.data, given.out / patient, leave_out=[patient], console=Console(), prepared=prepared)
 
 
 def table_of(

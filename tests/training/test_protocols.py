@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,10 +54,16 @@ PAPERS = {
 }  # fmt: skip
 SLIM = {"learning_rate": 3e-4, "steps": 1200, "batch_size": 64, "rim_share": 0.3, "optimiser": MILESTONES.model_dump()}
 AVERAGED = {"optimiser": ONE_CYCLE.model_dump()}
+
+
+def cycles(*restarts: float) -> dict:
+    return {"optimiser": {**ONE_CYCLE.model_dump(), "restarts": restarts}}
+
+
 MADE = {
-    "allnet": {**AVERAGED, "learning_rate": 5e-3, "steps": 2000, "batch_size": 2},
+    "allnet": {**cycles(0.3, 0.6), "learning_rate": 3e-3, "steps": 2000, "batch_size": 2},
     "allnet-thick": {**AVERAGED, "learning_rate": 1e-2, "steps": 360, "batch_size": 2},
-    "scp": {**AVERAGED, "learning_rate": 3e-3, "steps": 1500, "batch_size": 2},
+    "scp": {**cycles(0.667), "learning_rate": 3e-3, "steps": 1500, "batch_size": 2},
     "scp-thick": {**AVERAGED, "learning_rate": 8e-3, "steps": 330, "batch_size": 2},
     "coactseg": {**AVERAGED, "learning_rate": 5e-3, "steps": 1500, "batch_size": 4},
     "head": {**AVERAGED, "learning_rate": 3e-3, "steps": 1400, "batch_size": 2},
@@ -129,7 +136,7 @@ LOSS = nn.functional.binary_cross_entropy_with_logits
 
 def test_packaged_recipes_train_as_before(tmp_path):
     """The steps as they were written out before recipes had an optimiser: the same bits."""
-    settings = read_training_recipe(Path("allnet")).optimiser
+    settings = read_training_recipe(Path("allnet-thick")).optimiser
     samples = Thresholded(8)
     how = Fitting(batch_size=2, learning_rate=0.02, optimiser=settings, workers=0)
     written = load_file(fit(small(), samples, loss=LOSS, out=tmp_path, how=how))
@@ -174,9 +181,9 @@ def rates(settings: Optimiser, steps: int = 10) -> list[float]:
     network = nn.Linear(1, 1)
     descent = Descent(network, settings, learning_rate=1.0, steps=steps)
     found = []
-    for _ in range(steps):
+    for number in range(steps):
         found.append(descent.optimiser.param_groups[0]["lr"])
-        descent.step(network(torch.ones(1, 1)).sum())
+        descent.step(number, network(torch.ones(1, 1)).sum())
     return found
 
 
@@ -187,6 +194,58 @@ def test_schedules():
     assert halved == [1.0] * 5 + [0.5] * 4 + [0.25]
     cycle = rates(Optimiser(**plain, schedule="one-cycle", warm_up=0.3))
     assert cycle[2] == max(cycle) == 1.0 and cycle[0] < 0.1 and cycle[-1] < 1e-3
+    # As of `msrim train --recipe allnet --steps 10`.
+    assert max(rates(Optimiser(**plain, schedule="one-cycle", warm_up=0.1))) > 0.9
+    again = Optimiser(**plain, schedule="one-cycle", warm_up=0.3, restarts=(0.5,))
+    assert rates(again, steps=20) == cycle * 2
+
+
+RESTARTED = ONE_CYCLE.model_copy(update={"restarts": (0.2, 0.6)})
+
+
+class From(torch.utils.data.Dataset):
+    """The samples of another data set from one on."""
+
+    def __init__(self, first: int, samples: int) -> None:
+        self.first, self.samples = first, samples
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __getitem__(self, index: int):
+        return Thresholded(100)[self.first + index]
+
+
+def test_a_restart_goes_on_from_the_averaged_weights_and_remembers_nothing_else(tmp_path):
+    """One training with restarts is three trainings, each from the weights that the one before wrote."""
+    how = Fitting(batch_size=2, learning_rate=0.02, optimiser=RESTARTED, workers=0)
+    written = load_file(fit(small(), Thresholded(40), loss=LOSS, out=tmp_path / "one", how=how))
+    network = small()
+    how = replace(how, optimiser=ONE_CYCLE)
+    for number, (first, samples) in enumerate(((0, 8), (8, 16), (24, 16))):
+        weights = fit(network, From(first, samples), loss=LOSS, out=tmp_path / f"{number}", how=how)
+        network.load_state_dict(load_file(weights))
+    for name, value in network.named_parameters():
+        assert torch.equal(written[name], value), name
+
+
+@pytest.mark.parametrize("restarts", [(0.2, 0.6), (0.5,), (0.2, 0.4)], ids=["within", "at-once", "last"])
+def test_a_training_with_restarts_goes_on_where_it_was_interrupted(tmp_path, restarts):
+    """The checkpoint is that of the tenth of twenty steps."""
+    settings = ONE_CYCLE.model_copy(update={"restarts": restarts})
+    how = Fitting(batch_size=2, learning_rate=0.02, optimiser=settings, workers=0, report_every=1)
+    whole = load_file(fit(small(), Thresholded(40), loss=LOSS, out=tmp_path / "whole", how=how))
+
+    def end(line: str) -> None:
+        if line.startswith("step 12/"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(small(), Thresholded(40), loss=LOSS, out=tmp_path / "part", how=how, report=end)
+    assert torch.load(tmp_path / "part" / "checkpoint.pt", weights_only=True)["step"] == 10
+    rest = load_file(fit(small(), Thresholded(40), loss=LOSS, out=tmp_path / "part", how=how))
+    for name, value in whole.items():
+        assert torch.equal(rest[name], value), name
 
 
 @pytest.mark.parametrize(
@@ -197,6 +256,7 @@ def test_schedules():
         ({"factor": None}, 'optimiser: Value error, the schedule "milestones" needs factor'),
         ({"milestones": (0.9, 0.5)}, "optimiser: Value error, milestones ascend"),
         ({"momentum": 0.9}, "optimiser.momentum: unknown field; known are name, betas, weight_decay, "),
+        ({"restarts": (0.5,)}, 'optimiser: Value error, the schedule "milestones" has no restarts'),
         ({"clipping": 0}, "optimiser.clipping: Input should be greater than 0"),
         ({"weight_decay": float("nan")}, "optimiser.weight_decay: Input should be "),
     ],
