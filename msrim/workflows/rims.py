@@ -484,18 +484,20 @@ def write_rims(
         rows = measure_lesions(instances, probability=marked, labels=read_own(lesions.labels))
     table = [_judged(lesion, classified, threshold=threshold) for lesion in rows]
     positive = [lesion.id for lesion in table if lesion.rim]
+    count = len(positive)
     for numbers in _touching(instances.data, positive):
+        # One rim goes around both parts where confluent lesions were separated that are one.
+        count -= len(numbers) - 1
         warnings.warn(
-            f"lesions {' and '.join(map(str, numbers))}: touch, and each is called rim+; "
-            "where they are parts of one lesion, the count of rim+ is too high",
+            f"lesions {' and '.join(map(str, numbers))}: touch, and each is called rim+; they count as one with a rim",
             Remark,
             stacklevel=2,
         )
     summary = {
         **summarise(table),
-        "rim_lesions": len(positive),
-        "rim_lesions_at_least_1": len(positive) >= 1,
-        f"rim_lesions_at_least_{MANY_RIMS}": len(positive) >= MANY_RIMS,
+        "rim_lesions": count,
+        "rim_lesions_at_least_1": count >= 1,
+        f"rim_lesions_at_least_{MANY_RIMS}": count >= MANY_RIMS,
         "rim_not_judged": sum(lesion.rim is None for lesion in table),
         "rim_model": classified.model,
         "rim_threshold": threshold,

@@ -187,13 +187,16 @@ def test_a_lesion_larger_than_the_patch_is_told_and_judged(visit, model, monkeyp
     assert "only its middle was seen" in (visit / "out/sub-1/rims/report.html").read_text(encoding="utf-8")
 
 
-def test_parts_of_one_lesion_that_are_all_called_rims_are_told(visit, model, monkeypatch):
+def test_parts_of_one_lesion_that_are_all_called_rims_count_once(visit, model, monkeypatch):
     lesions = np.asarray(nib.load(visit / "lesions.nii.gz").dataobj).copy()
     lesions[28:34, 20:28, 6:9] = 4
     mark(visit, lesions)
-    classified(visit, model, monkeypatch, threshold="sensitive")
+    rows = rows_of(classified(visit, model, monkeypatch, threshold="sensitive"))
     run = json.loads((visit / "out/sub-1/rims/run.json").read_text(encoding="utf-8"))
     assert [text[:20] for text in run["warnings"] if "touch" in text] == ["lesions 1 and 4: tou"]
+    summary = json.loads((visit / "out/sub-1/rims/anat/sub-1_desc-summary.json").read_text(encoding="utf-8"))
+    assert [row["rim"] for row in rows] == ["true"] * 4
+    assert (summary["rim_lesions"], summary["rim_lesions_at_least_4"]) == (3, False)
     classified(visit, model, monkeypatch, threshold="0.9999")
     run = json.loads((visit / "out/sub-1/rims/run.json").read_text(encoding="utf-8"))
     assert not any("touch" in text for text in run["warnings"])
