@@ -114,7 +114,9 @@ def _volumes(methods: Sequence[Method]) -> Plot:
     top = max(1.0, *(float(values.max()) for values in pairs)) * 1.05
     agreement = Series(None, [], [[(0, 0), (100, 100)]])
     series = [agreement, *(Series(number, _percent(*(values.T / top)), []) for number, values in enumerate(pairs))]
-    ticks: list[tuple[float, str]] = [(percent, f"{percent * top / 100:.3g}") for percent in (0, 25, 50, 75, 100)]
+    # Whole millilitres where there are a hundred: three digits of a thousand come with an exponent.
+    form = ".0f" if top >= 100 else ".3g"
+    ticks: list[tuple[float, str]] = [(percent, f"{percent * top / 100:{form}}") for percent in (0, 25, 50, 75, 100)]
     return Plot("Lesion volume, ml; on the line both agree", "Truth", "Found", ticks, ticks, series)
 
 

@@ -63,6 +63,28 @@ def test_tables_and_page(cohort):
     assert not re.search(r'(src|href)="http|<script', page)
 
 
+def test_no_two_methods_look_alike(cohort):
+    """Nine, by colour and dashes; CoactSeg's Table 3 has seven rows."""
+    result = run(cohort, *(f"m{number}={cohort / 'good'}" for number in range(9)))
+    assert result.exit_code == 0, result.output
+    page = (cohort / "out" / "report.html").read_text(encoding="utf-8")
+    key = re.search(r'<p class="key">(.*)</p>', page)[1]
+    looks = re.findall(r'<span class="([^"]+)">m\d</span>', key)
+    assert len(looks) == len(set(looks)) == 9
+    assert all(page.count(f'<g class="{look}">') == page.count("<svg") for look in looks)
+    for look in looks:
+        assert f".{look.split()[0]} {{ --c: #" in page
+
+
+def test_volumes_on_the_axes_have_no_exponent(cohort):
+    for path in cohort.rglob("*.nii.gz"):
+        image = read_volume(path)
+        write_volume(Volume(image.data.astype(np.float32), np.diag([25, 25, 25, 1])), path)
+    assert run(cohort, f"good={cohort / 'good'}").exit_code == 0
+    page = (cohort / "out" / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r">[\d.]+e\+\d+</text>", page)
+
+
 def test_curves_are_of_the_networks_own_probabilities_where_they_are_kept(cohort):
     """The map beside the mask may have been flattened by a rule; here its sibling knows the truth."""
 
