@@ -37,6 +37,7 @@ from msrim.lesions.split import split_confluent
 from msrim.lesions.track import TrackedLesion, lesions_of_visit, numbered_as_rows, track_lesions
 from msrim.models.registry import THICK_SLICES_MM, Card, read_card
 from msrim.preprocess.deform import halfway_deformation, log_jacobian
+from msrim.preprocess.identity import SAME_BRAIN, likeness
 from msrim.preprocess.masks import remove_superficial
 from msrim.preprocess.match import match_intensities
 from msrim.preprocess.midway import brain_overlap, find_midway, to_midway
@@ -361,6 +362,14 @@ def register_to_midway(flairs: Pair[Path], *, brains: Pair[Path], to_mni: Pair[P
     both = inside[0].data & inside[1].data
     sampled = to_midway(images, midway.grid, transforms=transforms)
     correlation = float(np.corrcoef(*(image.data[both] for image in sampled))[0, 1])
+    alike = likeness(sampled[0].data, sampled[1].data, both, spacing=midway.grid.spacing)
+    if alike < SAME_BRAIN:
+        warnings.warn(
+            f"the sulci of the two brains correlate at {alike:.2f}, those of one patient's visits at 0.86 and more, "
+            "those of two people at 0.51 at most: make sure that both are of one patient, and look at the pictures",
+            Doubt,
+            stacklevel=2,
+        )
     baseline, followup = (Path(f"from_{name}.txt") for name in VISITS)
     return Midway(
         brain=write_volume(midway.grid.like(both), Path("brain.nii")),
@@ -369,6 +378,7 @@ def register_to_midway(flairs: Pair[Path], *, brains: Pair[Path], to_mni: Pair[P
         quality={
             "brain_overlap": round(overlap, 4),
             "flair_correlation": round(correlation, 4),
+            "sulci_correlation": round(alike, 4),
             "registration_disagreement_mm": round(midway.disagreement_mm, 3),
         },
     )

@@ -26,7 +26,7 @@ from msrim.workflows.evaluate import compare_cohort, curve_areas, write_comparis
 from msrim.workflows.run import Run
 from msrim.workflows.segment import LesionRule, find_lesions, write_lesions
 from msrim.workflows.train import train
-from msrim.workflows.training_data import marked_pairs, marked_visits, prepare_pair
+from msrim.workflows.training_data import marked_pairs, marked_visits, prepare_pair, prepare_visit, same_people
 
 # Of single visits, and of pairs as CoactSeg's paper has them.
 FIGURES = ("dice", "l_f1", "ltpr", "lfpr", "pq")
@@ -72,6 +72,12 @@ def run_sweep(sweep: Sweep, data: Path, out: Path, *, console: Console, **overri
     folds = deal_patients([(subject.label, _site(mask, data)) for subject, mask in visits], sweep.folds, data=data)
     for number, folder in enumerate(pairs):
         folds[number % sweep.folds].append(folder.name)
+    if (kept := _kept_folds(out, folds)) is not None:
+        folds = kept
+    elif not _all_trained(sweep, out):
+        folds = undivided(folds, visits, recipe=next(iter(recipes.values())), out=out, console=console)
+        if not all(folds):
+            raise InputError(f"{data}: too few different people for {sweep.folds} folds; see --folds")
     _keep_protocol(sweep, recipes, folds, out)
     for number, left_out in enumerate(folds):
         for row, recipe in recipes.items():
@@ -108,6 +114,39 @@ def deal_patients(patients: Iterable[tuple[str, str]], count: int, *, data: Path
     return [ordered[number::count] for number in range(count)]
 
 
+def undivided(
+    folds: Sequence[Sequence[str]],
+    visits: Iterable[tuple[Subject, Path]],
+    *,
+    recipe: TrainingRecipe,
+    out: Path,
+    console: Console,
+) -> list[list[str]]:
+    """The same parts, with patients that show one brain in one of them; a note tells who. Visits go to ``prepared``."""
+    parts = [list(fold) for fold in folds]
+    patients = (prepare_visit(*visit, recipe=recipe, out=out / "prepared", console=console) for visit in visits)
+    for one, other, alike in same_people(patients, contrasts=recipe.contrasts):
+        console.note(
+            f"sub-{one} and sub-{other} show the same brain (their sulci correlate at {alike:.2f}): no fold divides "
+            "them, but they count as two patients"
+        )
+        parts = together(parts, one, other)
+    return parts
+
+
+def together(folds: Sequence[Sequence[str]], one: str, other: str) -> list[list[str]]:
+    """The same parts, with a patient moved to where another one is.
+
+    Examples
+    --------
+    >>> together([["a", "c"], ["b", "d"]], "a", "d")
+    [['a', 'c', 'd'], ['b']]
+    """
+    if any({one, other} <= set(fold) for fold in folds):
+        return [list(fold) for fold in folds]
+    return [[*(name for name in fold if name != other), *([other] if one in fold else [])] for fold in folds]
+
+
 def folder_of(row: str) -> str:
     """A row's name as that of a folder.
 
@@ -132,6 +171,25 @@ def _keep_protocol(sweep: Sweep, recipes: dict[str, TrainingRecipe], folds: Sequ
     if kept.is_file() and json.loads(kept.read_text(encoding="utf-8")) != protocol:
         raise InputError(f"{out}: holds a sweep of other recipes or patients; choose another folder")
     write_json(protocol, kept)
+
+
+def _kept_folds(out: Path, dealt: Sequence[Sequence[str]]) -> list[list[str]] | None:
+    """The folds of a sweep of the same patients that the folder holds."""
+    kept = out / "protocol.json"
+    if not kept.is_file():
+        return None
+    folds = json.loads(kept.read_text(encoding="utf-8"))["folds"]
+    names = [sorted(name for fold in parts for name in fold) for parts in (folds, dealt)]
+    return folds if len(folds) == len(dealt) and names[0] == names[1] else None
+
+
+def _all_trained(sweep: Sweep, out: Path) -> bool:
+    return all(
+        (out / folder_of(row) / f"fold-{number}" / f"seed-{seed}" / "card.toml").is_file()
+        for row in sweep.rows
+        for number in range(sweep.folds)
+        for seed in sweep.seeds
+    )
 
 
 def _trained(

@@ -16,6 +16,7 @@ from msrim.files import read_arrays
 from msrim.image import read_volume, resample, same_grid, to_ras
 from msrim.preprocess.coordinates import anatomical_coordinates
 from msrim.preprocess.ct import halve_in_plane, prepare_ct
+from msrim.preprocess.identity import on_template, same_brains
 from msrim.preprocess.tissue import csf_structures
 from msrim.recipe import Recipe, TrainingRecipe
 from msrim.training.brains import synthetic_brain
@@ -66,7 +67,24 @@ def marked_patients(
             f"{data}: no visit has a {' or a '.join(never)}, so a model would not know what to make of one; take it "
             "out of the recipe's contrasts and settings, or give --head-labels"
         )
-    return [prepare_visit(subject, mask, recipe=recipe, out=out, console=console) for subject, mask in visits]
+    patients = [prepare_visit(subject, mask, recipe=recipe, out=out, console=console) for subject, mask in visits]
+    for one, other, alike in same_people(patients, contrasts=recipe.contrasts):
+        console.note(
+            f"sub-{one} and sub-{other} show the same brain (their sulci correlate at {alike:.2f}): name them as "
+            "visits of one patient, or leave both out together"
+        )
+    return patients
+
+
+def same_people(patients: Iterable[Patient], *, contrasts: Sequence[str]) -> list[tuple[str, str, float]]:
+    """Pairs of patients' names whose FLAIRs show the same brain, and how much these are alike."""
+    seen: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for patient in patients:
+        flair = patient.images[contrasts.index("FLAIR")] if "FLAIR" in contrasts else torch.zeros(1)
+        if patient.name not in seen and flair.any():
+            image = flair.float().numpy()
+            seen[patient.name] = on_template(image, patient.brain, mni_from_voxel=patient.mni_from_voxel)
+    return same_brains(seen)
 
 
 def seen_patients(patients: Sequence[Patient]) -> str:

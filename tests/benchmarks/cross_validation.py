@@ -31,6 +31,7 @@ from msrim.evaluation.statistics import bootstrap_interval
 from msrim.image import read_volume
 from msrim.recipe import Recipe, read_training_recipe
 from msrim.workflows.segment import segment_subject
+from msrim.workflows.sweep import undivided
 from msrim.workflows.train import train
 from msrim.workflows.training_data import marked_visits
 
@@ -64,6 +65,7 @@ def main() -> None:
     given = parser.parse_args()
     visits = [(subject, mask) for subject, mask in marked_visits(given.data) if subject.label not in given.seen]
     folds = folds_of(visits, given.folds, data=given.data)
+    folds = undivided(folds, visits, recipe=read_training_recipe(given.recipe[0]), out=given.out, console=Console())
     for number, left_out in enumerate(folds):
         for index, recipe in enumerate(given.recipe):
             _train(recipe, number, left_out, start=given.start[index] if given.start else None, given=given)
