@@ -29,7 +29,7 @@ def person(seed: int) -> np.ndarray:
     """Dark sulci of 2 to 4 mm in brighter tissue, at places of the person's own."""
     folds = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=BRAIN.shape), 3)
     tissue = 1 - 0.7 * (np.abs(folds) < 0.2 * folds.std())
-    return np.where(VENTRICLES, 0.2, np.where(BRAIN, tissue, 0))
+    return np.where(VENTRICLES, 0.5, np.where(BRAIN, tissue, 0))
 
 
 def scanned(image: np.ndarray, seed: int, *, slice_mm: int = 1) -> np.ndarray:
