@@ -41,7 +41,12 @@ def two_visits(*, changed: bool = True) -> ChangeReport:
     tracked = np.zeros(SHAPE, np.int32)
     for row in rows:
         tracked[np.isin(before.data, row.baseline_ids) | np.isin(after.data, row.followup_ids)] = row.id
-    agreement = {"brain_overlap": 0.98, "flair_correlation": 0.94, "registration_disagreement_mm": 0.31}
+    agreement = {
+        "brain_overlap": 0.98,
+        "flair_correlation": 0.94,
+        "sulci_correlation": 0.97,
+        "registration_disagreement_mm": 0.31,
+    }
     return ChangeReport(
         subject="sub-1",
         sessions=("ses-a", "ses-b"),
