@@ -10,11 +10,14 @@ import pytest
 import torch
 from scipy import ndimage
 
+from msrim.console import Console
 from msrim.errors import Doubt
 from msrim.image import Volume, write_volume
 from msrim.preprocess.identity import SAME_BRAIN, likeness, on_template, same_brains
+from msrim.recipe import read_training_recipe
 from msrim.training.lesions import Patient
 from msrim.transform import write_transform
+from msrim.workflows import sweep
 from msrim.workflows.changes import register_to_midway
 from msrim.workflows.training_data import same_people
 
@@ -83,6 +86,18 @@ def test_one_person_under_two_names_is_found_and_two_visits_are_none():
     assert same_people(patients[:3], contrasts=("T1w", "FLAIR")) == []
     # Without a FLAIR nobody is compared.
     assert same_people(patients, contrasts=("T1w",)) == []
+
+
+def test_no_fold_divides_one_person(tmp_path, monkeypatch, capsys):
+    """Preparing real visits takes minutes: here they are made ready."""
+    people = {"a": 1, "b": 2, "c": 1}
+    made = {name: patient(name, scanned(person(who), seed)) for seed, (name, who) in enumerate(people.items())}
+    monkeypatch.setattr(sweep, "prepare_visit", lambda subject, mask, **_: made[subject])
+    recipe = read_training_recipe(Path("allnet")).model_copy(update={"contrasts": ("T1w", "FLAIR")})
+    visits = [(name, tmp_path) for name in made]
+    folds = sweep.undivided([["a"], ["b"], ["c"]], visits, recipe=recipe, out=tmp_path, console=Console())
+    assert folds == [["a", "c"], ["b"], []]
+    assert "sub-a and sub-c show the same brain" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("who", [1, 2])
