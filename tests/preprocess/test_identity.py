@@ -1,4 +1,4 @@
-"""Brains told apart by their sulci: made ones with sulci of their own, and real ones where they are there."""
+"""Brains told apart by their sulci: made ones, with sulci of their own."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_nothing_to_compare():
 
 
 def test_pairs_are_found_on_the_template_however_they_are_sampled():
-    """Voxels in another order, shifted, and of another size: the matrix says where they lie."""
+    """Voxels in another order: the matrix says where they lie."""
     middle = np.array([0.0, -16.0, 18.0])
     straight = np.eye(4)
     straight[:3, 3] = middle - (SIDE - 1) / 2
