@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from msrim.cli.options import Quiet
 from msrim.errors import InputError
+
+# The areas that count where few lesions have a rim.
+AREAS = ("pr_auc", "proc_auc")
 
 app = typer.Typer(help="Compare results with the truth.", no_args_is_help=True)
 
@@ -112,9 +115,16 @@ def cohort(
 @app.command()
 def rims(
     *,
-    cohort: Annotated[Path, typer.Option("--cohort", help="Folder as `msrim simulate rim-cohort` makes it.")],
+    cohort: Annotated[
+        list[Path],
+        typer.Option("--cohort", help="Folder as `msrim simulate rim-cohort` makes it; several count together."),
+    ],
     model: Annotated[
-        str | None, typer.Option("--model", help="Rim model that never saw it: its name, or folder of one of your own.")
+        list[str] | None,
+        typer.Option(
+            "--model",
+            help="Rim model that never saw it: its name, or folder of one of your own; give it again to compare.",
+        ),
     ] = None,
     recipe: Annotated[
         Path | None,
@@ -131,37 +141,51 @@ def rims(
     cache: Annotated[Path | None, typer.Option("--cache", help="Folder that keeps radiomic features.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Judge a rim model, or a recipe, on a cohort: areas, F1 and counts with 95 % intervals over subjects."""
+    """Judge rim models, or a recipe, on a cohort: areas, F1 and counts with 95 % intervals over subjects."""
     import json
 
     from msrim.console import Console
 
     choose = "give --model to judge a trained model, or --recipe to train and judge by cross-validation"
-    if model is not None and recipe is not None:
+    if model and recipe is not None:
         raise InputError(choose)
     console = Console(quiet=quiet)
-    if model is not None:
+    differences = []
+    if model:
         from msrim.workflows.evaluate_rims import evaluate_rims
 
-        figures = evaluate_rims(cohort, model=model, console=console, device=device, cache=cache)
+        found = evaluate_rims(cohort, models=model, console=console, device=device, cache=cache)
+        models, differences = found["models"], found["differences"]
     elif recipe is None:
         raise InputError(choose)
     else:
         if out is None:
             raise InputError("--recipe needs --out, a folder that keeps the folds")
+        if len(cohort) > 1:
+            raise InputError("--recipe takes one --cohort, whose subjects are its folds")
         from msrim.recipe import read_training_recipe
         from msrim.workflows.evaluate_rims import evaluate_recipe
         from msrim.workflows.inputs import check_output_folder
 
         check_output_folder(out)
         read = read_training_recipe(recipe, device=device)
-        figures = evaluate_recipe(read, cohort, out, console=console, folds=folds, seeds=seeds, cache=cache)
+        found = evaluate_recipe(read, cohort[0], out, console=console, folds=folds, seeds=seeds, cache=cache)
+        models = [found]
     if as_json:
-        typer.echo(json.dumps(figures, indent=2))
+        typer.echo(json.dumps(found if len(models) > 1 else models[0], indent=2))
         return
+    for figures in models:
+        _tell_rims(figures)
+    for row in differences:
+        areas = ("{} {:+.3f} ({:+.3f} to {:+.3f})".format(name, *row[name]) for name in AREAS if name in row)
+        typer.echo(f"{models[0]['model']} less {row['other']}: {', '.join(areas)}")
+
+
+def _tell_rims(figures: dict[str, Any]) -> None:
+    """A model's figures, a line each."""
     n = figures["n"]
     typer.echo(f"{figures['model']} on {n['lesions']} lesions ({n['rim']} rim+) of {n['subjects']} subjects")
-    for name in ("pr_auc", "proc_auc", "roc_auc", "accuracy", "f1", "sensitivity", "specificity", "ppv"):
+    for name in (*AREAS, "roc_auc", "accuracy", "f1", "sensitivity", "specificity", "ppv"):
         interval = figures["intervals"].get(name)
         spread = "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
         typer.echo(f"{name:<12} {'n/a' if figures[name] is None else format(figures[name], '.3f')}{spread}")
@@ -169,5 +193,5 @@ def rims(
     typer.echo(
         f"counts       r {'n/a' if counts['r'] is None else format(counts['r'], '.2f')}, MSE {counts['mse']:.2f}"
     )
-    for kind, found in figures.get("kinds", {}).items():
-        typer.echo(f"{kind:<12} {100 * found['called_rim']:.1f} % of {found['n']} called rim+")
+    for kind, called in figures.get("kinds", {}).items():
+        typer.echo(f"{kind:<12} {100 * called['called_rim']:.1f} % of {called['n']} called rim+")

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,19 +112,38 @@ def read_cohort(data: Path, *, kind: Inputs, console: Console, cache: Path | Non
         size = (x, y, z)
     parts = []
     with console.progress({folder.name: 1.0 for folder in folders}):
-        for index, folder in enumerate(folders):
+        for folder in folders:
             console.started(folder.name)
-            parts.append(_read_subject(folder, data, index, size=size, kind=kind, cache=cache))
+            parts.append(_read_subject(folder, data, size=size, kind=kind, cache=cache))
             console.finished(folder.name, f"{len(parts[-1].labels)} lesions read")
-    together = {
-        name: np.concatenate([getattr(part, name) for part in parts])
-        for name in ("patches", "labels", "truth", "subjects", "kinds", *(["features"] if kind.features else []))
-    }
-    return RimLesions(**{"features": None, **together}, names=tuple(folder.name for folder in folders))
+    return together(parts)
+
+
+def together(parts: Sequence[RimLesions]) -> RimLesions:
+    """Lesions of several cohorts as those of one; a subject of one is nobody's of another, whatever the names.
+
+    Examples
+    --------
+    >>> none = np.zeros(2, bool)
+    >>> one = RimLesions(np.zeros((2, 3, 0, 0, 0)), None, none, none, np.array([0, 1]), ("sub-1", "sub-2"))
+    >>> together([one, one]).subjects.tolist()
+    [0, 1, 2, 3]
+    """
+    before = np.cumsum([0, *(len(part.names) for part in parts)])
+
+    def all_of(name: str) -> Any:
+        values = [getattr(part, name) for part in parts]
+        return None if any(value is None for value in values) else np.concatenate(values)
+
+    return RimLesions(
+        **{name: all_of(name) for name in ("patches", "features", "labels", "truth", "kinds")},
+        subjects=np.concatenate([part.subjects + first for part, first in zip(parts, before, strict=False)]),
+        names=tuple(name for part in parts for name in part.names),
+    )
 
 
 def _read_subject(
-    folder: Path, data: Path, index: int, *, size: tuple[int, int, int] | None, kind: Inputs, cache: Path | None
+    folder: Path, data: Path, *, size: tuple[int, int, int] | None, kind: Inputs, cache: Path | None
 ) -> RimLesions:
     name, derived = folder.name, data / "derivatives" / "truth" / folder.name / "anat"
     qsm, _ = susceptibility_ppm(read_volume(folder / "anat" / f"{name}_Chimap.nii.gz"), name=name)
@@ -143,7 +163,7 @@ def _read_subject(
         lesion_features(qsm, instances, first_order=kind.first_order, cache=cache) if kind.features else None,
         np.array([row["rim"] == "true" for row in rows], bool),
         np.array([row.get("truth", row["rim"]) == "true" for row in rows], bool),
-        np.full(len(rows), index),
+        np.zeros(len(rows), int),
         (name,),
         np.array([row.get("kind", "") for row in rows], str),
     )

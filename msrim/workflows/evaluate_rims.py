@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,29 +12,41 @@ import numpy as np
 
 from msrim.console import Console
 from msrim.errors import InputError
-from msrim.evaluation.rims import best_f1_threshold, bootstrap_intervals, majority, rim_metrics, stratified_folds
+from msrim.evaluation.rims import (
+    best_f1_threshold,
+    bootstrap_difference,
+    bootstrap_intervals,
+    majority,
+    rim_metrics,
+    stratified_folds,
+)
 from msrim.files import write_json
 from msrim.models.inference import choose_device
 from msrim.models.registry import read_card
 from msrim.models.rims import INPUTS, inputs_of, predict, rim_probabilities
 from msrim.recipe import TrainingRecipe
-from msrim.training.rims import RimLesions, read_cohort
+from msrim.training.rims import RimLesions, read_cohort, together
 from msrim.workflows.train_rims import fit_network
 
 SEEDS = 3
 
 
 def evaluate_rims(
-    cohort: Path, *, model: str, console: Console, device: str = "cpu", cache: Path | None = None
+    cohorts: Sequence[Path],
+    *,
+    models: Sequence[str],
+    console: Console,
+    device: str = "cpu",
+    cache: Path | None = None,
 ) -> dict[str, Any]:
-    """How well a trained model classifies the rims of a cohort that it never saw.
+    """How well trained models classify the rims of cohorts that they never saw.
 
     Parameters
     ----------
-    cohort : Path
-        See :func:`msrim.training.rims.read_cohort`.
-    model : str
-        Of the task "rims"; its card's threshold decides.
+    cohorts : sequence of Path
+        See :func:`msrim.training.rims.read_cohort`; their subjects count together.
+    models : sequence of str
+        Of the task "rims"; the threshold of each one's card decides.
     console : Console
     device : str
     cache : Path, optional
@@ -42,22 +55,44 @@ def evaluate_rims(
     Returns
     -------
     dict
-        Ready for JSON: ``model``, ``threshold``, the figures of :func:`msrim.evaluation.rims.rim_metrics`, and under
-        ``intervals`` their 95 % intervals by bootstrap over subjects; under ``kinds``, how many lesions were made as
-        each kind and the share of them that is called rim+.
+        Ready for JSON. ``models``: for each its ``model``, ``threshold``, the figures of
+        :func:`msrim.evaluation.rims.rim_metrics`, under ``intervals`` their 95 % intervals by bootstrap over subjects,
+        and under ``kinds`` how many lesions were made as each kind and the share of them that is called rim+.
+        ``differences``: the first model less each other one, with ``other``, and for each area the difference and the
+        ends of its 95 % interval on the same resampled subjects.
 
     Raises
     ------
     InputError
-        The cohort cannot be used, or the model classifies no rims.
+        A cohort cannot be used, or a model classifies no rims.
     """
-    card = read_card(model)
-    if card.task != "rims":
-        raise InputError(f"{card.label}: classifies no rims (its task is {card.task}); choose another model")
+    cards = [read_card(model) for model in models]
+    for card in cards:
+        if card.task != "rims":
+            raise InputError(f"{card.label}: classifies no rims (its task is {card.task}); choose another model")
     choose_device(device)
-    lesions = read_cohort(cohort, kind=inputs_of(card), console=console, cache=cache)
-    probability = rim_probabilities(card, lesions.seen(), lesions.features, device=device)
-    rim = probability >= card.threshold
+    judged, probabilities = [], []
+    for card in cards:
+        kind = inputs_of(card)
+        lesions = together([read_cohort(cohort, kind=kind, console=console, cache=cache) for cohort in cohorts])
+        probability = rim_probabilities(card, lesions.seen(), lesions.features, device=device)
+        probabilities.append(probability)
+        judged.append(
+            {
+                "model": card.label,
+                "threshold": card.threshold,
+                **_judged(lesions, probability >= card.threshold, probability),
+            }
+        )
+    differences = []
+    for card, probability in zip(cards[1:], probabilities[1:], strict=True):
+        found = bootstrap_difference(lesions.truth, probabilities[0], probability, subjects=lesions.subjects)
+        differences.append({"other": card.label, **found})
+    return {"models": judged, "differences": differences}
+
+
+def _judged(lesions: RimLesions, rim: np.ndarray, probability: np.ndarray) -> dict[str, Any]:
+    """A model's figures for lesions (N,), of which it calls some rim+ by their probability."""
     figures = rim_metrics(lesions.truth, probability, subjects=lesions.subjects, rim=rim)
     intervals = bootstrap_intervals(lesions.truth, probability, subjects=lesions.subjects, rim=rim)
     kinds = {
@@ -65,7 +100,7 @@ def evaluate_rims(
         for kind in ([] if lesions.kinds is None else np.unique(lesions.kinds))
         if kind
     }
-    return {"model": card.label, "threshold": card.threshold, **figures, "intervals": intervals, "kinds": kinds}
+    return {**figures, "intervals": intervals, "kinds": kinds}
 
 
 def evaluate_recipe(
@@ -97,8 +132,8 @@ def evaluate_recipe(
     Returns
     -------
     dict
-        As of :func:`evaluate_rims`, with ``losses``: the mean training loss of the last tenth of the steps of each fold
-        and seed, and ``seen``: lesions drawn in each training.
+        As of one model of :func:`evaluate_rims`, with ``losses``: the mean training loss of the last tenth of the steps
+        of each fold and seed, and ``seen``: lesions drawn in each training.
 
     Raises
     ------

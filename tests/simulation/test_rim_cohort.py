@@ -309,7 +309,8 @@ def blocks_of_white_matter(brain, tmp_path_factory):
 
 def test_the_packaged_network_tells_rims_from_solid_lesions_and_veins_at_the_edge(blocks_of_white_matter):
     """By the whole command, from the files, at the card's own threshold."""
-    figures = evaluate_rims(blocks_of_white_matter, model="datrnet", console=Console(quiet=True))
+    found = evaluate_rims([blocks_of_white_matter], models=["datrnet"], console=Console(quiet=True))
+    figures = found["models"][0]
     assert figures["n"] == {"subjects": 6, "lesions": 36, "rim": 12}
     assert figures["roc_auc"] > 0.95
     called = {kind: found["called_rim"] for kind, found in figures["kinds"].items()}

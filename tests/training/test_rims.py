@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 import torch
 from made import write_rim_subject as write_subject
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from msrim.cli.main import app
 from msrim.console import Console
 from msrim.errors import InputError
 from msrim.files import write_text
@@ -208,9 +211,32 @@ def test_a_trained_network_has_a_card_that_loads_and_evaluates(cohort, tmp_path)
     assert 0 <= card.sensitive_threshold <= 1 and 0 <= card.threshold <= 1
     assert "9 simulated patients" in card.training
     load_model(card)
-    figures = evaluate_rims(cohort, model=str(folder), console=QUIET)
+    figures = evaluate_rims([cohort], models=[str(folder)], console=QUIET)["models"][0]
     assert figures["n"] == {"subjects": 10, "lesions": 20, "rim": 10}
     assert set(figures["intervals"]) >= {"pr_auc", "proc_auc", "roc_auc", "accuracy"}
+
+
+def test_models_are_compared_on_the_subjects_of_several_cohorts(cohort, tmp_path):
+    folders = []
+    for name, seed in (("one", 1), ("other", 2)):
+        recipe = RECIPE.model_copy(update={"name": name, "seed": seed})
+        folders.append(str(train_rims(recipe, cohort, tmp_path / name, leave_out=[], console=QUIET)))
+    alone = evaluate_rims([cohort], models=folders, console=QUIET)
+    given = ["--cohort", str(cohort), "--cohort", str(cohort)]
+    for folder in folders:
+        given += ["--model", folder]
+    shown = CliRunner().invoke(app, ["evaluate", "rims", *given, "--json", "--quiet"])
+    both = json.loads(shown.stdout)
+    assert [row["n"] for row in both["models"]] == [{"subjects": 20, "lesions": 40, "rim": 20}] * 2
+    # The same lesions twice: the areas are the same, and their difference is that of the areas.
+    one, other = (row["pr_auc"] for row in both["models"])
+    assert (one, other) == pytest.approx([row["pr_auc"] for row in alone["models"]])
+    [difference] = both["differences"]
+    assert difference["other"] == "other@0" and difference["pr_auc"][0] == pytest.approx(one - other)
+    assert difference["pr_auc"][1] <= one - other <= difference["pr_auc"][2]
+    lines = CliRunner().invoke(app, ["evaluate", "rims", *given, "--quiet"]).stdout.splitlines()
+    assert lines[0] == "one@0 on 40 lesions (20 rim+) of 20 subjects"
+    assert lines[-1].startswith(f"one@0 less other@0: pr_auc {one - other:+.3f} (")
 
 
 def test_a_misspelt_patient_to_leave_out_is_refused(cohort, tmp_path):
@@ -262,7 +288,7 @@ def test_a_network_of_another_task_is_refused(cohort, tmp_path):
     with pytest.raises(InputError, match="not a rim network"):
         train_rims(recipe, cohort, tmp_path, leave_out=[], console=QUIET)
     with pytest.raises(InputError, match="classifies no rims"):
-        evaluate_rims(cohort, model="head", console=QUIET)
+        evaluate_rims([cohort], models=["head"], console=QUIET)
 
 
 def test_inputs_without_an_image_read_no_flair(cohort):
