@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import ndimage
 
+from msrim.image import Volume, grid_around, resample
+
 # Sulci: finer than the first, scans differ by their resolution; coarser than the second, by coil and brightness.
 FINE_MM, COARSE_MM = 2.0, 8.0
 # FLAIRs of one person reach 0.86 to 0.98 registered to one another (five pairs of visits, slices of 1 to 6.5 mm), and
@@ -67,26 +69,24 @@ def likeness(one: np.ndarray, other: np.ndarray, brain: np.ndarray, *, spacing: 
     return _correlation(*images, brain=brain, spacing=spacing)
 
 
-def on_template(image: np.ndarray, brain: np.ndarray, *, mni_from_voxel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def on_template(image: Volume, brain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sulci and brain of an image on a grid in MNI152 that is the same for all.
 
     Parameters
     ----------
-    image : (X, Y, Z) float
+    image : Volume of float
+        In MNI152, on whatever grid.
     brain : (X, Y, Z) bool
-    mni_from_voxel : (4, 4) float
+        On that grid.
 
     Returns
     -------
     (A, B, C) float32, (A, B, C) bool
     """
-    axes = [np.arange(low, high + 1, MNI_SPACING_MM) for low, high in zip(*MNI_BOX_MM, strict=True)]
-    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
-    matrix = np.linalg.inv(mni_from_voxel)
-    at = np.moveaxis(points @ matrix[:3, :3].T + matrix[:3, 3], -1, 0)
-    inside = ndimage.map_coordinates(brain.astype(np.float32), at, order=1) > 0.5
-    sampled = ndimage.map_coordinates(image.astype(np.float32), at, order=1)
-    return sulci(sampled, inside, spacing=np.full(3, MNI_SPACING_MM)), inside
+    low, high = (np.array(corner) for corner in MNI_BOX_MM)
+    grid = grid_around(high - low, low, spacing_mm=MNI_SPACING_MM)
+    inside = resample(image.like(brain.astype(np.float32)), grid).data > 0.5
+    return sulci(resample(image, grid).data, inside, spacing=grid.spacing), inside
 
 
 def same_brains(seen: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[tuple[str, str, float]]:

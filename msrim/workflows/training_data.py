@@ -13,7 +13,7 @@ from msrim.bids import CONTRASTS, Subject, find_subject, images_in
 from msrim.console import Console
 from msrim.errors import InputError
 from msrim.files import read_arrays
-from msrim.image import read_volume, resample, same_grid, to_ras
+from msrim.image import Volume, read_volume, resample, same_grid, to_ras
 from msrim.preprocess.coordinates import anatomical_coordinates
 from msrim.preprocess.ct import halve_in_plane, prepare_ct
 from msrim.preprocess.identity import on_template, same_brains
@@ -82,8 +82,8 @@ def same_people(patients: Iterable[Patient], *, contrasts: Sequence[str]) -> lis
     for patient in patients:
         flair = patient.images[contrasts.index("FLAIR")] if "FLAIR" in contrasts else torch.zeros(1)
         if patient.name not in seen and flair.any():
-            image = flair.float().numpy()
-            seen[patient.name] = on_template(image, patient.brain, mni_from_voxel=patient.mni_from_voxel)
+            image = Volume(flair.float().numpy(), patient.mni_from_voxel)
+            seen[patient.name] = on_template(image, patient.brain)
     return same_brains(seen)
 
 

@@ -64,9 +64,9 @@ def test_pairs_are_found_on_the_template_however_they_are_sampled():
     straight[:3, 3] = middle - (SIDE - 1) / 2
     turned = straight @ np.array([[0, -1, 0, SIDE - 1], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
     seen = {
-        "a": on_template(scanned(person(1), 10), BRAIN, mni_from_voxel=straight),
-        "b": on_template(scanned(person(2), 11), BRAIN, mni_from_voxel=straight),
-        "c": on_template(np.rot90(scanned(person(1), 12), k=-1), np.rot90(BRAIN, k=-1), mni_from_voxel=turned),
+        "a": on_template(Volume(scanned(person(1), 10), straight), BRAIN),
+        "b": on_template(Volume(scanned(person(2), 11), straight), BRAIN),
+        "c": on_template(Volume(np.rot90(scanned(person(1), 12), k=-1), turned), np.rot90(BRAIN, k=-1)),
     }
     assert [pair[:2] for pair in same_brains(seen)] == [("a", "c")]
 
