@@ -26,7 +26,15 @@ from msrim.workflows.training_data import check_left_out
 FOLDS = 5
 
 
-def train_rims(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: Sequence[str], console: Console) -> Path:
+def train_rims(
+    recipe: TrainingRecipe,
+    data: Path,
+    out: Path,
+    *,
+    leave_out: Sequence[str],
+    console: Console,
+    cache: Path | None = None,
+) -> Path:
     """Train a rim network on a cohort.
 
     Parameters
@@ -39,6 +47,8 @@ def train_rims(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: Sequ
         Gets ``weights.safetensors``, ``card.toml`` and the loss curve.
     leave_out : sequence of str
         Subjects (labels without ``sub-``) that must not be seen.
+    cache : Path, optional
+        Folder that keeps radiomic features, so that several trainings may share them; one in ``out`` if not given.
 
     Returns
     -------
@@ -48,7 +58,7 @@ def train_rims(recipe: TrainingRecipe, data: Path, out: Path, *, leave_out: Sequ
     kind = INPUTS.get(recipe.network)
     if kind is None:
         raise InputError(f"{recipe.network}: not a rim network; choose one of {', '.join(INPUTS)}")
-    lesions = read_cohort(data, kind=kind, cache=out / "prepared", console=console)
+    lesions = read_cohort(data, kind=kind, cache=cache or out / "prepared", console=console)
     check_left_out(leave_out, [name.removeprefix("sub-") for name in lesions.names], data=data)
     lesions = lesions.of(~np.isin(lesions.subjects, [lesions.names.index(f"sub-{name}") for name in leave_out]))
     counts = np.bincount(lesions.subjects, weights=lesions.labels, minlength=len(lesions.names))

@@ -1,7 +1,9 @@
 """All rim classifiers on a simulated cohort, cross-validated; or one trained model's robustness. Figures are simulated.
 
     python -m tests.benchmarks.rims table --cohort DIR --out DIR [--methods aprl-rf datrnet] [--seeds 3] [--effort 1]
+        [--test DIR ...]
     python -m tests.benchmarks.rims ablation --cohort DIR --out DIR --network datrnet|qsmrimnet [--rows NAME ...]
+        [--test DIR ...]
     python -m tests.benchmarks.rims robustness --model M --out DIR [--lesion-bank NPZ] [--head-labels DIR]
     python -m tests.benchmarks.rims flair --model M --cohort DIR
     python -m tests.benchmarks.rims step [--networks datrnet qsmrimnet]
@@ -13,6 +15,9 @@ recipes' steps; ``--seeds 1 --effort 0.25`` is a reduced one at a twelfth of the
 
 ``table`` comes twice, of all lesions and of those that are as large as rims are: rim+ lesions are larger than most, so
 that a method may live on size. A third table says what each method takes for a rim.
+
+With ``--test`` either trains once on the whole cohort, but for the fifth of its subjects that chooses thresholds, and
+judges on other cohorts: a fifth of the time, and no subject of the training's cohort is judged.
 
 ``ablation`` adds a row to the papers', which asks what knowing the outline of a lesion is worth: DA-TR-Net inside the
 lesion alone, and QSMRim-Net's images of the whole patch.
@@ -57,15 +62,16 @@ from msrim.image import read_volume
 from msrim.lesions.patches import cut_patches
 from msrim.lesions.radiomics import lesion_features
 from msrim.models.registry import Card, read_card
-from msrim.models.rims import INPUTS, SHOWN_PATCH, inputs_of, rim_probabilities
+from msrim.models.rims import INPUTS, SHOWN_PATCH, Inputs, inputs_of, rim_probabilities
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.recipe import TrainingRecipe, read_training_recipe
 from msrim.simulation.cohort import CohortSettings, simulate_cohort
 from msrim.simulation.rim_patient import Scanner
 from msrim.simulation.rims import KINDS
 from msrim.simulation.susceptibility import GradientEcho
-from msrim.training.rims import read_cohort
+from msrim.training.rims import read_cohort, together
 from msrim.workflows.evaluate_rims import CrossValidated, cross_validate
+from msrim.workflows.train_rims import train_rims
 from tests.benchmarks.rim_cost import classification, training_step
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
@@ -109,6 +115,9 @@ SCANNERS = {
 
 
 def table(given: argparse.Namespace) -> None:
+    if given.test:
+        _judge_once({name: (_recipe(name, given.effort), INPUTS[name]) for name in given.methods}, given)
+        return
     console, results = Console(), {}
     for name in given.methods:
         recipe = _recipe(name, given.effort)
@@ -116,7 +125,9 @@ def table(given: argparse.Namespace) -> None:
     _print("simulated cohort", results, given)
     large = _as_large_as_rims(given.cohort)
     alike = {name: result.of(large) for name, result in results.items()}
-    _print_differences(results)
+    one = next(iter(results.values()))
+    means = {name: result.probability.mean(0) for name, result in results.items()}
+    _print_pairs(means, truth=one.truth, subjects=one.subjects, folds=one.folds)
     _print("lesions as large as those with a rim, simulated cohort", alike, given)
     _print_kinds(results, given.cohort)
     _plot(results, given.out)
@@ -127,16 +138,54 @@ def ablation(given: argparse.Namespace) -> None:
     rows = ABLATIONS[given.network]
     if unknown := set(given.rows or ()) - set(rows):
         raise SystemExit(f"no row {', '.join(unknown)}; choose from: {', '.join(rows)}")
-    results = {}
+    changed = {}
     for row in given.rows or rows:
         name = f"{given.network}-{row.replace(' ', '-').replace(',', '')}"
         switches = dict(rows[row])
         seen = replace(kind, masked=switches.pop("masked", kind.masked))
-        changed = recipe.model_copy(update={"name": name, "settings": recipe.settings | switches})
+        changed[row] = recipe.model_copy(update={"name": name, "settings": recipe.settings | switches}), seen
+    if given.test:
+        _judge_once(changed, given)
+        return
+    results = {}
+    for row, (one, seen) in changed.items():
         # What a network sees is no setting of its recipe.
         with mock.patch.dict(INPUTS, {given.network: seen}):
-            results[row] = _validated(changed, given, Console())
+            results[row] = _validated(one, given, Console())
     _print(f"{given.network}, ablation on the simulated cohort", results, given)
+
+
+def _judge_once(recipes: dict[str, tuple[TrainingRecipe, Inputs]], given: argparse.Namespace) -> None:
+    """Train what is missing on the cohort, and judge all on the others; every row less the one before it."""
+    console, cache = Console(), given.out / "radiomics"
+    rows = Table(title="trained once, judged on other simulated patients (95 % intervals: bootstrap over subjects)")
+    shown = ("proc_auc", "pr_auc", "f1", "sensitivity", "specificity", "ppv")
+    for column in ("simulated", *shown, "r of counts", "solid", "edge vein", "partial rim"):
+        rows.add_column(column)
+    found = {}
+    for row, (recipe, seen) in recipes.items():
+        with mock.patch.dict(INPUTS, {recipe.network: seen}):
+            folder = given.out / recipe.name
+            if not (folder / "card.toml").is_file():
+                train_rims(recipe, given.cohort, folder, leave_out=(), console=console, cache=cache)
+            card = read_card(folder)
+            parts = [read_cohort(cohort, kind=seen, console=Console(quiet=True), cache=cache) for cohort in given.test]
+            lesions = together(parts)
+            probability = rim_probabilities(card, lesions.seen(), lesions.features)
+        rim = probability >= card.threshold
+        figures = rim_metrics(lesions.truth, probability, subjects=lesions.subjects, rim=rim)
+        intervals = bootstrap_intervals(lesions.truth, probability, subjects=lesions.subjects, rim=rim)
+        called = [f"{100 * rim[lesions.kinds == kind].mean():.1f} %" for kind in ("solid", "edge vein", "partial rim")]
+        cells = [_cell(figures, intervals, key) for key in shown]
+        rows.add_row(row, *cells, f"{figures['counts']['r']:.2f}", *called)
+        found[row] = probability
+        n = figures["n"]
+    rows.caption = (
+        f"judged on {n['subjects']} simulated patients, {n['lesions']} lesions, {n['rim']} with a rim; one seed, "
+        f"{100 * given.effort:.3g} % of the recipes' steps"
+    )
+    Page(width=150).print(rows)
+    _print_pairs(found, truth=lesions.truth, subjects=lesions.subjects)
 
 
 def robustness(given: argparse.Namespace) -> None:
@@ -309,14 +358,15 @@ def _print(title: str, results: dict[str, CrossValidated], given: argparse.Names
     Page(width=170).print(rows)
 
 
-def _print_differences(results: dict[str, CrossValidated]) -> None:
-    """Every method less the one before it in the table, on the same resampled subjects."""
-    rows = Table(title="differences between methods, simulated cohort (95 % intervals: paired bootstrap over subjects)")
+def _print_pairs(
+    probability: dict[str, np.ndarray], *, truth: np.ndarray, subjects: np.ndarray, folds: np.ndarray | None = None
+) -> None:
+    """Every row less the one before it, on the same resampled subjects."""
+    rows = Table(title="differences, simulated patients (95 % intervals: paired bootstrap over subjects)")
     for column in ("", "pROC AUC", "PR AUC"):
         rows.add_column(column)
-    for (before, one), (name, other) in pairwise(results.items()):
-        given = {"subjects": one.subjects, "folds": one.folds}
-        found = bootstrap_difference(one.truth, other.probability.mean(0), one.probability.mean(0), **given)
+    for (before, one), (name, other) in pairwise(probability.items()):
+        found = bootstrap_difference(truth, other, one, subjects=subjects, folds=folds)
         cells = ["{:+.3f} ({:+.3f} to {:+.3f})".format(*found[key]) for key in ("proc_auc", "pr_auc")]
         rows.add_row(f"{name} - {before}", *cells)
     Page(width=120).print(rows)
@@ -373,6 +423,7 @@ def main() -> None:
         command.add_argument("--cohort", type=Path, required=True)
         command.add_argument("--seeds", type=int, default=SEEDS)
         command.add_argument("--effort", type=float, default=1.0, help="share of the recipes' steps")
+        command.add_argument("--test", type=Path, nargs="+", help="cohorts to judge on, instead of folds")
         if run is table:
             command.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
         else:
