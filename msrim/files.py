@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import fcntl
+import fnmatch
 import hashlib
 import json
 import os
@@ -67,6 +68,24 @@ def remove_partial_files(folder: Path) -> None:
     """Remove what writers that were killed have left below ``folder``; nobody may be writing there."""
     for path in folder.rglob(f".*{PARTIAL}*"):
         path.unlink()
+
+
+def files_below(folder: Path, pattern: str) -> list[Path]:
+    """Files whose name matches a pattern in a folder and all below it, sorted; links to folders are followed.
+
+    Labs gather a study from links into their archive. A folder that several links lead to counts once, under the first
+    of its names, so that links may lead in a circle.
+    """
+    found, seen = [], set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        place = os.path.realpath(root)
+        if place in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        folders.sort()
+        found += [Path(root, name) for name in fnmatch.filter(names, pattern)]
+    return sorted(found)
 
 
 def write_text(text: str, path: Path) -> Path:

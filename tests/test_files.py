@@ -12,7 +12,7 @@ import pytest
 
 from msrim import files
 from msrim.errors import OutputError
-from msrim.files import remove_partial_files, sha256_of, write_text, written_atomically
+from msrim.files import files_below, remove_partial_files, sha256_of, write_text, written_atomically
 
 
 def test_file_appears_at_the_end_and_under_its_suffix(tmp_path):
@@ -97,3 +97,17 @@ def test_sha256_is_remembered_and_a_changed_file_read_again(tmp_path, monkeypatc
     for content in (b"uvw", b"rst"):
         path.write_bytes(content)
         assert sha256_of(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    study, archive = tmp_path / "study", tmp_path / "archive" / "site" / "sub-1"
+    archive.mkdir(parents=True)
+    study.mkdir()
+    for name in ("a.nii.gz", "b.txt"):
+        (archive / name).touch()
+    (study / "site").symlink_to(archive.parent)
+    (study / "site-again").symlink_to(archive.parent)
+    (archive / "up").symlink_to(study)
+    (study / "c.nii").symlink_to(archive / "a.nii.gz")
+    assert files_below(study, "*.nii*") == [study / "c.nii", study / "site" / "sub-1" / "a.nii.gz"]
+    assert files_below(study / "nothing", "*") == []

@@ -15,7 +15,7 @@ from msrim.evaluation.cohort import Scan, compare_methods, scan_figures, summari
 from msrim.evaluation.curves import lesion_roc_curve, precision_recall_curve
 from msrim.evaluation.longitudinal import change_metrics, split_change
 from msrim.evaluation.metrics import segmentation_metrics
-from msrim.files import write_tsv
+from msrim.files import files_below, write_tsv
 from msrim.image import Volume, on_grid_of, read_map, read_volume, resample
 from msrim.report.evaluation import Method, is_evaluation_page, write_cohort_page
 from msrim.transform import read_transform
@@ -197,7 +197,7 @@ def compare_cohort(
 def _by_visit(folder: Path, suffix: str) -> dict[Visit, Path]:
     """Files of lesions below a folder by patient and session, in order."""
     found: dict[Visit, Path] = {}
-    for path in sorted(folder.rglob("sub-*.nii*")):
+    for path in files_below(folder, "sub-*.nii*"):
         name = NAME.fullmatch(path.name)
         if not name or name[3] != suffix:
             continue

@@ -12,7 +12,7 @@ import torch
 from msrim.bids import CONTRASTS, Subject, find_subject, images_in
 from msrim.console import Console
 from msrim.errors import InputError
-from msrim.files import read_arrays
+from msrim.files import files_below, read_arrays
 from msrim.image import Volume, read_volume, resample, same_grid, to_ras
 from msrim.preprocess.coordinates import anatomical_coordinates
 from msrim.preprocess.ct import halve_in_plane, prepare_ct
@@ -96,7 +96,7 @@ def seen_patients(patients: Sequence[Patient]) -> str:
 def marked_visits(data: Path) -> list[tuple[Subject, Path]]:
     """Every visit below a folder that has a FLAIR and a lesion mask beside it."""
     visits = []
-    for mask in sorted(data.rglob("*.nii*")):
+    for mask in files_below(data, "*.nii*"):
         if MASK.fullmatch(mask.name) and not mask.name.startswith("."):
             visits.append((find_subject(mask.parent), mask))
     return visits
@@ -139,7 +139,7 @@ def prepare_visit(subject: Subject, mask: Path, *, recipe: TrainingRecipe, out: 
 
 def marked_pairs(data: Path) -> list[Path]:
     """Folders of MSSEG-2 below a folder, whole ones."""
-    folders = sorted(path.parent for path in data.rglob(PAIR_FILES[0]))
+    folders = [path.parent for path in files_below(data, PAIR_FILES[0])]
     return [folder for folder in folders if all((folder / name).is_file() for name in PAIR_FILES)]
 
 
@@ -173,7 +173,7 @@ def prepare_pair(folder: Path, *, recipe: TrainingRecipe, out: Path, console: Co
 
 def ct_scans(data: Path, *, leave_out: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """CT scans and their tumours, prepared by :func:`msrim.preprocess.ct.prepare_ct`."""
-    numbered = {path.name.split(".")[0].removeprefix("volume-"): path for path in sorted(data.rglob("volume-*.nii*"))}
+    numbered = {path.name.split(".")[0].removeprefix("volume-"): path for path in files_below(data, "volume-*.nii*")}
     check_left_out(leave_out, numbered, data=data)
     if not set(numbered) - set(leave_out):
         raise InputError(f"{data}: no volume-N.nii with its segmentation-N.nii is left to train on")
