@@ -73,18 +73,20 @@ def remove_partial_files(folder: Path) -> None:
 def files_below(folder: Path, pattern: str) -> list[Path]:
     """Files whose name matches a pattern in a folder and all below it, sorted; links to folders are followed.
 
-    Labs gather a study from links into their archive. A folder that several links lead to counts once, under the first
-    of its names, so that links may lead in a circle.
+    Labs gather a study from links into their archive. A folder counts once, under its own name if it lies in the tree,
+    else under the first link to it, so that links may lead in a circle.
     """
-    found, seen = [], set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        place = os.path.realpath(root)
-        if place in seen:
-            folders.clear()
-            continue
-        seen.add(place)
-        folders.sort()
-        found += [Path(root, name) for name in fnmatch.filter(names, pattern)]
+    found, seen, starts = [], set(), [folder]
+    for start in starts:
+        for root, folders, names in os.walk(start):
+            place = os.path.realpath(root)
+            if place in seen:
+                folders.clear()
+                continue
+            seen.add(place)
+            found += [Path(root, name) for name in fnmatch.filter(names, pattern)]
+            # Walked when all real folders have been.
+            starts += sorted(path for name in folders if (path := Path(root, name)).is_symlink())
     return sorted(found)
 
 

@@ -109,5 +109,10 @@ def test_links_to_folders_are_followed_once(tmp_path):
     (study / "site-again").symlink_to(archive.parent)
     (archive / "up").symlink_to(study)
     (study / "c.nii").symlink_to(archive / "a.nii.gz")
-    assert files_below(study, "*.nii*") == [study / "c.nii", study / "site" / "sub-1" / "a.nii.gz"]
+    (study / "ses-2").mkdir()
+    (study / "ses-2" / "d.nii").touch()
+    # A link beside a visit doesn't take its name.
+    (study / "latest").symlink_to(study / "ses-2")
+    found = [study / "c.nii", study / "ses-2" / "d.nii", study / "site" / "sub-1" / "a.nii.gz"]
+    assert files_below(study, "*.nii*") == found
     assert files_below(study / "nothing", "*") == []

@@ -71,19 +71,17 @@ def evaluate_rims(
         if card.task != "rims":
             raise InputError(f"{card.label}: classifies no rims (its task is {card.task}); choose another model")
     choose_device(device)
-    judged, probabilities = [], []
+    judged, probabilities, read = [], [], {}
     for card in cards:
         kind = inputs_of(card)
-        lesions = together([read_cohort(cohort, kind=kind, console=console, cache=cache) for cohort in cohorts])
+        if kind not in read:
+            parts = [read_cohort(cohort, kind=kind, console=console, cache=cache) for cohort in cohorts]
+            # Those of another kind go: a cohort's patches take much memory.
+            read = {kind: together(parts)}
+        lesions = read[kind]
         probability = rim_probabilities(card, lesions.seen(), lesions.features, device=device)
         probabilities.append(probability)
-        judged.append(
-            {
-                "model": card.label,
-                "threshold": card.threshold,
-                **_judged(lesions, probability >= card.threshold, probability),
-            }
-        )
+        judged.append({"model": card.label, **rim_figures(lesions, probability, threshold=card.threshold)})
     differences = []
     for card, probability in zip(cards[1:], probabilities[1:], strict=True):
         found = bootstrap_difference(lesions.truth, probabilities[0], probability, subjects=lesions.subjects)
@@ -91,8 +89,9 @@ def evaluate_rims(
     return {"models": judged, "differences": differences}
 
 
-def _judged(lesions: RimLesions, rim: np.ndarray, probability: np.ndarray) -> dict[str, Any]:
-    """A model's figures for lesions (N,), of which it calls some rim+ by their probability."""
+def rim_figures(lesions: RimLesions, probability: np.ndarray, *, threshold: float) -> dict[str, Any]:
+    """One model's part of :func:`evaluate_rims` for lesions whose probability (N,) it gave."""
+    rim = probability >= threshold
     figures = rim_metrics(lesions.truth, probability, subjects=lesions.subjects, rim=rim)
     intervals = bootstrap_intervals(lesions.truth, probability, subjects=lesions.subjects, rim=rim)
     kinds = {
@@ -100,7 +99,7 @@ def _judged(lesions: RimLesions, rim: np.ndarray, probability: np.ndarray) -> di
         for kind in ([] if lesions.kinds is None else np.unique(lesions.kinds))
         if kind
     }
-    return {**figures, "intervals": intervals, "kinds": kinds}
+    return {"threshold": threshold, **figures, "intervals": intervals, "kinds": kinds}
 
 
 def evaluate_recipe(

@@ -70,7 +70,7 @@ from msrim.simulation.rim_patient import Scanner
 from msrim.simulation.rims import KINDS
 from msrim.simulation.susceptibility import GradientEcho
 from msrim.training.rims import read_cohort, together
-from msrim.workflows.evaluate_rims import CrossValidated, cross_validate
+from msrim.workflows.evaluate_rims import CrossValidated, cross_validate, rim_figures
 from msrim.workflows.train_rims import train_rims
 from tests.benchmarks.rim_cost import classification, training_step
 
@@ -160,7 +160,8 @@ def _judge_once(recipes: dict[str, tuple[TrainingRecipe, Inputs]], given: argpar
     console, cache = Console(), given.out / "radiomics"
     rows = Table(title="trained once, judged on other simulated patients (95 % intervals: bootstrap over subjects)")
     shown = ("proc_auc", "pr_auc", "f1", "sensitivity", "specificity", "ppv")
-    for column in ("simulated", *shown, "r of counts", "solid", "edge vein", "partial rim"):
+    others = ("solid", "edge vein", "partial rim")
+    for column in ("simulated", *shown, "r of counts", *others):
         rows.add_column(column)
     found = {}
     for row, (recipe, seen) in recipes.items():
@@ -172,12 +173,11 @@ def _judge_once(recipes: dict[str, tuple[TrainingRecipe, Inputs]], given: argpar
             parts = [read_cohort(cohort, kind=seen, console=Console(quiet=True), cache=cache) for cohort in given.test]
             lesions = together(parts)
             probability = rim_probabilities(card, lesions.seen(), lesions.features)
-        rim = probability >= card.threshold
-        figures = rim_metrics(lesions.truth, probability, subjects=lesions.subjects, rim=rim)
-        intervals = bootstrap_intervals(lesions.truth, probability, subjects=lesions.subjects, rim=rim)
-        called = [f"{100 * rim[lesions.kinds == kind].mean():.1f} %" for kind in ("solid", "edge vein", "partial rim")]
-        cells = [_cell(figures, intervals, key) for key in shown]
-        rows.add_row(row, *cells, f"{figures['counts']['r']:.2f}", *called)
+        figures = rim_figures(lesions, probability, threshold=card.threshold)
+        called = [f"{100 * figures['kinds'][kind]['called_rim']:.1f} %" for kind in others]
+        cells = [_cell(figures, figures["intervals"], key) for key in shown]
+        agreement = figures["counts"]["r"]
+        rows.add_row(row, *cells, "n/a" if agreement is None else f"{agreement:.2f}", *called)
         found[row] = probability
         n = figures["n"]
     rows.caption = (
