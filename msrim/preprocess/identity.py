@@ -65,8 +65,11 @@ def likeness(one: np.ndarray, other: np.ndarray, brain: np.ndarray, *, spacing: 
     >>> round(likeness(image, 3 * image + 7, np.ones(image.shape, bool), spacing=np.ones(3)), 3)
     1.0
     """
-    images = (sulci(image, brain, spacing=spacing) for image in (one, other))
-    return _correlation(*images, brain=brain, spacing=spacing)
+    core = _core(brain, spacing=spacing)
+    a, b = (sulci(image, brain, spacing=spacing)[core] for image in (one, other))
+    if a.size < 2 or not (a.std() > 0 and b.std() > 0):
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
 
 
 def on_template(image: Volume, brain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -90,21 +93,26 @@ def on_template(image: Volume, brain: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def same_brains(seen: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[tuple[str, str, float]]:
-    """Pairs of names whose images, each as :func:`on_template` has it, show the same brain, and their likeness."""
+    """Pairs of names whose images, each as :func:`on_template` has it, show the same brain, and their likeness.
+
+    All pairs are compared at once, each below the surface of both brains.
+    """
+    if len(seen) < 2:
+        return []
     names = sorted(seen)
-    pairs = []
-    for index, one in enumerate(names):
-        for other in names[index + 1 :]:
-            (sulci_one, brain), (sulci_other, other_brain) = seen[one], seen[other]
-            alike = _correlation(sulci_one, sulci_other, brain=brain & other_brain, spacing=np.full(3, MNI_SPACING_MM))
-            if alike > SAME_BRAIN:
-                pairs.append((one, other, alike))
-    return pairs
+    cores = [_core(seen[name][1], spacing=np.full(3, MNI_SPACING_MM)) for name in names]
+    shown = np.stack([np.where(core, seen[name][0], 0).ravel() for name, core in zip(names, cores, strict=True)])
+    inside = np.stack([core.ravel() for core in cores]).astype(np.float32)
+    # [one, other]: voxels of both; over these, sums of one's values, of their squares, and of the products.
+    count = np.maximum(inside @ inside.T, 1)
+    total, squares, products = shown @ inside.T, shown**2 @ inside.T, shown @ shown.T
+    spread = squares - total**2 / count
+    scale = np.sqrt(np.maximum(spread * spread.T, 0))
+    alike = np.divide(products - total * total.T / count, scale, out=np.zeros_like(scale), where=scale > 0)
+    pairs = np.argwhere(np.triu(alike > SAME_BRAIN, k=1))
+    return [(names[one], names[other], float(alike[one, other])) for one, other in pairs]
 
 
-def _correlation(one: np.ndarray, other: np.ndarray, *, brain: np.ndarray, spacing: np.ndarray) -> float:
-    core = ndimage.binary_erosion(brain, iterations=max(1, round(EDGE_MM / float(np.min(spacing)))))
-    a, b = one[core], other[core]
-    if a.size < 2 or not (a.std() > 0 and b.std() > 0):
-        return 0.0
-    return float(np.corrcoef(a, b)[0, 1])
+def _core(brain: np.ndarray, *, spacing: np.ndarray) -> np.ndarray:
+    """The brain below its surface."""
+    return ndimage.binary_erosion(brain, iterations=max(1, round(EDGE_MM / float(np.min(spacing)))))

@@ -31,6 +31,8 @@ class Row:
         Of the first failure, on one line.
     outlier : str
         Which figures stand out, of :func:`mark_outliers`.
+    same_brain_as : str
+        Visits of other patients that show the same brain.
     reports : dict of str to str
         Pages relative to the overview, by what they show.
     """
@@ -48,7 +50,13 @@ class Row:
     seconds: float | None = None
     peak_mib: float | None = None
     outlier: str = ""
+    same_brain_as: str = ""
     reports: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Such as "sub-01 ses-02"."""
+        return " ".join(filter(None, (self.participant_id, self.session_id)))
 
     @staticmethod
     def columns() -> list[str]:
@@ -75,11 +83,15 @@ class Change:
 
 @dataclass(frozen=True)
 class Overview:
-    """Content of the page; ``steps`` are rows of participant, session, workflow, step, seconds and MiB."""
+    """Content of the page; ``steps`` are rows of participant, session, workflow, step, seconds and MiB.
+
+    ``doubts`` are sentences for its top.
+    """
 
     rows: Sequence[Row]
     changes: Sequence[Change]
     steps: Sequence[Sequence[Any]]
+    doubts: Sequence[str] = ()
 
 
 def robust_z(values: Sequence[float]) -> np.ndarray:
@@ -132,4 +144,4 @@ def write_overview(overview: Overview, path: Path) -> Path:
         (*key, len(spent), float(np.median([s for s, _ in spent])), max(s for s, _ in spent), max(m for _, m in spent))
         for key, spent in costs.items()
     ]
-    return write_page(path, "cohort.html.jinja", overview=overview, rule=RULE, costs=summary)
+    return write_page(path, "cohort.html.jinja", report=overview, rule=RULE, costs=summary)

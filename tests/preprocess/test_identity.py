@@ -68,7 +68,12 @@ def test_pairs_are_found_on_the_template_however_they_are_sampled():
         "b": on_template(Volume(scanned(person(2), 11), straight), BRAIN),
         "c": on_template(Volume(np.rot90(scanned(person(1), 12), k=-1), turned), np.rot90(BRAIN, k=-1)),
     }
-    assert [pair[:2] for pair in same_brains(seen)] == [("a", "c")]
+    [(one, other, alike)] = same_brains(seen)
+    assert (one, other) == ("a", "c")
+    # As comparing the two by themselves does.
+    core = ndimage.binary_erosion(seen["a"][1] & seen["c"][1], iterations=2)
+    assert alike == pytest.approx(np.corrcoef(seen["a"][0][core], seen["c"][0][core])[0, 1], abs=1e-4)
+    assert same_brains({"a": seen["a"]}) == []
 
 
 def patient(name: str, image: np.ndarray) -> Patient:

@@ -20,12 +20,14 @@ from msrim.files import locked
 from msrim.image import Volume, write_volume
 from msrim.recipe import Recipe
 from msrim.report.cohort import Row, mark_outliers, robust_z
+from msrim.transform import write_transform
 from msrim.workflows import patient
 from msrim.workflows.cohort import participants as cohort
 from msrim.workflows.cohort.group import summarise_group
 from msrim.workflows.cohort.participants import run_cohort
 from msrim.workflows.cohort.processes import Processes
 from msrim.workflows.cohort.tasks import Task, Visit, failure_reason, find_cohort, tasks_of
+from tests.preprocess.test_identity import BRAIN, person, scanned
 
 QUIET = Console(quiet=True)
 runner = CliRunner()
@@ -317,6 +319,31 @@ def test_the_group_counts_links_and_marks(tmp_path):
     assert len(costs) == 10 and costs[1]["peak_mib"] == "n/a" and costs[0]["step"] == "find_lesions"
     links = re.findall(r'href="([^"]+)"', page.read_text(encoding="utf-8"))
     assert len(links) == 5 and all((out / link).is_file() for link in links)
+
+
+def test_the_group_tells_of_one_brain_under_two_names(tmp_path, capsys):
+    """Visit b of patient 2 is a scan of patient 1; patient 3 has never been segmented."""
+    bids, out = tmp_path / "bids", tmp_path / "out"
+    for participant, session in (("1", "a"), ("2", "a"), ("2", "b"), ("3", "a")):
+        add_visit(bids, participant, session)
+    visits = find_cohort(bids, validate=False)
+    to_mni = np.eye(4)
+    to_mni[:3, 3] = np.array([0, -16, 18]) - (np.array(BRAIN.shape) - 1) / 2
+    for seed, (visit, who) in enumerate(zip(visits[:3], (1, 2, 1), strict=True)):
+        finished(visit, out, brain_voxels=1200, lesion_mm3=1000.0)
+        scan = Volume(scanned(person(who), seed).astype(np.float32), np.eye(4))
+        write_volume(scan, visit.subject().contrasts["FLAIR"])
+        name = f"sub-{visit.participant}_ses-{visit.session}"
+        write_volume(scan.like(BRAIN), visit.results(out) / f"anat/{name}_space-orig_desc-brain_mask.nii.gz")
+        xfm = visit.results(out) / "xfm"
+        xfm.mkdir()
+        write_transform(to_mni, xfm / f"{name}_from-FLAIR_to-MNI152NLin2009aSym_mode-image_xfm.txt")
+    page = summarise_group(visits, out, console=Console())
+    rows = rows_of(out / "cohort.tsv")
+    assert [row["same_brain_as"] for row in rows] == ["sub-2 ses-b", "n/a", "sub-1 ses-a", "n/a"]
+    told = "sub-1 ses-a and sub-2 ses-b show the same brain"
+    assert told in " ".join(capsys.readouterr().err.split()) and told in page.read_text(encoding="utf-8")
+    assert "shows the same brain as sub-1 ses-a" in page.read_text(encoding="utf-8")
 
 
 def finished_cohort(bids: Path, out: Path, *, patients: int) -> list[Visit]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from msrim.bids import (
     ANATOMY,
@@ -17,14 +20,17 @@ from msrim.bids import (
     Subject,
     pair_folder,
     patient_page,
+    transform_name,
 )
 from msrim.console import Console
-from msrim.errors import OutputError
+from msrim.errors import InputError, OutputError
 from msrim.files import write_tsv
-from msrim.image import read_volume
+from msrim.image import Volume, read_volume, same_grid
 from msrim.lesions.track import CHANGES
+from msrim.preprocess.identity import on_template, same_brains
 from msrim.report.cohort import Change, Overview, Row, mark_outliers, write_overview
 from msrim.results import read_json
+from msrim.transform import read_transform
 from msrim.workflows.cohort.tasks import MISNAMED, Task, Visit, by_names, failure_reason, tasks_of
 from msrim.workflows.correction import find_correction
 from msrim.workflows.inputs import check_output_folder
@@ -36,6 +42,8 @@ STEP_COLUMNS = ["participant_id", "session_id", "workflow", "step", "seconds", "
 
 def summarise_group(visits: Sequence[Visit], out: Path, *, console: Console) -> Path:
     """Write ``cohort.tsv``, ``cohort_changes.tsv``, ``cohort_steps.tsv`` and ``cohort.html``.
+
+    Visits of two patients that show the same brain are told, in the table and on the page's top.
 
     Parameters
     ----------
@@ -84,7 +92,9 @@ def summarise_group(visits: Sequence[Visit], out: Path, *, console: Console) -> 
                     steps += _costs(participant, f"{one.session}_to_{other.session}", "longitudinal", folder)
     for visit in misnamed:
         rows.append(Row(f"sub-{visit.participant}", visit.name or None, "failed", reason=f"left out: {MISNAMED}"))
-    rows = mark_outliers(rows)
+    rows, doubts = _told_of_doubles(mark_outliers(rows), _same_brains(visits, out, console=console))
+    for doubt in doubts:
+        console.note(doubt)
     write_tsv([row.cells() for row in rows], out / "cohort.tsv", columns=Row.columns())
     change_rows = [
         [c.participant_id, c.baseline_id, c.followup_id, *c.lesions.values(), c.baseline_ml, c.followup_ml]
@@ -96,7 +106,58 @@ def summarise_group(visits: Sequence[Visit], out: Path, *, console: Console) -> 
     console.say(
         f"{len(rows)} visits, {failed} with a step that failed, {sum(bool(row.outlier) for row in rows)} marked"
     )
-    return write_overview(Overview(rows, changes, steps), out / "cohort.html")
+    return write_overview(Overview(rows, changes, steps, doubts), out / "cohort.html")
+
+
+def _same_brains(visits: Sequence[Visit], out: Path, *, console: Console) -> list[tuple[Visit, Visit, float]]:
+    """Visits of two patients whose FLAIRs show one brain, and how much these are alike.
+
+    Those of one patient are `msrim longitudinal`'s to compare, registered to one another.
+    """
+    if len({visit.participant for visit in visits}) < 2:
+        return []
+    console.say(f"comparing the brains of {len(visits)} visits")
+    named, seen = {}, {}
+    for visit in visits:
+        try:
+            sulci_and_brain = _on_template(visit, out)
+        except (InputError, OutputError):
+            # Not segmented, which its row says.
+            continue
+        named[_name(visit)], seen[_name(visit)] = visit, sulci_and_brain
+    pairs = [(named[one], named[other], alike) for one, other, alike in same_brains(seen)]
+    return [(one, other, alike) for one, other, alike in pairs if one.participant != other.participant]
+
+
+def _on_template(visit: Visit, out: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The FLAIR's sulci and brain, as :func:`msrim.preprocess.identity.on_template` has them."""
+    flair = read_volume(visit.subject().contrasts["FLAIR"])
+    brain = read_volume(visit.named().output(out, ANATOMY["brain"]), mask=True, filling=True)
+    if not same_grid(flair, brain):
+        raise InputError(f"{visit.folder}: its FLAIR is not the one of the results; run it again")
+    to_mni = read_transform(visit.named().output(out, transform_name("FLAIR")))
+    return on_template(Volume(flair.data, to_mni @ flair.affine), brain.data)
+
+
+def _told_of_doubles(rows: Sequence[Row], pairs: Sequence[tuple[Visit, Visit, float]]) -> tuple[list[Row], list[str]]:
+    """The rows, each with the visits that show its brain; and a sentence for every two patients."""
+    beside: dict[str, list[str]] = {}
+    of_patients: dict[tuple[str, str], list[tuple[float, str, str]]] = {}
+    for one, other, alike in pairs:
+        beside.setdefault(_name(one), []).append(_name(other))
+        beside.setdefault(_name(other), []).append(_name(one))
+        of_patients.setdefault((one.participant, other.participant), []).append((alike, _name(one), _name(other)))
+    doubts = [
+        f"{one} and {other} show the same brain (their sulci correlate at {alike:.2f}): one patient under two names, "
+        "or a visit in another patient's folder"
+        for alike, one, other in map(max, of_patients.values())
+    ]
+    told = [replace(row, same_brain_as=", ".join(beside.get(row.name, ()))) for row in rows]
+    return told, doubts
+
+
+def _name(visit: Visit) -> str:
+    return f"sub-{visit.participant} {visit.name}".strip()
 
 
 def _row(visit: Visit, out: Path, *, longitudinal: Task | None) -> Row:
