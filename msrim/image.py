@@ -637,6 +637,7 @@ def resample(
     *,
     target_from_source: np.ndarray | None = None,
     nearest: bool = False,
+    cubic: bool = False,
 ) -> Volume:
     """Sample ``volume`` on the grid of ``target``; zero outside its field of view.
 
@@ -649,6 +650,8 @@ def resample(
         Transform in RAS mm from the space of ``volume`` to that of ``target``; identity if not given.
     nearest : bool
         Nearest neighbour, for labels; linear otherwise.
+    cubic : bool
+        A cubic B-spline through the voxels, which blurs less than linear interpolation, and goes beyond their values.
     """
     matrix = np.eye(4) if target_from_source is None else target_from_source
     if target_from_source is None and same_grid(volume, target):
@@ -663,7 +666,7 @@ def resample(
         image,
         [int(n) for n in target.shape],
         pull,
-        sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear,
+        sitk.sitkNearestNeighbor if nearest else sitk.sitkBSpline if cubic else sitk.sitkLinear,
         (0.0, 0.0, 0.0),
         (1.0, 1.0, 1.0),
         tuple(np.eye(3).ravel()),

@@ -40,7 +40,7 @@ from msrim.preprocess.deform import halfway_deformation, log_jacobian
 from msrim.preprocess.identity import SAME_BRAIN, likeness
 from msrim.preprocess.masks import remove_superficial
 from msrim.preprocess.match import match_intensities
-from msrim.preprocess.midway import brain_overlap, find_midway, to_midway
+from msrim.preprocess.midway import brain_overlap, find_midway, sharp_on_midway, to_midway
 from msrim.recipe import Recipe
 from msrim.transform import read_transform, write_transform
 from msrim.workflows.anatomy import Anatomy, read_mask, read_own
@@ -243,7 +243,7 @@ def compare_pair(
         f"deform{of}",
         deform,
         midway,
-        matched=matched,
+        flairs=each(lambda anatomy: anatomy.corrected["FLAIR"], anatomies),
         lesions=tissue.lesions,
         t1w=contrast_of(visits, "T1w"),
         classes=classes,
@@ -412,28 +412,32 @@ def match(midway: Midway, *, lesions: Pair[Path] | None = None, t2w: Pair[Aligne
     return Matched(files, write_pair(matched, "{}_t2w.nii"))
 
 
-def _seen_by_both(contrast: Pair[Aligned], midway: Midway) -> tuple[Pair[Volume], Volume] | None:
-    """A contrast of both visits on the midway grid, and the brain where both show it; None if that is little of it."""
+def _seen_by_both(
+    contrast: Pair[Aligned], midway: Midway, *, sample: Callable[..., tuple[Volume, Volume]] = to_midway
+) -> tuple[Pair[Volume], Volume] | None:
+    """A contrast of both visits on the midway grid, and the brain where both show it; None if that is little of it.
+
+    ``sample`` brings the images there.
+    """
     brain = read_mask(midway.brain)
     images = read_own(contrast[0].image), read_own(contrast[1].image)
     baseline, followup = (
         read_transform(path) @ read_transform(visit.to_flair)
         for path, visit in zip(midway.transforms, contrast, strict=True)
     )
-    sampled = to_midway(images, brain, transforms=(baseline, followup))
     # Where its field of view or its brain ends, an image fades, and would look changed.
     shown = [image.like((image.data > 0).astype(np.float32)) for image in images]
     shares = [share.data for share in to_midway((shown[0], shown[1]), brain, transforms=(baseline, followup))]
-    seen = brain.data & (np.minimum(*shares) > FULLY_SHOWN)
-    if np.count_nonzero(seen) < MIN_SHARE * np.count_nonzero(brain.data):
+    seen = brain.like(brain.data & (np.minimum(*shares) > FULLY_SHOWN))
+    if np.count_nonzero(seen.data) < MIN_SHARE * np.count_nonzero(brain.data):
         return None
-    return sampled, brain.like(seen)
+    return sample(images, seen, transforms=(baseline, followup)), seen
 
 
 def deform(
     midway: Midway,
     *,
-    matched: Matched,
+    flairs: Pair[Path],
     lesions: Pair[Path],
     t1w: Pair[Aligned] | None,
     classes: Pair[Path],
@@ -444,7 +448,8 @@ def deform(
     Parameters
     ----------
     midway : Midway
-    matched : Matched
+    flairs : pair of Path
+        Of each visit, corrected.
     lesions : pair of Path
         Masks on the midway grid.
     t1w : pair of Aligned or None
@@ -452,23 +457,22 @@ def deform(
         Tissue classes of each visit on the grid of its FLAIR.
     years : float or None
     """
-    brain = read_mask(midway.brain)
-    contrasts = [each(read_own, matched.flairs)]
-    if t1w is not None and (seen := _seen_by_both(t1w, midway)) is not None:
-        marked = np.logical_or(*(read_mask(path).data for path in lesions))
-        images, shown = seen
-        one, other = match_intensities(*images, brain=shown, lesions=brain.like(marked))
-        # Where only one shows it there is nothing to compare.
-        contrasts.append((one.like(one.data * shown.data), other.like(other.data * shown.data)))
+    brain, transforms = read_mask(midway.brain), each(read_transform, midway.transforms)
+    seen = [(sharp_on_midway(each(read_own, flairs), brain, transforms=transforms), brain)]
+    if t1w is not None and (both := _seen_by_both(t1w, midway, sample=sharp_on_midway)) is not None:
+        seen.append(both)
+    marked = brain.like(np.logical_or(*(read_mask(path).data for path in lesions)))
+    # Zero where not both show a contrast: there is nothing to compare.
+    contrasts = [match_intensities(*images, brain=shown, lesions=marked) for images, shown in seen]
     log_jacobians = brain.like(log_jacobian(halfway_deformation(contrasts, brain=brain)) * brain.data)
     solid = [image.like(image.data > TissueClass.CSF) for image in each(read_own, classes)]
     shares = [
-        resample(mask.like(mask.data.astype(np.float32)), brain, target_from_source=read_transform(path))
-        for mask, path in zip(solid, midway.transforms, strict=True)
+        resample(mask.like(mask.data.astype(np.float32)), brain, target_from_source=matrix)
+        for mask, matrix in zip(solid, transforms, strict=True)
     ]
     inside = [share.like(share.data * brain.data) for share in shares]
-    scalings = [abs(float(np.linalg.det(read_transform(path)[:3, :3]))) for path in midway.transforms]
-    change = brain_volume_change(log_jacobians, inside, scalings=(scalings[0], scalings[1]))
+    scalings = each(lambda matrix: abs(float(np.linalg.det(matrix[:3, :3]))), transforms)
+    change = brain_volume_change(log_jacobians, inside, scalings=scalings)
     volumes = [np.count_nonzero(mask.data) * mask.voxel_volume_mm3 for mask in solid]
     by_masks = 100 * (volumes[1] / volumes[0] - 1) if volumes[0] else None
     figures = {"brain_volume_change_percent": change, "tissue_mask_change_percent": by_masks}
