@@ -60,7 +60,12 @@ def segmented_visit(
         *(write_volume(probability, folder / f"{name}.nii") for name in ("lesion", "sphere", "network"))
     )
     written = write_lesions(
-        subject, out=out, probabilities=seen, anatomy=anatomy, rule=LesionRule("hand@1", threshold=0.5, min_mm3=3.0)
+        subject,
+        out=out,
+        probabilities=seen,
+        anatomy=anatomy,
+        flair=files["FLAIR"],
+        rule=LesionRule("hand@1", threshold=0.5, min_mm3=3.0),
     )
     page = write_text("<!doctype html><title>Report</title>", subject.folder(out) / "report.html")
     manifest = Manifest(recipe=Recipe().model_dump(), inputs=subject.contrasts)

@@ -57,8 +57,8 @@ VISITS = ("baseline", "followup")
 OUTLINE_MODEL = "coactseg"
 # How the method is told.
 LEFT_OUT = (
-    "no lesion is what lies in the ventricles, or wholly in the outermost of thick slices, at every visit that it is "
-    "marked at"
+    "no lesion is what lies in the ventricles, in the cortex and is no brighter (slices under 5 mm), or wholly in the "
+    "outermost of thick slices, at every visit that it is marked at"
 )
 # Two visits of one patient overlap at 0.97 and more, the brains of two patients at 0.92 and less.
 MIN_OVERLAP = 0.95
@@ -135,9 +135,10 @@ class Matched:
 
 @dataclass(frozen=True)
 class Anatomical:
-    """A visit's brain on the grid of its corrected FLAIR, and the head labels in its world."""
+    """A visit's brain on the grid of its corrected FLAIR, and its normalised FLAIR and head labels in its world."""
 
     brain: Path
+    flair: Path
     labels: Path
 
 
@@ -262,7 +263,12 @@ def decide(
     """
     threshold = common_threshold(visits, recipe, card=card)
     baseline, followup = (visit.lesions for visit in visits)
-    anatomies = each(lambda visit: Anatomical(visit.anatomy.brain, visit.anatomy.working.labels), visits)
+    anatomies = each(
+        lambda visit: Anatomical(
+            visit.anatomy.brain, visit.anatomy.working.images["FLAIR"], visit.anatomy.working.labels
+        ),
+        visits,
+    )
     if baseline is None or followup is None:
         matched = run.step(f"match{of}", match, midway)
         compared = _compare(midway, matched, recipe, run, card=card, threshold=threshold, of=of)
@@ -551,8 +557,11 @@ def _plausible(tissue: ChangedTissue, midway: Midway, anatomies: Pair[Anatomical
         (tissue.baseline, tissue.followup), anatomies, midway.transforms, strict=True
     ):
         brain = read_mask(anatomy.brain)
-        labels = resample(read_own(anatomy.labels), brain, nearest=True)
-        seen.append(Seen(marked, brain, labels, np.linalg.inv(read_transform(transform))))
+        flair, labels = (
+            resample(read_own(anatomy.flair), brain),
+            resample(read_own(anatomy.labels), brain, nearest=True),
+        )
+        seen.append(Seen(marked, flair, brain, labels, np.linalg.inv(read_transform(transform))))
     refused = implausible_everywhere(seen, thick_mm=THICK_SLICES_MM).data
     masks = (tissue.baseline, tissue.followup, tissue.new, tissue.vanished)
     return ChangedTissue(*(mask.like(mask.data & ~refused) for mask in masks))

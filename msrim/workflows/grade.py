@@ -159,6 +159,7 @@ def grade_lesions(
     painted: PaintedImages,
     *,
     out: Path,
+    flair: Path,
     brain: Path,
     labels: Path,
     lesion: Path,
@@ -174,6 +175,8 @@ def grade_lesions(
     subject : Subject
     painted : PaintedImages
     out : Path
+    flair : Path
+        As the networks see it, without painted lesions.
     brain, labels : Path
         On the grid of the user's FLAIR.
     lesion, painted_lesion : Path
@@ -182,13 +185,18 @@ def grade_lesions(
     seed : int
     """
     target, inside, parsed = read_volume(subject.contrasts["FLAIR"]), read_mask(brain), read_own(labels)
-    marked = [
-        target.like((resample(read_own(path), target).data >= threshold) & inside.data)
-        for path in (lesion, painted_lesion)
-    ]
     before, after = (
-        _kept(plausible_lesions(mask, brain=inside, labels=parsed, thick_mm=THICK_SLICES_MM), min_mm3=min_lesion_mm3)
-        for mask in marked
+        _kept(
+            plausible_lesions(
+                target.like((resample(read_own(path), target).data >= threshold) & inside.data),
+                flair=resample(read_own(image), target),
+                brain=inside,
+                labels=parsed,
+                thick_mm=THICK_SLICES_MM,
+            ),
+            min_mm3=min_lesion_mm3,
+        )
+        for path, image in ((lesion, flair), (painted_lesion, painted.working.images["FLAIR"]))
     )
     truth = resample(read_own(painted.shown), target, nearest=True).data.astype(int)
     added = cc3d.connected_components((after & ~before).astype(np.uint8), connectivity=26)

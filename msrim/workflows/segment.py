@@ -247,6 +247,7 @@ def find(subject: Subject, anatomy: Anatomy, recipe: Recipe, run: Run, *, out: P
         out=out,
         probabilities=found,
         anatomy=anatomy.files,
+        flair=anatomy.working.images["FLAIR"],
         rule=LesionRule(card.label, threshold, recipe.min_lesion_mm3),
         grade=None if grade is None else grade.summary,
     )
@@ -274,6 +275,7 @@ def grade_scan(
         subject,
         painted,
         out=out,
+        flair=anatomy.working.images["FLAIR"],
         brain=anatomy.files.brain,
         labels=anatomy.files.labels,
         lesion=lesion,
@@ -339,10 +341,14 @@ def write_lesions(
     out: Path,
     probabilities: Probabilities,
     anatomy: AnatomyFiles,
+    flair: Path,
     rule: LesionRule,
     grade: dict[str, Any] | None = None,
 ) -> WrittenLesions:
-    """Mask, probability, instances, table and summary on the user's FLAIR; the grade goes to the summary."""
+    """Mask, probability, instances, table and summary on the user's FLAIR; the grade goes to the summary.
+
+    ``flair`` is the normalised one, in the same world.
+    """
     target = read_volume(subject.contrasts["FLAIR"])
     brain = read_mask(anatomy.brain)
     probability, network = (
@@ -351,7 +357,8 @@ def write_lesions(
     )
     peaks = resample(read_own(probabilities.sphere), target)
     labels, mask = read_own(anatomy.labels), target.like(probability.data >= rule.threshold)
-    mask = plausible_lesions(mask, brain=brain, labels=labels, thick_mm=THICK_SLICES_MM)
+    image = resample(read_own(flair), target)
+    mask = plausible_lesions(mask, flair=image, brain=brain, labels=labels, thick_mm=THICK_SLICES_MM)
     instances = split_confluent(mask, sphere_probability=peaks)
     lesions = measure_lesions(instances, probability=probability, labels=labels)
     instances, lesions = without_small(instances, lesions, min_mm3=rule.min_mm3)

@@ -233,8 +233,8 @@ def _judge_visit(
         anatomy = prepare(subject, settings, run, out=prepared)
         found = run(find_lesions, anatomy.working, to_mni=anatomy.to_mni, card=card, device=recipe.device)
     # One threshold for everybody, the card's: a table compares networks.
-    rule = LesionRule(card.label, card.threshold, settings.min_lesion_mm3)
-    write_lesions(subject, out=results, probabilities=found, anatomy=anatomy.files, rule=rule)
+    rule, flair = LesionRule(card.label, card.threshold, settings.min_lesion_mm3), anatomy.working.images["FLAIR"]
+    write_lesions(subject, out=results, probabilities=found, anatomy=anatomy.files, flair=flair, rule=rule)
 
 
 def _judge_pair(folder: Path, *, card: Card, recipe: TrainingRecipe, row: Path, out: Path, console: Console) -> None:

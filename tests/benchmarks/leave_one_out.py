@@ -95,8 +95,9 @@ def table_of(
         volumes = [mean[f"{which}_volume_mm3"] / 1000 for which in ("truth", "prediction")]
         table.add_row(patient, str(len(rows)), *(f"{v:.1f}" for v in volumes), *(f"{mean[f]:.3f}" for f in FIGURES))
     table.add_row("mean", "", "", "", *(f"{np.mean([mean[f] for mean in means]):.3f}" for f in FIGURES))
-    low_high = [bootstrap_interval([mean[f] for mean in means]) for f in FIGURES]
-    table.add_row("95 % interval", f"n={len(means)}", "", "", *(f"{low:.2f}-{high:.2f}" for low, high in low_high))
+    intervals = [bootstrap_interval([mean[f] for mean in means]) for f in FIGURES]
+    told = ("-" if interval is None else "{:.2f}-{:.2f}".format(*interval) for interval in intervals)
+    table.add_row("95 % interval", f"n={len(means)}", "", "", *told)
     return table
 
 

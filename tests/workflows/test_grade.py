@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from heads import BRIGHT, DARK, OWN, SHAPE, THRESHOLD, head
+from scipy import ndimage
 
 from msrim.bids import Subject
 from msrim.errors import Remark
@@ -45,6 +46,7 @@ def graded(scanned: tuple[Anatomy, Path], painted: PaintedImages, found: np.ndar
         Subject("ball", None, {"FLAIR": flair}),
         painted,
         out=folder / "out",
+        flair=flair,
         brain=anatomy.files.brain,
         labels=anatomy.files.labels,
         lesion=lesion,
@@ -133,8 +135,9 @@ def test_what_is_found_of_them_is_counted(scanned, tmp_path, monkeypatch):
     found = own | np.isin(shown, large)
     # One lesion of the patient is lost, and something is found where nothing was painted.
     found[tuple(slice(c - 4, c + 5) for c in OWN[0])] = False
-    corner = np.argwhere((shown == 0) & (read_volume(scanned[0].working.labels).data == HeadLabel.CORTEX))[0]
-    found[tuple(slice(c, c + 2) for c in corner)] = True
+    white = read_volume(scanned[0].working.labels).data == HeadLabel.CEREBRAL_WHITE
+    away = ndimage.distance_transform_edt(white & (shown == 0) & ~own)
+    found[tuple(slice(c, c + 2) for c in np.unravel_index(away.argmax(), away.shape))] = True
     told = graded(scanned, painted, found, tmp_path)
     sizes = told.summary["sizes"]
     assert [size["found"] for size in sizes] == [0, 0, *(size["painted"] for size in sizes[2:])]

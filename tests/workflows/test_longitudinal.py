@@ -457,7 +457,7 @@ def test_a_network_decides_where_there_is_one(tmp_path, monkeypatch):
     inside, identity = Volume(brain, affine), write_transform(affine, tmp_path / "identity.txt")
     midway = Midway(write_volume(inside, tmp_path / "in_brain.nii"), (Path(), Path()), (identity, identity), {})
     white = write_volume(inside.like(np.where(brain, HeadLabel.CEREBRAL_WHITE, 0)), tmp_path / "white.nii")
-    anatomies = (Anatomical(write_volume(inside, tmp_path / "brain.nii"), white),) * 2
+    anatomies = (Anatomical(write_volume(inside, tmp_path / "brain.nii"), matched["baseline"], white),) * 2
     _, claims = find_changes(images["baseline"], images["followup"], card=read_card(tmp_path))
     threshold = float(np.quantile(claims, 0.8))
 

@@ -46,7 +46,7 @@ def visit(tmp_path) -> tuple[Subject, AnatomyFiles, Probabilities]:
 def test_a_lesion_is_what_reaches_the_threshold_inside_the_brain(visit, tmp_path):
     subject, anatomy, probabilities = visit
     written = write_lesions(
-        subject, out=tmp_path / "out", probabilities=probabilities, anatomy=anatomy,
+        subject, out=tmp_path / "out", probabilities=probabilities, anatomy=anatomy, flair=subject.contrasts["FLAIR"],
         rule=LesionRule("made", threshold=0.5, min_mm3=3.0),
     )  # fmt: skip
     expected = np.zeros(SHAPE, bool)
