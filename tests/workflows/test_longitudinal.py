@@ -92,7 +92,7 @@ def visit(folder: Path, session: str, *lesions, moved: np.ndarray, seed: int) ->
         brain=files["brain"],
         to_flair={},
         to_mni=files["mni"],
-        working=Working({}, files["brain"], files["labels"], files["labels"]),
+        working=Working({"FLAIR": files["image"]}, files["brain"], files["labels"], files["labels"]),
         files=AnatomyFiles(files["brain"], files["labels"], Path(), files["labels"], {}),
     )
     probabilities = Probabilities(files["lesion"], files["sphere"], files["lesion"])
