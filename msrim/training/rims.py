@@ -238,13 +238,15 @@ def fit_rims(
     channels_innermost(network)
     descent = Descent(network, how.optimiser, learning_rate=how.learning_rate, steps=how.steps)
     record = Record(out, descent.parts, steps=how.steps, report_every=how.report_every, report=report)
-    patches = torch.from_numpy(lesions.patches)
-    features = None if lesions.features is None else torch.from_numpy(lesions.features).float()
+    # A GPU turns and blurs them itself: a processor would make samples slower than the GPU trains on them.
+    patches = torch.from_numpy(lesions.patches).to(device)
+    features = None if lesions.features is None else torch.from_numpy(lesions.features).float().to(device)
     network.train()
     for step in range(record.first, how.steps):
         torch.manual_seed(hash((how.seed, step)))
         rng = np.random.default_rng((how.seed, step))
-        index, labels = draw_batch(lesions.labels, how.batch_size, rng=rng, rim_share=how.rim_share)
+        drawn = draw_batch(lesions.labels, how.batch_size, rng=rng, rim_share=how.rim_share)
+        index, labels = (part.to(device) for part in drawn)
         moved = np.random.default_rng((how.seed, step, 1))
         moving = {"max_angle_deg": how.max_angle_deg, "flair_gain": how.flair_gain}
         images = augment(patches[index].float(), kind.patch, **moving, rng=moved)
@@ -253,7 +255,7 @@ def fit_rims(
             given.append(labels)
         # No bfloat16: on a processor the weights' gradient of a convolution that is wider than its input is garbage
         # then (oneDNN leaves what only padding touches as the memory was), and slices here come down to one.
-        loss = rim_loss(network(*(part.to(device) for part in given)), labels.to(device))
+        loss = rim_loss(network(*given), labels)
         descent.step(step, loss)
         record.add(step, loss.item())
     return write_weights(network, out / "weights.safetensors")
@@ -307,7 +309,7 @@ def augment(
     Parameters
     ----------
     patches : (N, 3, X, Y, Z)
-        With MARGIN.
+        With MARGIN, on any device.
     size : (3,) int or None
         With None the patches come back: there is no image.
     max_angle_deg : float
@@ -319,6 +321,7 @@ def augment(
     if size is None:
         return patches
     n, _, *whole = patches.shape
+    device = patches.device
     angle = np.radians(rng.uniform(-max_angle_deg, max_angle_deg, n))
     scale = rng.uniform(*SCALE, n)
     mirror = np.ones((n, 3))
@@ -333,17 +336,20 @@ def augment(
     half = (np.array(whole) - 1) / 2
     wanted = [(np.arange(k) - (k - 1) / 2) for k in size]
     points = np.stack(np.meshgrid(*wanted, indexing="ij"), axis=-1).reshape(-1, 3)
-    places = points @ matrix.transpose(0, 2, 1) / half
-    grid = torch.from_numpy(places[..., ::-1].copy()).float().reshape(n, *size, 3)
+    to_places = (matrix / half[:, None])[:, ::-1].transpose(0, 2, 1).copy()
+    places = torch.from_numpy(points).to(device) @ torch.from_numpy(to_places).to(device)
+    grid = places.float().reshape(n, *size, 3)
     sampled = F.grid_sample(patches, grid, padding_mode="border", align_corners=True)
     plane, across = rng.uniform(*BLUR_PLANE, n), rng.uniform(*BLUR_ACROSS, n)
     images = sampled[:, :2]
     for axis, sigma in (("x", plane), ("y", plane), ("z", across)):
-        images = torch.einsum(f"ncxyz,nw{axis}->nc{'xyz'.replace(axis, 'w')}", images, _gaussians(size, axis, sigma))
+        blur = _gaussians(size, axis, sigma).to(device)
+        images = torch.einsum(f"ncxyz,nw{axis}->nc{'xyz'.replace(axis, 'w')}", images, blur)
     sampled[:, :2] = images
     if flair_gain > 1:
         most = np.log(flair_gain)
-        sampled[:, 1] *= torch.from_numpy(np.exp(rng.uniform(-most, most, n))).float()[:, None, None, None]
+        gain = torch.from_numpy(np.exp(rng.uniform(-most, most, n))).float().to(device)
+        sampled[:, 1] *= gain[:, None, None, None]
     return sampled
 
 

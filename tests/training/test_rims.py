@@ -294,3 +294,11 @@ def test_a_network_of_another_task_is_refused(cohort, tmp_path):
 def test_inputs_without_an_image_read_no_flair(cohort):
     found = read_cohort(cohort, kind=Inputs(None), console=QUIET)
     assert found.patches.shape == (20, 3, 0, 0, 0) and found.seen().shape == (20, 3, 0, 0, 0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_lesions_are_augmented_alike_on_a_gpu():
+    patches = torch.randn(4, 3, 40, 40, 10, generator=torch.Generator().manual_seed(0))
+    how = {"max_angle_deg": 180.0, "flair_gain": 4.0}
+    found = [augment(p, (32, 32, 8), **how, rng=np.random.default_rng(0)).cpu() for p in (patches, patches.cuda())]
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
