@@ -69,7 +69,9 @@ def rim_transform(
 def _rim_transform(x: Tensor, radii: Sequence[int], eps: float) -> tuple[Tensor, Tensor]:
     _check(x, radii)
     if x.is_cuda and torch.are_deterministic_algorithms_enabled():
-        return reference.rim_transform(x, radii, eps=eps)
+        v_u, v_s = reference.rim_transform(x, radii, eps=eps)
+        # Both are parts of one tensor there, and an operator's outputs must not share memory.
+        return v_u.clone(), v_s.clone()
     planes = _planes(x)
     v_u, v_s = kernels_for(x).rim_transform(planes, radii, eps)
     shape = _shape(x, radii)

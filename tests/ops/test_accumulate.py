@@ -59,6 +59,14 @@ def test_bilinear_shares_by_hand(way):
     assert op(u, grids, (2, 2), kernel="bilinear").tolist() == [[[[0, 1.5 + 4], [0, 0.5]]]]
 
 
+def test_the_gradient_to_places_at_whole_numbers_by_hand(way):
+    # That of a step to the right, the first cell from the left of the target too: bfloat16 places are often whole.
+    grids = torch.tensor([[[[-1.0, 0, 2, 3]]]], device=way.device, requires_grad=True)
+    votes = way.accumulate(torch.ones(1, 1, 4, device=way.device), grids, (3,), kernel="bilinear")
+    (votes * torch.tensor([1.0, 4, 9], device=way.device)).sum().backward()
+    assert grids.grad.tolist() == [[[[1, 4 - 1, -9, 0]]]]
+
+
 @pytest.mark.parametrize("kernel", ["nearest", "bilinear"])
 @pytest.mark.parametrize(("source", "target"), SIZES[:5], ids=str)
 def test_equals_the_equation(way, source, target, kernel):

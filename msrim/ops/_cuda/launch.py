@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -33,7 +34,10 @@ def launch(
     stream = cuda.external_stream(torch.cuda.current_stream(device).cuda_stream)
     with cuda.gpus[device.index]:
         arrays = [cuda.as_cuda_array(a.detach(), sync=False) if isinstance(a, Tensor) else a for a in arguments]
-        kernel[blocks, threads or THREADS, stream, shared_bytes](*arrays)
+        with warnings.catch_warnings():
+            # Numba warns that a small input leaves most of a GPU idle, which the user cannot change.
+            warnings.filterwarnings("ignore", message="Grid size")
+            kernel[blocks, threads or THREADS, stream, shared_bytes](*arrays)
 
 
 def blocks_for(threads: int) -> int:

@@ -71,8 +71,9 @@ def _aim(places, item, step, pixel, corner, size, bilinear):
     weight = one
     for axis in range(places.shape[2]):
         place = places[item, step, axis, pixel]
-        # NaN and what is too large for an integer never get past this line.
-        if not (place > -one and place < places.dtype.type(size[axis])):
+        # NaN and what is too large for an integer never get past this line. At -1 a bilinear vote weighs nothing, but
+        # its gradient to the place is that of a step to the right, as at every whole number.
+        if not (place >= -one and place < places.dtype.type(size[axis])):
             return -1, one
         low = np.int64(math.floor(place if bilinear else place + half))
         upper = corner >> axis & 1
