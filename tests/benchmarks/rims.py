@@ -1,7 +1,7 @@
 """All rim classifiers on a simulated cohort, cross-validated; or one trained model's robustness. Figures are simulated.
 
     python -m tests.benchmarks.rims table --cohort DIR --out DIR [--methods aprl-rf datrnet] [--seeds 3] [--effort 1]
-        [--test DIR ...]
+        [--published] [--test DIR ...]
     python -m tests.benchmarks.rims ablation --cohort DIR --out DIR --network datrnet|qsmrimnet [--rows NAME ...]
         [--test DIR ...]
     python -m tests.benchmarks.rims robustness --model M --out DIR [--lesion-bank NPZ] [--head-labels DIR]
@@ -15,6 +15,8 @@ recipes' steps; ``--seeds 1 --effort 0.25`` is a reduced one at a twelfth of the
 
 ``table`` comes twice, of all lesions and of those that are as large as rims are: rim+ lesions are larger than most, so
 that a method may live on size. A third table says what each method takes for a rim.
+
+``table --published`` takes the recipes of the papers' sizes, for a GPU; APRL's forest has no other size.
 
 With ``--test`` either trains once on the whole cohort, but for the fifth of its subjects that chooses thresholds, and
 judges on other cohorts: a fifth of the time, and no subject of the training's cohort is judged.
@@ -115,13 +117,15 @@ SCANNERS = {
 
 
 def table(given: argparse.Namespace) -> None:
-    if given.test:
-        _judge_once({name: (_recipe(name, given.effort), INPUTS[name]) for name in given.methods}, given)
-        return
-    console, results = Console(), {}
+    recipes = {}
     for name in given.methods:
-        recipe = _recipe(name, given.effort)
-        results[name] = _validated(recipe, given, console)
+        published = PIPELINES / f"{name}-published.toml"
+        recipes[name] = _recipe(published.stem if given.published and published.is_file() else name, given.effort)
+    if given.test:
+        _judge_once({name: (recipe, INPUTS[name]) for name, recipe in recipes.items()}, given)
+        return
+    console = Console()
+    results = {name: _validated(recipe, given, console) for name, recipe in recipes.items()}
     _print("simulated cohort", results, given)
     large = _as_large_as_rims(given.cohort)
     alike = {name: result.of(large) for name, result in results.items()}
@@ -426,6 +430,7 @@ def main() -> None:
         command.add_argument("--test", type=Path, nargs="+", help="cohorts to judge on, instead of folds")
         if run is table:
             command.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+            command.add_argument("--published", action="store_true", help="the recipes of the papers' sizes")
         else:
             command.add_argument("--network", required=True, choices=list(ABLATIONS))
             command.add_argument("--rows", nargs="+", help="some of the ablation's rows; all without")
