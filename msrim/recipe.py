@@ -47,12 +47,12 @@ class Recipe(BaseModel):
     Examples
     --------
     >>> Recipe(device="cpu").model
-    'allnet+scp'
+    'allnet'
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field(default="allnet+scp", min_length=1)
+    model: str = Field(default="allnet", min_length=1)
     backend: Backend = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     brain_extracted: bool = False
@@ -69,7 +69,7 @@ class Recipe(BaseModel):
         Examples
         --------
         >>> Recipe().as_toml().splitlines()[0]
-        'model = "allnet+scp"'
+        'model = "allnet"'
         """
         # Every value is text, a number or a truth value, and JSON writes those as TOML does.
         fields = self.model_dump(exclude_none=True)

@@ -66,8 +66,8 @@ class Card:
     threshold : float
         On the probability, above which a voxel is a lesion, or a lesion is rim+.
     thick_slice_model : str or None
-        The packaged model that takes this lesion model's place where the FLAIR's slices are thicker than
-        THIN_SLICES_MM: those of a 2-D scan show bright caps and flow around the ventricles.
+        The packaged model, or models joined by ``+``, in this lesion model's place where the FLAIR's slices are thicker
+        than THIN_SLICES_MM: those of a 2-D scan show bright caps and flow around the ventricles.
     thick_slice_threshold : float or None
         In place of ``threshold`` for a lesion model where the FLAIR's slices are THICK_SLICES_MM thick or more: lesions
         and what is bright beside ventricles run into each other there, and networks are too sure of both.
@@ -198,12 +198,14 @@ def for_slices(name: str, slice_mm: float) -> str:
 
     Examples
     --------
-    >>> for_slices("allnet+scp", 1.0), for_slices("allnet+scp", 3.0)
-    ('allnet+scp', 'allnet-thick+scp-thick')
+    >>> for_slices("allnet", 1.0), for_slices("allnet", 3.0), for_slices("allnet+scp", 3.0)
+    ('allnet', 'allnet-thick+scp-thick', 'allnet-thick+scp-thick')
     """
     if slice_mm <= THIN_SLICES_MM:
         return name
-    return "+".join((_is_packaged(part) and read_card(part).thick_slice_model) or part for part in _names(name))
+    others = [(_is_packaged(part) and read_card(part).thick_slice_model) or part for part in _names(name)]
+    # Two models may give way to the same one.
+    return "+".join(dict.fromkeys(each for other in others for each in _names(other)))
 
 
 def located(name: str) -> str:

@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--visits", nargs="+", default=VISITS, help="folders below --data")
     parser.add_argument("--lesions", action="store_true", help="find the lesions too")
-    parser.add_argument("--model", default="allnet+scp", help="for the lesions")
+    parser.add_argument("--model", default="allnet", help="for the lesions")
     options = parser.parse_args()
     backends: dict[str, str] = {}
     columns: dict[str, list[Rows]] = {name: [] for name in BACKENDS}
