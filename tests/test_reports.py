@@ -55,7 +55,8 @@ def save(data: np.ndarray, path: Path, *, affine=AFFINE, sform: int = 1, qform: 
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not nibabel's own writing, which would mend the header on the way.
     content = image.header.binaryblock + bytes(4) + np.asarray(data).tobytes(order="F")
-    path.write_bytes(gzip.compress(content, 1) if path.name.lower().endswith(".gz") else content)
+    # No time in it: the same image saved a second later is the same file.
+    path.write_bytes(gzip.compress(content, 1, mtime=0) if path.name.lower().endswith(".gz") else content)
     return path
 
 
