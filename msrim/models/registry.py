@@ -196,6 +196,11 @@ def for_slices(name: str, slice_mm: float) -> str:
 
     Nothing takes the place of a model of the user's own, whatever its card says.
 
+    Raises
+    ------
+    ModelError
+        See :func:`read_card`.
+
     Examples
     --------
     >>> for_slices("allnet", 1.0), for_slices("allnet", 3.0), for_slices("allnet+scp", 3.0)
@@ -203,6 +208,8 @@ def for_slices(name: str, slice_mm: float) -> str:
     """
     if slice_mm <= THIN_SLICES_MM:
         return name
+    # Names that cannot decide together are refused before others take their place.
+    read_card(name)
     others = [(_is_packaged(part) and read_card(part).thick_slice_model) or part for part in _names(name)]
     # Two models may give way to the same one.
     return "+".join(dict.fromkeys(each for other in others for each in _names(other)))

@@ -11,6 +11,7 @@ from msrim.errors import ModelError
 from msrim.image import Volume
 from msrim.models import build, inference, load_model, read_card, write_weights
 from msrim.models.cards import join_models, write_card
+from msrim.models.registry import for_slices
 from msrim.models.rims import INPUTS, inputs_of, rim_probabilities
 from msrim.recipe import TrainingRecipe
 
@@ -98,6 +99,8 @@ def test_what_cannot_decide_together(five):
     ):
         with pytest.raises(ModelError, match=reason):
             read_card(models)
+        with pytest.raises(ModelError, match=reason):
+            for_slices(models, 3.0)
     with pytest.raises(ModelError, match="name one"):
         load_model(read_card(f"{five[0]}+{five[1]}"))
 
