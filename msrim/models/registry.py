@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -264,10 +265,19 @@ def _joined(cards: list[Card]) -> Card:
         if len(ranges) == len(cards)
         else None,
         sha256="+".join(card.sha256 for card in cards),
-        limits="\n\n".join(f"{card.label}: {card.limits.strip()}" for card in cards),
+        limits=_joined_limits(cards),
         metrics={},
         members=tuple(cards),
     )
+
+
+def _joined_limits(cards: list[Card]) -> str:
+    """A paragraph for the limits of each card; sentences that all have come once, in a paragraph of their own."""
+    sentences = {card.label: re.split(r"(?<=[.]) ", " ".join(card.limits.split())) for card in cards}
+    of_all = [text for text in sentences[cards[0].label] if all(text in own for own in sentences.values())]
+    own = {label: [text for text in texts if text not in of_all] for label, texts in sentences.items()}
+    paragraphs = own | {"+".join(sentences): of_all}
+    return "\n\n".join(f"{label}: {' '.join(texts)}" for label, texts in paragraphs.items() if texts)
 
 
 def _mean_in_odds(probabilities: Sequence[float]) -> float:

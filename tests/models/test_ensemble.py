@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -86,7 +88,11 @@ def test_card_of_models_joined_by_a_plus():
     assert card.label == f"{parts[0].label}+{parts[1].label}"
     assert logit(card.threshold) == pytest.approx(np.mean([logit(part.threshold) for part in parts]), abs=1e-3)
     assert (card.contrasts, card.required) == (("FLAIR", "T1w", "T2w"), ("FLAIR",))
-    assert all(part.limits.strip() in card.limits for part in parts)
+    for part in parts:
+        paragraphs = [text.removeprefix(f"{part.label}: ") for text in card.limits.split("\n\n") if part.label in text]
+        told = {sentence for text in paragraphs for sentence in re.split(r"(?<=[.]) |: ", text)}
+        assert set(re.split(r"(?<=[.]) |: ", " ".join(part.limits.split()))) <= told
+    assert card.limits.count("Look at every case.") == 1
 
 
 def test_what_cannot_decide_together(five):
