@@ -1,13 +1,14 @@
 """A scan against itself, moved, re-noised and re-sampled: how much is called new, which must be nothing.
 
-    python -m tests.benchmarks.no_change --flair FILE [--t2w FILE] --out DIR [--repeats 20] [--model NAME]
-        [--brain-extracted] [--expansion]
+    python -m tests.benchmarks.no_change --flair FILE [--t2w FILE] --out DIR [--repeats 20] [--first 0]
+        [--model NAME] [--brain-extracted] [--expansion]
 
 The follow-up of each repeat is the same scan in another pose (up to 8 degrees and 10 mm), on other slices (1 to 4 mm
 thick, averaged over their thickness), with noise, a bias field and a contrast of its own; a T2w likewise, and in a pose
 of its own. Both visits go through the whole of `msrim longitudinal`. New lesions over 10 mm3 are counted, on either
 side: what vanished is as wrong as what is new. With --expansion, as if a year had passed: candidates for slowly
-expanding lesions, of how many that both visits have, and the change of the brain's volume.
+expanding lesions, of how many that both visits have, and the change of the brain's volume. With --first, repeats before
+it are left out; steps that --out holds are not done again.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--t2w", type=Path, help="of the same visit")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--model", default=Recipe().model)
     parser.add_argument("--brain-extracted", action="store_true")
     parser.add_argument("--expansion", action="store_true")
@@ -61,7 +63,7 @@ def main() -> None:
     ):
         table.add_column(column, justify="right")
     large = 0
-    for repeat in track(range(given.repeats), description="repeats", console=Page(stderr=True)):
+    for repeat in track(range(given.first, given.repeats), description="repeats", console=Page(stderr=True)):
         start = time.perf_counter()
         rng = np.random.default_rng(repeat)
         again = {contrast: rescanned(image, rng) for contrast, image in images.items()}
@@ -98,7 +100,7 @@ def main() -> None:
         seconds = f"{time.perf_counter() - start:.0f}"
         table.add_row(str(repeat), f"{slice_mm:.1f}", str(new), str(vanished), *volumes, seconds)
     Page(width=110).print(table)
-    Page(width=110).print(f"{large} new lesions over {LARGE_MM3:g} mm3 in {given.repeats} repeats")
+    Page(width=110).print(f"{large} new lesions over {LARGE_MM3:g} mm3 in {given.repeats - given.first} repeats")
 
 
 def rescanned(scan: Volume, rng: np.random.Generator) -> tuple[Volume, float]:
