@@ -56,11 +56,8 @@ class Pair:
 def prepared(visit: Path, out: Path) -> tuple[Path, Path]:
     """A folder with FLAIR and T1w of a visit, and the experts' mask, named as of that folder's session."""
     flair, t1w, mask = (next((visit / "anat").glob(f"*{end}.nii.gz")) for end in ("FLAIR", "T1w", "mask"))
-    copy = out / f"{out.parent.name}_{out.name}_label-L_mask.nii.gz"
     folder = _folder(out, flair=flair, t1w=t1w)
-    if not copy.exists():
-        shutil.copyfile(mask, copy)
-    return folder, copy
+    return folder, _copied(mask, out / f"{out.parent.name}_{out.name}_label-L_mask.nii.gz")
 
 
 def _folder(out: Path, *, flair: Path, t1w: Path) -> Path:
@@ -68,10 +65,14 @@ def _folder(out: Path, *, flair: Path, t1w: Path) -> Path:
     label, session = out.parent.name, out.name
     (out / "anat").mkdir(parents=True, exist_ok=True)
     for contrast, path in (("FLAIR", flair), ("T1w", t1w)):
-        copy = out / "anat" / f"{label}_{session}_{contrast}.nii.gz"
-        if not copy.exists():
-            shutil.copyfile(path, copy)
+        _copied(path, out / "anat" / f"{label}_{session}_{contrast}.nii.gz")
     return out
+
+
+def _copied(path: Path, copy: Path) -> Path:
+    if not copy.exists():
+        shutil.copyfile(path, copy)
+    return copy
 
 
 def by_msrim(pair: Pair, out: Path) -> tuple[msrim.results.Comparison, pd.DataFrame]:
