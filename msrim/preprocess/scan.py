@@ -49,10 +49,13 @@ def scanned(
     *,
     scan_from_drawn: np.ndarray,
     pull: Callable[[np.ndarray], np.ndarray] | None = None,
+    cubic: bool = False,
 ) -> Volume:
     """Blur by the voxels of a scan, and sample on them: on the grid of ``scan``; parameters as :func:`as_scanned`.
 
     With ``pull`` what is drawn has been deformed since: of places (..., 3) in its world, in mm, where they lay before.
+    ``cubic`` is for what is drawn on voxels as wide as the scan's: between them, lines would blur it a second time, and
+    a cubic spline does so hardly.
     """
     axes = drawn.affine[:3, :3] / drawn.spacing
     widths = extents_mm(axes, np.linalg.inv(scan_from_drawn) @ scan.affine)
@@ -60,13 +63,16 @@ def scanned(
     sigma = np.sqrt(np.maximum(widths**2 - drawn.spacing**2, 0) / 12) / drawn.spacing
     blurred = drawn.like(ndimage.gaussian_filter(drawn.data.astype(np.float32), sigma, truncate=3.0))
     if pull is None:
-        return resample(blurred, scan, target_from_source=scan_from_drawn)
+        return resample(blurred, scan, target_from_source=scan_from_drawn, cubic=cubic)
+    order = 3 if cubic else 1
+    spline = ndimage.spline_filter(blurred.data, order, output=np.float32) if cubic else blurred.data
     image = np.empty(scan.shape, np.float32)
     for index in range(scan.shape[2]):
         voxels = np.stack(np.meshgrid(*map(np.arange, scan.shape[:2]), [index], indexing="ij"), axis=-1)
         before = pull(apply_transform(np.linalg.inv(scan_from_drawn) @ scan.affine, voxels))
         at = apply_transform(np.linalg.inv(drawn.affine), before)
-        image[..., index] = ndimage.map_coordinates(blurred.data, np.moveaxis(at, -1, 0), order=1)[..., 0]
+        where = np.moveaxis(at, -1, 0)
+        image[..., index] = ndimage.map_coordinates(spline, where, order=order, prefilter=False)[..., 0]
     return scan.like(image)
 
 

@@ -313,12 +313,11 @@ def make_baseline(anatomy: Anatomy, *, painted: PaintedChanges) -> Anatomy:
     """The baseline with its painted lesions."""
     corrected, images = {}, {}
     for name, path in anatomy.corrected.items():
-        shown = _with_painted(anatomy, painted, name, visit=0)
+        scan, from_scan = read_own(path), flair_from(anatomy, name)
+        seen = scanned(read_own(painted.excess[name][0]), scan, scan_from_drawn=np.linalg.inv(from_scan))
+        shown = scan.like((scan.data + _scale(anatomy, name, scan) * seen.data).astype(np.float32))
         corrected[name] = write_volume(shown, Path(f"corrected_{name}.nii"))
-        working = read_own(anatomy.working.images[name])
-        inside, excess = read_mask(anatomy.working.brain).data, read_own(painted.excess[name][0])
-        from_scan = flair_from(anatomy, name)
-        seen = scanned(excess, read_own(path), scan_from_drawn=np.linalg.inv(from_scan))
+        working, inside = read_own(anatomy.working.images[name]), read_mask(anatomy.working.brain).data
         added = resample(seen, working, target_from_source=from_scan)
         images[name] = write_volume(working.like(working.data + added.data * inside), Path(f"{name}.nii"))
     # The follow-up's classes are those of the head labels, whoever found the baseline's.
@@ -348,14 +347,18 @@ def make_followup(
     for name, path in followup.corrected.items():
         if name not in baseline.corrected:
             continue
-        scan = read_own(path)
-        to_baseline = flair_from(baseline, name)
+        scan, before = read_own(path), read_own(baseline.corrected[name])
+        from_flair, to_baseline = np.linalg.inv(flair_from(followup, name)) @ moved, flair_from(baseline, name)
         image = scanned(
-            _with_painted(baseline, painted, name, visit=1),
+            before,
             scan,
-            scan_from_drawn=np.linalg.inv(flair_from(followup, name)) @ moved @ to_baseline,
+            scan_from_drawn=from_flair @ to_baseline,
             pull=None if pull is None else partial(_pulled, pull=pull, flair_from_drawn=to_baseline),
+            cubic=True,
         )
+        # Painted lesions are finer than any scan: the follow-up's scanner saw them itself, not the baseline's image.
+        added = scanned(read_own(painted.excess[name][1]), scan, scan_from_drawn=from_flair, pull=pull)
+        image = image.like(np.maximum(image.data + _scale(baseline, name, before) * added.data, 0))
         knots = rng.normal(0, BIAS, (BIAS_KNOTS,) * 3)
         field = np.exp(ndimage.zoom(knots, np.array(scan.shape) / BIAS_KNOTS, order=3))
         shown = image.data > 0
@@ -467,17 +470,12 @@ def _judged(
     return judged, [row for row in rows if row.id not in shared[1]]
 
 
-def _with_painted(anatomy: Anatomy, painted: PaintedChanges, contrast: str, *, visit: int) -> Volume:
-    """A contrast as it was scanned, with the painted lesions of a visit, in its own intensities."""
-    scan, excess = read_own(anatomy.corrected[contrast]), read_own(painted.excess[contrast][visit])
-    flair_from_scan = flair_from(anatomy, contrast)
+def _scale(anatomy: Anatomy, contrast: str, scan: Volume) -> float:
+    """What one of a normalised contrast is in the intensities of its scan: normalisation is linear."""
     normalised = read_own(anatomy.working.images[contrast])
     inside = read_mask(anatomy.working.brain).data
-    seen = resample(scan, normalised, target_from_source=flair_from_scan).data
-    # Normalisation is linear.
-    scale = float(np.polyfit(normalised.data[inside], seen[inside], 1)[0])
-    added = scanned(excess, scan, scan_from_drawn=np.linalg.inv(flair_from_scan))
-    return scan.like((scan.data + scale * added.data).astype(np.float32))
+    seen = resample(scan, normalised, target_from_source=flair_from(anatomy, contrast)).data
+    return float(np.polyfit(normalised.data[inside], seen[inside], 1)[0])
 
 
 def _write(grid: Volume, images: list[np.ndarray], name: str) -> Pair[Path]:

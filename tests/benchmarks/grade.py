@@ -1,6 +1,6 @@
 """Whether the grade of a scan agrees with the truth: painted lesions beside those that experts marked.
 
-    python -m tests.benchmarks.grade --data DIR --out DIR [--brain-extracted] [--model MODEL] [--visits N]
+    python -m tests.benchmarks.grade --data DIR --out DIR [--model MODEL | --left-out DIR] [--visits N]
 
 Segments every visit with an expert mask with ``--grade`` and prints, by volume as the FLAIR shows it, how many of the
 experts' lesions were found and how many of the painted ones. A lesion counts as found where any voxel of it was; both
@@ -10,6 +10,10 @@ without white matter around them, whose contrast cannot be told.
 Then one figure for how much easier or harder painted lesions are: a logistic regression of the painted ones on volume
 and contrast tells how many of the experts' lesions would have been found if they were painted; that less those that
 were found is the difference between lesions of the same volume and contrast. Its interval is by bootstrap over lesions.
+
+Networks find the lesions of patients that they were trained on more often. With ``--left-out`` each patient has
+networks that left it out: those in the folders of ``DIR/sub-<label>`` decide together, and patients without are
+passed over.
 """
 
 from __future__ import annotations
@@ -45,17 +49,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="visits with a *label-L*_mask.nii.gz beside the FLAIR")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--brain-extracted", action="store_true")
-    parser.add_argument("--model", default=Recipe().model)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--model", default=Recipe().model)
+    which.add_argument("--left-out", type=Path, help="trained networks, a folder for each patient that they left out")
     parser.add_argument("--visits", type=int, help="no more than so many, the first by name")
     given = parser.parse_args()
-    recipe = Recipe(grade=True, brain_extracted=given.brain_extracted, model=given.model)
     experts, painted = [], []
     for visit, mask in marked_visits(given.data)[: given.visits]:
-        anatomy, lesions = segment_visit(visit, recipe, given.out, console=Console())
+        model = given.model if given.left_out is None else joined(given.left_out / f"sub-{visit.label}")
+        if model is None:
+            continue
+        anatomy, lesions = segment_visit(visit, Recipe(grade=True, model=model), given.out, console=Console())
         experts.append(of_experts(mask, lesions.files.mask, anatomy))
         painted.append(of_grade(lesions.grade.files.table))
-    print(told(experts, painted))
+    print(told(experts, painted, seen=given.left_out is None))
+
+
+def joined(folder: Path) -> str | None:
+    """The networks of a folder, to decide together; None where there are none."""
+    return "+".join(str(card.parent) for card in sorted(folder.glob("*/card.toml"))) or None
 
 
 def of_experts(mask: Path, found: Path, anatomy: Anatomy) -> np.ndarray:
@@ -81,15 +93,22 @@ def of_grade(table: Path) -> np.ndarray:
     return np.array(rows, float).reshape(-1, 4)
 
 
-def told(experts: Sequence[np.ndarray], painted: Sequence[np.ndarray]) -> str:
-    """The table by size, and how much easier painted lesions are; an array of lesions for each patient."""
+def told(experts: Sequence[np.ndarray], painted: Sequence[np.ndarray], *, seen: bool) -> str:
+    """The table by size, and how much easier painted lesions are; an array of lesions for each visit.
+
+    ``seen`` tells whether the networks may have been trained on the patients.
+    """
     real, made = np.concatenate(experts), np.concatenate(painted)
     like_own = made[made[:, LIKE_OWN] == 1]
     sizes = np.array(list(SIZES_MM3))
     lines = [
-        f"{len(experts)} visits; painted lesions are simulated. Packaged networks learned of the patients they were "
-        "trained on: their own lesions are found more often than a new patient's, painted ones are new to them. "
-        "Networks that left a patient out (--model) compare fairly.",
+        f"{len(experts)} visits; painted lesions are simulated. "
+        + (
+            "The networks may have been trained on these patients, whose own lesions are then found more often than a "
+            "new patient's; painted ones are new to them."
+            if seen
+            else "No network was trained on the patient that it is tried on."
+        ),
         "| mm3 shown | experts' lesions found | painted, like the patient's own | all painted | contrast of experts' "
         "| of those like the patient's own |",
         "|---|---|---|---|---|---|",

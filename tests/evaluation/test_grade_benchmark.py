@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from tests.benchmarks.grade import easier, told
+from tests.benchmarks.grade import easier, joined, told
 
 
 def lesions(count: int, *, harder: float, seed: int) -> np.ndarray:
@@ -27,6 +27,14 @@ def test_the_difference_is_that_of_lesions_of_one_volume_and_contrast(harder):
     expected, observed, low, high = easier(real, painted)
     assert low <= expected - observed <= high
     assert (low < 0 < high) == (harder == 0)
-    words = told([real[:, :3]], [painted])
+    words = told([real[:, :3]], [painted], seen=False)
     assert ("harder by" in words) == (expected < observed)
     assert f"{int(real[:, 2].sum())} of 300" in words
+
+
+def test_the_networks_that_left_a_patient_out_decide_together(tmp_path):
+    for name in ("scp", "allnet"):
+        (tmp_path / "sub-01" / name).mkdir(parents=True)
+        (tmp_path / "sub-01" / name / "card.toml").touch()
+    assert joined(tmp_path / "sub-01") == f"{tmp_path / 'sub-01' / 'allnet'}+{tmp_path / 'sub-01' / 'scp'}"
+    assert joined(tmp_path / "sub-02") is None

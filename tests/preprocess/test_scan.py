@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from volumes import OBLIQUE
 
 from msrim.image import Volume
-from msrim.preprocess.scan import as_scanned
+from msrim.preprocess.scan import as_scanned, scanned
 
 
 def ball(radius_mm: float) -> Volume:
@@ -38,3 +39,21 @@ def test_nothing_is_lost_or_moved_by_a_scan_in_another_pose():
     assert seen.sum() == pytest.approx(drawn.data.sum(), rel=0.02)
     middle = [np.average(np.arange(48), weights=seen.sum(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
     np.testing.assert_allclose(middle, 23.5, atol=0.1)
+
+
+@pytest.mark.parametrize("deformed", [False, True])
+def test_slices_seen_between_slices_are_not_blurred_again(deformed):
+    """What a scan of thick slices shows half way between them, by a spline beside by lines."""
+    tissue = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(32, 32, 120)), 2.0, mode="wrap")
+    seen = ndimage.uniform_filter1d(tissue, 3, axis=2, mode="wrap").astype(np.float32)
+    middles = np.diag([1.0, 1, 3, 1])
+    scan, shifted = Volume(seen[..., ::3], middles), middles.copy()
+    shifted[2, 3] = 1
+    between = Volume(np.zeros(scan.shape, np.uint8), shifted)
+    pull = (lambda points_mm: points_mm) if deformed else None
+    rest = {
+        cubic: (scanned(scan, between, scan_from_drawn=np.eye(4), pull=pull, cubic=cubic).data - seen[..., 1::3])
+        for cubic in (False, True)
+    }
+    inner = np.s_[2:-2, 2:-2, 3:-3]
+    assert rest[True][inner].std() < 0.5 * rest[False][inner].std()

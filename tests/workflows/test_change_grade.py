@@ -243,7 +243,8 @@ def test_the_followup_shows_the_expansion(deformed, tmp_path, monkeypatch):
     images = [data_of(make_baseline(anatomy, painted=drawn).corrected["FLAIR"]), followup]
     lesions = data_of(drawn.lesions[0])
     pull = Pull(np.load(drawn.pull), read_volume(anatomy.working.labels).affine)
-    expected, moved = pull.sampled(images[0]), []
+    tissue = data_of(anatomy.corrected["FLAIR"])
+    expected, moved = pull.sampled(tissue, order=3) + pull.sampled(images[0] - tissue), []
     for number in expanding(drawn):
         near = ndimage.distance_transform_edt(lesions != number) < 3
         # A neighbour that is not alike may shine in.
