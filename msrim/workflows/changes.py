@@ -163,11 +163,14 @@ class Deformation:
         Between the visits.
     brain : dict of str to float or None
         Changes of the brain's volume, percent.
+    slice_mm : float
+        Thickness of the slices of both visits, in the contrast that has the thinnest.
     """
 
     log_jacobian: Path
     years: float | None
     brain: dict[str, float | None]
+    slice_mm: float
 
 
 @dataclass(frozen=True)
@@ -464,12 +467,14 @@ def deform(
     years : float or None
     """
     brain, transforms = read_mask(midway.brain), each(read_transform, midway.transforms)
-    seen = [(sharp_on_midway(each(read_own, flairs), brain, transforms=transforms), brain)]
+    images = each(read_own, flairs)
+    seen, slices_mm = [(sharp_on_midway(images, brain, transforms=transforms), brain)], [_slice_mm(images)]
     if t1w is not None and (both := _seen_by_both(t1w, midway, sample=sharp_on_midway)) is not None:
         seen.append(both)
+        slices_mm.append(_slice_mm(each(lambda visit: read_own(visit.image), t1w)))
     marked = brain.like(np.logical_or(*(read_mask(path).data for path in lesions)))
     # Zero where not both show a contrast: there is nothing to compare.
-    contrasts = [match_intensities(*images, brain=shown, lesions=marked) for images, shown in seen]
+    contrasts = [match_intensities(*sampled, brain=shown, lesions=marked) for sampled, shown in seen]
     log_jacobians = brain.like(log_jacobian(halfway_deformation(contrasts, brain=brain)) * brain.data)
     solid = [image.like(image.data > TissueClass.CSF) for image in each(read_own, classes)]
     shares = [
@@ -486,7 +491,13 @@ def deform(
         write_volume(log_jacobians, Path("log_jacobian.nii")),
         years,
         {name: None if value is None else round(value, 3) for name, value in figures.items()},
+        round(min(slices_mm), 2),
     )
+
+
+def _slice_mm(images: Pair[Volume]) -> float:
+    """Of the visit with the thicker slices."""
+    return max(float(image.spacing.max()) for image in images)
 
 
 def compare(

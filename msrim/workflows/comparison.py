@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from msrim.bids import (
     write_dataset_description,
 )
 from msrim.console import Console
+from msrim.errors import Doubt
 from msrim.files import write_json
 from msrim.image import Volume, labels_on_grid, read_volume, resample, write_volume
 from msrim.lesions.change import difference_z
@@ -39,7 +41,7 @@ from msrim.lesions.track import (
     with_change,
     write_changes_tsv,
 )
-from msrim.models.registry import Card, read_card
+from msrim.models.registry import THIN_SLICES_MM, Card, read_card
 from msrim.recipe import Recipe
 from msrim.report.longitudinal import ChangeReport, write_change_report
 from msrim.results import doubts_of
@@ -49,6 +51,7 @@ from msrim.workflows.change_grade import grade_pair
 from msrim.workflows.changes import (
     VISITS,
     Comparison,
+    Deformation,
     Pair,
     PreparedVisit,
     change_method,
@@ -234,6 +237,7 @@ def write_changes(
     if found.deformation is not None:
         labels = (visits[0].anatomy.labels, visits[1].anatomy.labels)
         rows, trusted = with_expansion(rows, found.deformation, instances=instances, midway=midway, labels=labels)
+        _warn_of_slices(found.deformation)
     baseline, followup = (
         labels_on_grid(
             lesions,
@@ -257,6 +261,18 @@ def write_changes(
     summary = _summary(rows, found, method=method, trusted=trusted) | ({} if grade is None else {"grade": grade})
     files = _write_pair_files(visits[0].subject.label, rows, summary, found, instances=instances, folder=folder)
     return Changes((written[0], written[1]), files, rows, summary)
+
+
+def _warn_of_slices(deformation: Deformation) -> None:
+    """A deformation between thick slices finds too little, which reads like lesions that do not expand."""
+    if deformation.slice_mm > THIN_SLICES_MM:
+        warnings.warn(
+            f"the visits have slices of {deformation.slice_mm:.3g} mm, between which expansion is underestimated: in "
+            "one patient with slices of 3 mm it showed half of the growth of lesions and of the loss of brain, and 1 "
+            "of 6 slowly expanding lesions (simulated); --grade measures it on this scan",
+            Doubt,
+            stacklevel=2,
+        )
 
 
 def _summary(rows: list[TrackedLesion], found: Comparison, *, method: str, trusted: bool) -> dict[str, Any]:

@@ -276,6 +276,7 @@ def test_what_is_recovered_stands_beside_it(deformed, painted, tmp_path, monkeyp
         write_volume(grid.like(log_jacobian(moved)), tmp_path / "log_jacobian.nii"),
         1.0,
         {"brain_volume_change_percent": -0.9, "tissue_mask_change_percent": -1.2},
+        slice_mm=1.0,
     )
     grade = grade_changes(
         Subject("ball", "02", {}),
