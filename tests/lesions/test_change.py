@@ -60,6 +60,23 @@ def test_the_limits_of_the_rule_are_those_that_decide():
     assert not decide(before, after, rule=replace(RULE, seed_z=1e3)).new.data.any()
 
 
+@pytest.mark.parametrize("gain, found", [(0.3, False), (0.8, True)])
+def test_what_gains_little_is_no_change_however_clear(gain, found):
+    """Shading on hardly any noise: ten noise levels or more, and less than half a deviation."""
+    rng, brightened = np.random.default_rng(0), ball((30, 24, 24), 6)
+    probability = 0.9 * ndimage.gaussian_filter(brightened.astype(np.float32), 0.5)
+    before, after = (
+        (
+            Volume(((0.8 + mask * gain + rng.normal(0, 0.02, SHAPE)) * BRAIN).astype(np.float32), AFFINE),
+            Volume((mask * probability).astype(np.float32), AFFINE),
+        )
+        for mask in (NOTHING, brightened)
+    )
+    assert decide(before, after).new.data.any() == found
+    assert decide(after, before).vanished.data.any() == found
+    assert decide(before, after, rule=replace(RULE, gain=0.0)).new.data.any()
+
+
 def dice(a: np.ndarray, b: np.ndarray) -> float:
     return 2 * (a & b).sum() / (a.sum() + b.sum())
 
