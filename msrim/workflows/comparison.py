@@ -267,9 +267,9 @@ def _warn_of_slices(deformation: Deformation) -> None:
     """A deformation between thick slices finds too little, which reads like lesions that do not expand."""
     if deformation.slice_mm > THIN_SLICES_MM:
         warnings.warn(
-            f"the visits have slices of {deformation.slice_mm:.3g} mm, between which expansion is underestimated: in "
-            "one patient with slices of 3 mm it showed half of the growth of lesions and of the loss of brain, and 1 "
-            "of 6 slowly expanding lesions (simulated); --grade measures it on this scan",
+            f"expansion between slices of {deformation.slice_mm:.3g} mm is underestimated: in one patient with slices "
+            "of 3 mm it showed half of the growth of lesions and of the loss of brain, and 1 of 6 slowly expanding "
+            "lesions (simulated); --grade measures it on this scan",
             Doubt,
             stacklevel=2,
         )

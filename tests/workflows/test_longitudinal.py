@@ -360,7 +360,7 @@ def test_no_slow_expansion_is_sought_where_the_deformation_is_chance(written):
 
 def test_expansion_between_thick_slices_is_doubted(written):
     doubts = json.loads((written.files.summary.parents[1] / "run.json").read_text(encoding="utf-8"))["doubts"]
-    assert [doubt for doubt in doubts if "slices of 3 mm, between which expansion is underestimated" in doubt]
+    assert [doubt for doubt in doubts if "expansion between slices of 3 mm is underestimated" in doubt]
 
 
 def test_rims_stand_beside_changes(written):
