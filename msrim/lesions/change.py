@@ -26,7 +26,7 @@ Tissue is *new* when all of this holds in a connected piece of ``min_piece_mm3``
 Such a piece is the sure part of a change: 2 and 3 leave out tissue inside a rater's outline that is not yet bright or
 was already taken for lesion. The network for changes (:mod:`msrim.models.networks.coactseg`) completes it: tissue that
 the network marks as new and that is connected to the piece is new as well where 1 and, in every voxel, 4 hold; tissue
-that it marks elsewhere is not.
+that it marks elsewhere is not. A change of less than ``min_change_mm3`` in the end is none.
 
 *Vanished* tissue is the same with the visits exchanged. All other tissue is lesion at both visits or at neither,
 decided by the mean of both probabilities. A lesion therefore only changes where the images show that it did, and
@@ -64,6 +64,9 @@ class ChangeRule:
     peak_share : float
         Of a piece's largest difference.
     min_piece_mm3 : float
+        Of the sure part of a change.
+    min_change_mm3 : float
+        Of a change. A ball of 3 mm: smaller ones do not count as lesions of multiple sclerosis (Filippi et al. 2019).
     bright, dark : float
         Deviations of the brain's intensity above and below its mean.
     least_odds : float
@@ -84,6 +87,7 @@ class ChangeRule:
     grow_z: float = 2.5
     peak_share: float = 0.3
     min_piece_mm3: float = 10.0
+    min_change_mm3: float = 14.1
     bright: float = 0.5
     dark: float = 0.5
     least_odds: float = 0.01
@@ -99,7 +103,7 @@ class ChangeRule:
         """The limits of :func:`clear_change` in words."""
         return (
             f"z of the matched FLAIR difference over {self.seed_z:g} somewhere in it, "
-            f"{self.min_piece_mm3:g} mm3 or more"
+            f"{self.min_change_mm3:g} mm3 or more"
         )
 
     def text(self, lesions: str, *, t2w: bool) -> str:
@@ -116,7 +120,8 @@ class ChangeRule:
             f"contrast to the tissue {near:g} to {far:g} mm around, the other scan's voxels leave "
             f"{self.visible_share:g} or more, and the other visit shows under {self.faded_share:g} of that, and less "
             f"by {self.gain:g} deviations; odds of lesion over {self.least_odds:g} in half of it, mean probability "
-            f"higher than at the other visit and no lesion there; {self.min_piece_mm3:g} mm3 or more"
+            f"higher than at the other visit and no lesion there; {self.min_piece_mm3:g} mm3 or more, and "
+            f"{self.min_change_mm3:g} mm3 or more when its outline is completed"
         )
 
 
@@ -202,22 +207,23 @@ def decide_change(
         _completed(new, marked_new & ~vanished, z_new, rule),
         _completed(vanished, marked_vanished & ~new, z_vanished, rule),
     )
+    new, vanished = (_countable(change, brain.voxel_volume_mm3, rule) for change in (new, vanished))
     lesion = inside & ((before + after) / 2 >= threshold)
     return changed_tissue(brain.like(lesion), new=brain.like(new), vanished=brain.like(vanished))
 
 
 def clear_change(change: Volume, z: Volume, *, rule: ChangeRule = RULE) -> Volume:
-    """Pieces of a network's change that the images show as clearly as the rule asks: seed_z somewhere, min_piece_mm3.
+    """Pieces of a network's change that the images show as clearly as the rule asks: seed_z somewhere, min_change_mm3.
 
     Examples
     --------
-    >>> line = lambda *values: Volume(np.array([values, np.zeros(7)])[..., None], np.diag([1.0, 6.0, 1.0, 1.0]))
+    >>> line = lambda *values: Volume(np.array([values, np.zeros(7)])[..., None], np.diag([1.0, 8.0, 1.0, 1.0]))
     >>> change, z = line(1, 1, 0, 1, 1, 0, 1), line(2, 6, 9, 4, 4, 0, 9)
     >>> clear_change(change.like(change.data > 0), z).data[0, :, 0].astype(int).tolist()
     [1, 1, 0, 0, 0, 0, 0]
     """
     pieces = cc3d.connected_components(change.data.astype(bool), connectivity=26)
-    kept = _are_clear(pieces, z.data, change.voxel_volume_mm3, rule)
+    kept = _are_clear(pieces, z.data, rule) & _are_large(pieces, rule.min_change_mm3 / change.voxel_volume_mm3)
     return change.like(np.concatenate([[False], kept])[pieces])
 
 
@@ -291,11 +297,20 @@ def _completed(sure: np.ndarray, marked: np.ndarray, z: np.ndarray, rule: Change
     return (peaks[parts] > 0) & (sure | (z >= rule.peak_share * peaks[parts]))
 
 
-def _are_clear(pieces: np.ndarray, z: np.ndarray, voxel_mm3: float, rule: ChangeRule) -> np.ndarray:
-    """Which of the pieces 1..n are large enough and reach seed_z somewhere: (n,) bool."""
-    count = int(pieces.max(initial=0))
-    large = np.bincount(pieces.ravel(), minlength=count + 1)[1:] >= rule.min_piece_mm3 / voxel_mm3
-    return large & (ndimage.maximum(z, pieces, np.arange(1, count + 1)) >= rule.seed_z)
+def _countable(change: np.ndarray, voxel_mm3: float, rule: ChangeRule) -> np.ndarray:
+    """Without pieces that are too small to count as lesions."""
+    pieces = cc3d.connected_components(change, connectivity=26)
+    return np.concatenate([[False], _are_large(pieces, rule.min_change_mm3 / voxel_mm3)])[pieces]
+
+
+def _are_large(pieces: np.ndarray, voxels: float) -> np.ndarray:
+    """Which of the pieces 1..n have so many voxels or more: (n,) bool."""
+    return np.bincount(pieces.ravel(), minlength=int(pieces.max(initial=0)) + 1)[1:] >= voxels
+
+
+def _are_clear(pieces: np.ndarray, z: np.ndarray, rule: ChangeRule) -> np.ndarray:
+    """Which of the pieces 1..n reach seed_z somewhere: (n,) bool."""
+    return ndimage.maximum(z, pieces, np.arange(1, int(pieces.max(initial=0)) + 1)) >= rule.seed_z
 
 
 def _appeared(
@@ -309,7 +324,7 @@ def _appeared(
     if not count:
         return np.zeros(inside.shape, bool)
     numbers = np.arange(1, count + 1)
-    kept = _are_clear(pieces, z, here.flair.voxel_volume_mm3, rule)
+    kept = _are_clear(pieces, z, rule) & _are_large(pieces, rule.min_piece_mm3 / here.flair.voxel_volume_mm3)
     likely = rule.least_odds / (1 + rule.least_odds)
     kept &= ndimage.median(here.probability.data, pieces, numbers) >= likely
     own, other, brightness_there = (

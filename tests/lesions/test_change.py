@@ -150,18 +150,30 @@ def test_a_lesion_that_the_other_scan_would_hardly_show_has_not_changed(shown, l
 
 @pytest.mark.parametrize(("bright", "alone"), [(0.6, False), (0.8, True)])
 def test_a_t2w_decides_about_a_faint_lesion_where_both_visits_show_it(bright, alone):
-    small = ball((34, 24, 24), 2)
+    small, rule = ball((34, 24, 24), 2), replace(RULE, min_change_mm3=0)
     before, after = visit(0, OLD), visit(1, OLD, small, bright=bright)
     after[0].data[OLD] = before[0].data[OLD]
     alike, shown = ((visit(2, OLD)[0], visit(3, OLD, *more, bright=4.0)[0]) for more in ((), (small,)))
-    assert decide(before, after).new.data.any() == alone
-    assert not decide(before, after, t2w=alike).new.data.any()
-    forth, back = decide(before, after, t2w=shown), decide(after, before, t2w=shown[::-1])
+    assert decide(before, after, rule=rule).new.data.any() == alone
+    assert not decide(before, after, t2w=alike, rule=rule).new.data.any()
+    forth, back = decide(before, after, t2w=shown, rule=rule), decide(after, before, t2w=shown[::-1], rule=rule)
     assert (forth.new.data & small).any() and not (forth.new.data & ~ball((34, 24, 24), 4)).any()
     assert np.array_equal(forth.new.data, back.vanished.data) and np.array_equal(forth.vanished.data, back.new.data)
     # The part of the brain with the lesion was not scanned.
     part = tuple(image.like(np.where(np.indices(SHAPE)[0] < 24, image.data, 0)) for image in shown)
-    assert decide(before, after, t2w=part).new.data.any() == alone
+    assert decide(before, after, t2w=part, rule=rule).new.data.any() == alone
+
+
+def test_what_is_smaller_than_a_ball_of_3_mm_is_no_change_until_its_outline_is_completed():
+    small = ball((34, 24, 24), 2)
+    before, after = visit(0, OLD), visit(1, OLD, small, bright=0.8)
+    after[0].data[OLD] = before[0].data[OLD]
+    sure = decide(before, after, rule=replace(RULE, min_change_mm3=0)).new.data
+    assert RULE.min_piece_mm3 <= sure.sum() < RULE.min_change_mm3
+    assert not decide(before, after).new.data.any() and not decide(after, before).vanished.data.any()
+    completed = decide(before, after, new=small).new.data
+    assert completed.sum() >= RULE.min_change_mm3 and not (sure & ~completed).any()
+    assert np.array_equal(decide(after, before, vanished=small).vanished.data, completed)
 
 
 def test_what_only_the_network_sees_is_no_change():
