@@ -14,6 +14,7 @@ it are left out; steps that --out holds are not done again.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import time
 from dataclasses import replace
@@ -32,6 +33,16 @@ from msrim.recipe import Recipe
 from msrim.workflows.longitudinal import find_visits, follow_visits
 
 LARGE_MM3 = 10.0
+COLUMNS = (
+    "slices mm",
+    "new > 10 mm3",
+    "vanished > 10 mm3",
+    "new mm3",
+    "vanished mm3",
+    "expanding",
+    "brain %",
+    "seconds",
+)
 
 
 def main() -> None:
@@ -46,61 +57,51 @@ def main() -> None:
     parser.add_argument("--brain-extracted", action="store_true")
     parser.add_argument("--expansion", action="store_true")
     given = parser.parse_args()
-    scans = {"FLAIR": given.flair} if given.t2w is None else {"FLAIR": given.flair, "T2w": given.t2w}
-    images = {contrast: to_ras(read_volume(path)) for contrast, path in scans.items()}
-    recipe = Recipe(model=given.model, brain_extracted=given.brain_extracted, expansion=given.expansion)
-    table = Table(title=f"{' + '.join(path.name for path in scans.values())} against itself, {given.model}")
-    for column in (
-        "repeat",
-        "slices mm",
-        "new > 10 mm3",
-        "vanished > 10 mm3",
-        "new mm3",
-        "vanished mm3",
-        "expanding",
-        "brain %",
-        "seconds",
-    ):
+    table = Table(title=f"{given.flair.name} against itself, {given.model}")
+    for column in ("repeat", *COLUMNS):
         table.add_column(column, justify="right")
     large = 0
     for repeat in track(range(given.first, given.repeats), description="repeats", console=Page(stderr=True)):
-        start = time.perf_counter()
-        rng = np.random.default_rng(repeat)
-        again = {contrast: rescanned(image, rng) for contrast, image in images.items()}
-        slice_mm = again["FLAIR"][1]
-        # The baseline stays where it is, so that its steps are kept from one repeat to the next.
-        folder = given.out / "copies" / f"repeat-{repeat:02d}"
-        copies = {name: write_volume(image, folder / f"{name}.nii.gz") for name, (image, _) in again.items()}
-        visits = find_visits([scans["FLAIR"], copies["FLAIR"]])
-        # Each copy is a session of its own: its results would replace another one's.
-        sessions = ("00", f"{repeat + 1:02d}")
-        mask = follow_visits(
-            [
-                replace(visit, session=session, contrasts=paths)
-                for visit, session, paths in zip(visits, sessions, (scans, copies), strict=True)
-            ],
-            recipe,
-            given.out / f"results-{given.flair.stem}",
-            console=Console(quiet=True),
-            years=[1.0],
-        )
-        folder = mask.parent
-        summary = json.loads(next(folder.glob("*_desc-summary.json")).read_text(encoding="utf-8"))
-        rows = [line.split("\t") for line in next(folder.glob("*_desc-changes.tsv")).read_text().splitlines()[1:]]
-        new = sum(row[1] == "new" and float(row[5]) > LARGE_MM3 for row in rows)
-        vanished = sum(row[1] == "vanished" and float(row[4]) > LARGE_MM3 for row in rows)
-        large += new
-        volumes = [f"{summary[name]:.0f}" for name in ("new_mm3", "vanished_mm3")]
-        both = sum(row[1] not in ("new", "vanished") for row in rows)
-        brain = summary.get("brain_volume_change_percent")
-        volumes += [
-            f"{summary['sel_candidates']} of {both}" if given.expansion else "",
-            ("" if not given.expansion else "n/a" if brain is None else f"{brain:+.2f}"),
-        ]
-        seconds = f"{time.perf_counter() - start:.0f}"
-        table.add_row(str(repeat), f"{slice_mm:.1f}", str(new), str(vanished), *volumes, seconds)
+        found = compared(repeat, given)
+        large += int(found[COLUMNS[1]])
+        table.add_row(str(repeat), *(found[column] for column in COLUMNS))
     Page(width=110).print(table)
     Page(width=110).print(f"{large} new lesions over {LARGE_MM3:g} mm3 in {given.repeats - given.first} repeats")
+
+
+def compared(repeat: int, given: argparse.Namespace) -> dict[str, str]:
+    """What `msrim longitudinal` says of the scan and its rescan of this number: the table's cells by column."""
+    start = time.perf_counter()
+    scans = {"FLAIR": given.flair} if given.t2w is None else {"FLAIR": given.flair, "T2w": given.t2w}
+    rng = np.random.default_rng(repeat)
+    again = {contrast: rescanned(to_ras(read_volume(path)), rng) for contrast, path in scans.items()}
+    folder = given.out / "copies" / f"repeat-{repeat:02d}"
+    copies = {name: write_volume(image, folder / f"{name}.nii.gz") for name, (image, _) in again.items()}
+    # The baseline stays where it is, so that its steps are kept from one repeat to the next. Each copy is a session of
+    # its own: its results would replace another one's.
+    visits = [
+        replace(visit, session=session, contrasts=paths)
+        for visit, session, paths in zip(
+            find_visits([scans["FLAIR"], copies["FLAIR"]]), ("00", f"{repeat + 1:02d}"), (scans, copies), strict=True
+        )
+    ]
+    recipe = Recipe(model=given.model, brain_extracted=given.brain_extracted, expansion=given.expansion)
+    out = given.out / f"results-{given.flair.stem}"
+    found = follow_visits(visits, recipe, out, console=Console(quiet=True), years=[1.0]).parent
+    summary = json.loads(next(found.glob("*_desc-summary.json")).read_text(encoding="utf-8"))
+    with next(found.glob("*_desc-changes.tsv")).open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    large = {
+        change: sum(row["change"] == change and float(row[f"{visit}_mm3"]) > LARGE_MM3 for row in rows)
+        for change, visit in (("new", "followup"), ("vanished", "baseline"))
+    }
+    both = sum(row["change"] not in large for row in rows)
+    brain = summary.get("brain_volume_change_percent")
+    cells = [f"{again['FLAIR'][1]:.1f}", *map(str, large.values())]
+    cells += [f"{summary[name]:.0f}" for name in ("new_mm3", "vanished_mm3")]
+    cells.append(f"{summary['sel_candidates']} of {both}" if given.expansion else "")
+    cells.append("" if not given.expansion else "n/a" if brain is None else f"{brain:+.2f}")
+    return dict(zip(COLUMNS, [*cells, f"{time.perf_counter() - start:.0f}"], strict=True))
 
 
 def rescanned(scan: Volume, rng: np.random.Generator) -> tuple[Volume, float]:
