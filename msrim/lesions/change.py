@@ -207,7 +207,7 @@ def decide_change(
         _completed(new, marked_new & ~vanished, z_new, rule),
         _completed(vanished, marked_vanished & ~new, z_vanished, rule),
     )
-    new, vanished = (_countable(change, brain.voxel_volume_mm3, rule) for change in (new, vanished))
+    new, vanished = (_large(change, rule.min_change_mm3, brain.voxel_volume_mm3) for change in (new, vanished))
     lesion = inside & ((before + after) / 2 >= threshold)
     return changed_tissue(brain.like(lesion), new=brain.like(new), vanished=brain.like(vanished))
 
@@ -222,8 +222,9 @@ def clear_change(change: Volume, z: Volume, *, rule: ChangeRule = RULE) -> Volum
     >>> clear_change(change.like(change.data > 0), z).data[0, :, 0].astype(int).tolist()
     [1, 1, 0, 0, 0, 0, 0]
     """
-    pieces = cc3d.connected_components(change.data.astype(bool), connectivity=26)
-    kept = _are_clear(pieces, z.data, rule) & _are_large(pieces, rule.min_change_mm3 / change.voxel_volume_mm3)
+    large = _large(change.data.astype(bool), rule.min_change_mm3, change.voxel_volume_mm3)
+    pieces = cc3d.connected_components(large, connectivity=26)
+    kept = _are_clear(pieces, z.data, rule)
     return change.like(np.concatenate([[False], kept])[pieces])
 
 
@@ -297,15 +298,9 @@ def _completed(sure: np.ndarray, marked: np.ndarray, z: np.ndarray, rule: Change
     return (peaks[parts] > 0) & (sure | (z >= rule.peak_share * peaks[parts]))
 
 
-def _countable(change: np.ndarray, voxel_mm3: float, rule: ChangeRule) -> np.ndarray:
-    """Without pieces that are too small to count as lesions."""
-    pieces = cc3d.connected_components(change, connectivity=26)
-    return np.concatenate([[False], _are_large(pieces, rule.min_change_mm3 / voxel_mm3)])[pieces]
-
-
-def _are_large(pieces: np.ndarray, voxels: float) -> np.ndarray:
-    """Which of the pieces 1..n have so many voxels or more: (n,) bool."""
-    return np.bincount(pieces.ravel(), minlength=int(pieces.max(initial=0)) + 1)[1:] >= voxels
+def _large(mask: np.ndarray, least_mm3: float, voxel_mm3: float) -> np.ndarray:
+    """Without connected pieces of less than ``least_mm3``: (X, Y, Z) bool."""
+    return cc3d.dust(mask, threshold=least_mm3 / voxel_mm3, connectivity=26)
 
 
 def _are_clear(pieces: np.ndarray, z: np.ndarray, rule: ChangeRule) -> np.ndarray:
@@ -319,12 +314,14 @@ def _appeared(
     """Pieces that are brighter here than at the other visit, as bright as lesions, and perhaps lesions."""
     pieces = cc3d.connected_components(inside & (z >= rule.grow_z) & (here.flair.data >= rule.bright), connectivity=26)
     peaks = ndimage.maximum(z, pieces, np.arange(int(pieces.max(initial=0)) + 1))
-    pieces = cc3d.connected_components((pieces > 0) & (z >= rule.peak_share * peaks[pieces]), connectivity=26)
+    near_peak = (pieces > 0) & (z >= rule.peak_share * peaks[pieces])
+    large = _large(near_peak, rule.min_piece_mm3, here.flair.voxel_volume_mm3)
+    pieces = cc3d.connected_components(large, connectivity=26)
     count = int(pieces.max(initial=0))
     if not count:
         return np.zeros(inside.shape, bool)
     numbers = np.arange(1, count + 1)
-    kept = _are_clear(pieces, z, rule) & _are_large(pieces, rule.min_piece_mm3 / here.flair.voxel_volume_mm3)
+    kept = _are_clear(pieces, z, rule)
     likely = rule.least_odds / (1 + rule.least_odds)
     kept &= ndimage.median(here.probability.data, pieces, numbers) >= likely
     own, other, brightness_there = (

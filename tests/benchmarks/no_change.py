@@ -57,24 +57,27 @@ def main() -> None:
     parser.add_argument("--brain-extracted", action="store_true")
     parser.add_argument("--expansion", action="store_true")
     given = parser.parse_args()
-    table = Table(title=f"{given.flair.name} against itself, {given.model}")
+    scans = {"FLAIR": given.flair} if given.t2w is None else {"FLAIR": given.flair, "T2w": given.t2w}
+    images = {contrast: to_ras(read_volume(path)) for contrast, path in scans.items()}
+    table = Table(title=f"{' + '.join(path.name for path in scans.values())} against itself, {given.model}")
     for column in ("repeat", *COLUMNS):
         table.add_column(column, justify="right")
     large = 0
     for repeat in track(range(given.first, given.repeats), description="repeats", console=Page(stderr=True)):
-        found = compared(repeat, given)
+        found = compared(repeat, scans, images, given)
         large += int(found[COLUMNS[1]])
         table.add_row(str(repeat), *(found[column] for column in COLUMNS))
     Page(width=110).print(table)
     Page(width=110).print(f"{large} new lesions over {LARGE_MM3:g} mm3 in {given.repeats - given.first} repeats")
 
 
-def compared(repeat: int, given: argparse.Namespace) -> dict[str, str]:
+def compared(
+    repeat: int, scans: dict[str, Path], images: dict[str, Volume], given: argparse.Namespace
+) -> dict[str, str]:
     """What `msrim longitudinal` says of the scan and its rescan of this number: the table's cells by column."""
     start = time.perf_counter()
-    scans = {"FLAIR": given.flair} if given.t2w is None else {"FLAIR": given.flair, "T2w": given.t2w}
     rng = np.random.default_rng(repeat)
-    again = {contrast: rescanned(to_ras(read_volume(path)), rng) for contrast, path in scans.items()}
+    again = {contrast: rescanned(image, rng) for contrast, image in images.items()}
     folder = given.out / "copies" / f"repeat-{repeat:02d}"
     copies = {name: write_volume(image, folder / f"{name}.nii.gz") for name, (image, _) in again.items()}
     # The baseline stays where it is, so that its steps are kept from one repeat to the next. Each copy is a session of
