@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.cross_validation --data DIR --out DIR --recipe pipelines/allnet.toml
         [--recipe pipelines/scp.toml] [--start allnet] [--seen openms07 openms19 mslesseg14]
-        [--model scp] [--lesion-bank FILE --lesion-masks DIR --head-labels DIR] [--steps N] [--threshold T]
+        [--model scp] [--lesion-bank FILE --lesion-masks DIR --head-labels DIR] [--steps N] [--threshold T ...]
 
 ``--data`` holds labelled visits (``*label-L*_mask.nii.gz`` beside a FLAIR), each site in a folder of its own. For every
 fold and recipe a model is trained on the other folds' patients, in ``--out``; a training that was broken off goes on,
@@ -10,7 +10,9 @@ and a folder that holds a model is used as it is. The models of all recipes deci
 ``--model`` if they have seen none of the patients. Patients of ``--seen``, on which ``--start`` or ``--model`` were
 trained, are in no fold and always trained on: nothing can be measured on them. Every other patient is segmented by
 ``msrim segment``'s own steps with all contrasts and with FLAIR alone, and compared with the experts' mask. Visits of
-one patient count as one: their mean.
+one person count as one, their mean; names that show one brain are one person. Thresholds are the cards' own. Each of
+``--threshold`` gets a table as well, and a last one has in each fold that which is best on the others, by the sum of
+Dice and lesion F1.
 """
 
 from __future__ import annotations
@@ -31,9 +33,9 @@ from msrim.evaluation.statistics import bootstrap_interval
 from msrim.image import read_volume
 from msrim.recipe import Recipe, read_training_recipe
 from msrim.workflows.segment import segment_subject
-from msrim.workflows.sweep import undivided
+from msrim.workflows.sweep import together
 from msrim.workflows.train import train
-from msrim.workflows.training_data import marked_visits
+from msrim.workflows.training_data import marked_visits, prepare_visit, same_people
 
 QUIET = Console(quiet=True)
 FIGURES = ("dice", "l_f1", "ltpr", "lfpr")
@@ -59,26 +61,57 @@ def main() -> None:
     parser.add_argument("--seen", nargs="*", default=[], help="patients that --start or --model have seen")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--threshold", type=float, help="instead of the cards'")
+    parser.add_argument("--threshold", type=float, nargs="*", default=[], help="fixed, beside the cards'")
     for name in ("lesion-bank", "lesion-masks", "head-labels"):
         parser.add_argument(f"--{name}", type=Path)
     given = parser.parse_args()
     visits = [(subject, mask) for subject, mask in marked_visits(given.data) if subject.label not in given.seen]
     folds = folds_of(visits, given.folds, data=given.data)
-    folds = undivided(folds, visits, recipe=read_training_recipe(given.recipe[0]), out=given.out, console=Console())
+    folds, people = persons(folds_of(visits, given.folds, data=given.data), visits, given=given)
     for number, left_out in enumerate(folds):
         for index, recipe in enumerate(given.recipe):
             _train(recipe, number, left_out, start=given.start[index] if given.start else None, given=given)
     page = Page(width=130)
     for alone in (False, True):
         rows = [
-            measured(subject, mask, number=number, alone=alone, given=given)
+            {"fold": number, "person": people.get(subject.label, subject.label), **row}
             for number, fold in enumerate(folds)
             for subject, mask in visits
             if subject.label in fold
+            for row in measured(subject, mask, number=number, alone=alone, given=given)
         ]
-        page.print(table_of(rows, alone=alone))
+        contrasts = "FLAIR alone" if alone else "all contrasts"
+        for threshold in (None, *given.threshold):
+            own = [row for row in rows if row["threshold"] == threshold]
+            page.print(table_of(own, title=f"{contrasts}, threshold {threshold or 'of the card'}"))
+        if given.threshold:
+            page.print(table_of(nested(rows), title=f"{contrasts}, threshold chosen on the other folds"))
     page.print(peers_table())
+
+
+def persons(
+    folds: list[list[str]], visits: Sequence[tuple[Subject, Path]], *, given: argparse.Namespace
+) -> tuple[list[list[str]], dict[str, str]]:
+    """Folds that divide nobody, and the first name of everybody who has two."""
+    recipe = read_training_recipe(given.recipe[0])
+    patients = (prepare_visit(*visit, recipe=recipe, out=given.out / "prepared", console=QUIET) for visit in visits)
+    first = {}
+    for one, other, _ in same_people(patients, contrasts=recipe.contrasts):
+        folds = together(folds, one, other)
+        first[other] = first.get(one, one)
+    return folds, first
+
+
+def nested(rows: Sequence[dict]) -> list[dict]:
+    """Rows of each fold at the fixed threshold that has the highest sum of Dice and lesion F1 on the other folds."""
+
+    def value(threshold: float, fold: int) -> float:
+        others = [row for row in rows if row["threshold"] == threshold and row["fold"] != fold]
+        return float(np.mean([mean["dice"] + mean["l_f1"] for mean in means_of(others)]))
+
+    thresholds = sorted({row["threshold"] for row in rows} - {None})
+    best = {fold: max(thresholds, key=lambda t: value(t, fold)) for fold in {row["fold"] for row in rows}}
+    return [row for row in rows if row["threshold"] == best[row["fold"]]]
 
 
 def folds_of(visits: Sequence[tuple[Subject, Path]], count: int, *, data: Path) -> list[list[str]]:
@@ -99,32 +132,41 @@ def _train(path: Path, number: int, left_out: list[str], *, start: str | None, g
         train(recipe, given.data, out, leave_out=left_out, console=Console(), prepared=prepared)
 
 
-def measured(subject: Subject, mask: Path, *, number: int, alone: bool, given: argparse.Namespace) -> dict:
+def measured(subject: Subject, mask: Path, *, number: int, alone: bool, given: argparse.Namespace) -> list[dict]:
     """Segment one visit by the models that have not seen its patient, and compare it with the experts' mask."""
     folders = [given.out / read_training_recipe(recipe).name / f"fold{number}" for recipe in given.recipe]
     model = "+".join([*(str(folder.absolute()) for folder in folders), *given.model])
     if alone:
         subject = replace(subject, contrasts={"FLAIR": subject.contrasts["FLAIR"]})
     out = given.out / "results" / ("FLAIR" if alone else "all")
-    found = segment_subject(subject, Recipe(model=model, threshold=given.threshold), out, console=QUIET)
-    figures = segmentation_metrics(read_volume(mask, mask=True), read_volume(found, mask=True))
-    return {"patient": subject.label, "site": mask.relative_to(given.data).parts[0], **figures}
+    truth, rows = read_volume(mask, mask=True), []
+    for threshold in (None, *given.threshold):
+        found = segment_subject(subject, Recipe(model=model, threshold=threshold), out, console=QUIET)
+        figures = segmentation_metrics(truth, read_volume(found, mask=True))
+        rows.append({"site": mask.relative_to(given.data).parts[0], "threshold": threshold, **figures})
+    return rows
 
 
-def table_of(rows: list[dict], *, alone: bool) -> Table:
-    """A row for each patient, and the mean of each site and of all."""
-    title = "FLAIR alone" if alone else "all contrasts"
+def means_of(rows: Sequence[dict]) -> list[dict]:
+    """The mean of each person's visits."""
+    keys = (*FIGURES, "truth_volume_mm3", "prediction_volume_mm3")
+    means = []
+    for person in dict.fromkeys(row["person"] for row in rows):
+        own = [row for row in rows if row["person"] == person]
+        means.append({**own[0], **{key: np.mean([row[key] or 0 for row in own]) for key in keys}})
+    return means
+
+
+def table_of(rows: Sequence[dict], *, title: str) -> Table:
+    """A row for each person, and the mean of each site and of all."""
     table = Table(title=f"{title}, patients left out of training")
     for column in ("site", "patient", "truth ml", "found ml", *FIGURES):
         table.add_column(column, justify="right")
-    means = []
-    for patient in dict.fromkeys(row["patient"] for row in rows):
-        own = [row for row in rows if row["patient"] == patient]
-        keys = (*FIGURES, "truth_volume_mm3", "prediction_volume_mm3")
-        means.append({"site": own[0]["site"], **{key: np.mean([row[key] or 0 for row in own]) for key in keys}})
-        volumes = [means[-1][f"{which}_volume_mm3"] / 1000 for which in ("truth", "prediction")]
-        figures = [f"{means[-1][figure]:.3f}" for figure in FIGURES]
-        table.add_row(own[0]["site"], patient, *(f"{volume:.1f}" for volume in volumes), *figures)
+    means = means_of(rows)
+    for mean in means:
+        volumes = [mean[f"{which}_volume_mm3"] / 1000 for which in ("truth", "prediction")]
+        figures = [f"{mean[figure]:.3f}" for figure in FIGURES]
+        table.add_row(mean["site"], mean["person"], *(f"{volume:.1f}" for volume in volumes), *figures)
     for site in (*dict.fromkeys(mean["site"] for mean in means), "all sites"):
         own = [mean for mean in means if site in (mean["site"], "all sites")]
         figures = []
