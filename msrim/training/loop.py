@@ -23,6 +23,8 @@ MEASURED = 100
 # Norm of a gradient beyond which a step is left out: on a CPU, bfloat16 convolutions of a few voxels give 1e15 or
 # infinity at times, and differently when repeated (seen with torch 2.13; not in float32).
 MAX_GRADIENT_NORM = 1e6
+# After so many seconds a checkpoint is due however few steps they were: on a shared machine 250 can take ten minutes.
+CHECKPOINT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -207,13 +209,13 @@ class Record:
     Parameters
     ----------
     out : Path
-        Gets ``checkpoint.pt`` and ``loss.csv``; a checkpoint found there is loaded.
+        Gets ``checkpoint.pt`` and ``loss.csv``; a checkpoint found there is loaded, and the curve ends with it.
     parts : dict
         Content of a checkpoint: network, optimiser and all else with a state, by name.
     steps : int
         Of the whole training.
     report_every : int
-        Steps between two points of the curve; a checkpoint is written at every tenth.
+        Steps between two points of the curve; a checkpoint is written at every tenth, and after CHECKPOINT_S.
 
     Attributes
     ----------
@@ -234,20 +236,28 @@ class Record:
             for name, part in parts.items():
                 part.load_state_dict(saved[name])
             self.first = saved["step"]
+        self.written = self.began
+        self.curve = out / "loss.csv"
+        if self.curve.exists():
+            points = self.curve.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [point for point in points if int(point.partition(",")[0]) <= self.first]
+            self.curve.write_text("".join(kept), encoding="utf-8")
 
     def add(self, step: int, loss: float) -> None:
         """Note a finished step; write what is due."""
-        done = step + 1
+        done, now = step + 1, time.perf_counter()
         self.losses.append(loss)
-        if done % self.report_every == 0 or done == self.steps:
-            mean, seconds = sum(self.losses) / len(self.losses), time.perf_counter() - self.began
-            with open(self.out / "loss.csv", "a", encoding="utf-8") as curve:
-                curve.write(f"{done},{mean:.5f},{seconds:.0f}\n")
-            self.report(f"step {done}/{self.steps} loss {mean:.4f} after {seconds:.0f} s")
-            self.losses.clear()
-        if done % (10 * self.report_every) == 0 or done == self.steps:
+        if done % self.report_every and done != self.steps:
+            return
+        mean, seconds = sum(self.losses) / len(self.losses), now - self.began
+        with open(self.curve, "a", encoding="utf-8") as curve:
+            curve.write(f"{done},{mean:.5f},{seconds:.0f}\n")
+        self.report(f"step {done}/{self.steps} loss {mean:.4f} after {seconds:.0f} s")
+        self.losses.clear()
+        if done % (10 * self.report_every) == 0 or done == self.steps or now - self.written > CHECKPOINT_S:
             with written_atomically(self.out / "checkpoint.pt") as temporary:
                 torch.save({"step": done, **{name: part.state_dict() for name, part in self.parts.items()}}, temporary)
+            self.written = now
 
 
 def _measure_batch_norm(network: nn.Module, samples: Dataset[tuple[Tensor, ...]], *, batch_size: int) -> None:

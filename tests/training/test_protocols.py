@@ -13,6 +13,7 @@ from torch import nn
 from msrim.errors import InputError
 from msrim.models import build
 from msrim.recipe import MILESTONES, ONE_CYCLE, Optimiser, TrainingRecipe, packaged_recipes, read_training_recipe
+from msrim.training import loop
 from msrim.training.loop import Descent, Fitting, fit
 
 ADAM = {"name": "adam", "betas": (0.9, 0.999), "averaging": None, "clipping": None, "precision": "float32"}
@@ -246,6 +247,23 @@ def test_a_training_with_restarts_goes_on_where_it_was_interrupted(tmp_path, res
     rest = load_file(fit(small(), Thresholded(40), loss=LOSS, out=tmp_path / "part", how=how))
     for name, value in whole.items():
         assert torch.equal(rest[name], value), name
+
+
+def test_a_slow_training_is_kept_by_the_clock_and_its_curve_has_every_step_once(tmp_path, monkeypatch):
+    """Ended in step 7 of 20, before the tenth: it goes on from the checkpoint of step 6, and tells step 7 once."""
+    monkeypatch.setattr(loop, "CHECKPOINT_S", 0.0)
+    how = Fitting(batch_size=2, learning_rate=0.02, optimiser=ONE_CYCLE, workers=0, report_every=1)
+
+    def end(line: str) -> None:
+        if line.startswith("step 7/"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(small(), Thresholded(40), loss=LOSS, out=tmp_path, how=how, report=end)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 6
+    fit(small(), Thresholded(40), loss=LOSS, out=tmp_path, how=how)
+    curve = (tmp_path / "loss.csv").read_text().splitlines()
+    assert [int(point.partition(",")[0]) for point in curve] == list(range(1, 21))
 
 
 @pytest.mark.parametrize(
