@@ -66,7 +66,6 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path)
     given = parser.parse_args()
     visits = [(subject, mask) for subject, mask in marked_visits(given.data) if subject.label not in given.seen]
-    folds = folds_of(visits, given.folds, data=given.data)
     folds, people = persons(folds_of(visits, given.folds, data=given.data), visits, given=given)
     for number, left_out in enumerate(folds):
         for index, recipe in enumerate(given.recipe):
