@@ -91,11 +91,15 @@ def main() -> None:
 def persons(
     folds: list[list[str]], visits: Sequence[tuple[Subject, Path]], *, given: argparse.Namespace
 ) -> tuple[list[list[str]], dict[str, str]]:
-    """Folds that divide nobody, and the first name of everybody who has two."""
+    """Folds that divide nobody, and the first name of everybody who has two; a note tells who."""
     recipe = read_training_recipe(given.recipe[0])
     patients = (prepare_visit(*visit, recipe=recipe, out=given.out / "prepared", console=QUIET) for visit in visits)
     first = {}
-    for one, other, _ in same_people(patients, contrasts=recipe.contrasts):
+    for one, other, alike in same_people(patients, contrasts=recipe.contrasts):
+        Console().note(
+            f"sub-{one} and sub-{other} show the same brain (their sulci correlate at {alike:.2f}): no fold divides "
+            "them, and they count as one person"
+        )
         folds = together(folds, one, other)
         first[other] = first.get(one, one)
     return folds, first
