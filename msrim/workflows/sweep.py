@@ -69,13 +69,14 @@ def run_sweep(sweep: Sweep, data: Path, out: Path, *, console: Console, **overri
             raise InputError(f"{sweep.name}, row {row}: networks that compare visits do not vote; give --seeds 1")
     visits = marked_visits(data)
     pairs = marked_pairs(data) if any(recipe.task == "longitudinal" for recipe in recipes.values()) else []
-    folds = deal_patients([(subject.label, _site(mask, data)) for subject, mask in visits], sweep.folds, data=data)
+    folds = deal_patients([(subject.label, site_of(mask, data)) for subject, mask in visits], sweep.folds, data=data)
     for number, folder in enumerate(pairs):
         folds[number % sweep.folds].append(folder.name)
     if (kept := _kept_folds(out, folds)) is not None:
         folds = kept
     elif not _all_trained(sweep, out):
-        folds = undivided(folds, visits, recipe=next(iter(recipes.values())), out=out, console=console)
+        recipe = next(iter(recipes.values()))
+        folds, _ = undivided(folds, visits, recipe=recipe, prepared=out / "prepared", console=console)
         if not all(folds):
             raise InputError(f"{data}: too few different people for {sweep.folds} folds; see --folds")
     _keep_protocol(sweep, recipes, folds, out)
@@ -119,19 +120,24 @@ def undivided(
     visits: Iterable[tuple[Subject, Path]],
     *,
     recipe: TrainingRecipe,
-    out: Path,
+    prepared: Path,
     console: Console,
-) -> list[list[str]]:
-    """The same parts, with patients that show one brain in one of them; a note tells who. Visits go to ``prepared``."""
-    parts = [list(fold) for fold in folds]
-    patients = (prepare_visit(*visit, recipe=recipe, out=out / "prepared", console=console) for visit in visits)
+    counted: str = "two patients",
+) -> tuple[list[list[str]], dict[str, str]]:
+    """The same parts, with patients that show one brain in one of them, and of these the first name by the others.
+
+    A note tells who, and as what they are ``counted``. Visits go to ``prepared``.
+    """
+    parts, first = [list(fold) for fold in folds], dict[str, str]()
+    patients = (prepare_visit(*visit, recipe=recipe, out=prepared, console=console) for visit in visits)
     for one, other, alike in same_people(patients, contrasts=recipe.contrasts):
         console.note(
             f"sub-{one} and sub-{other} show the same brain (their sulci correlate at {alike:.2f}): no fold divides "
-            "them, but they count as two patients"
+            f"them, and they count as {counted}"
         )
         parts = together(parts, one, other)
-    return parts
+        first[other] = first.get(one, one)
+    return parts, first
 
 
 def together(folds: Sequence[Sequence[str]], one: str, other: str) -> list[list[str]]:
@@ -158,7 +164,8 @@ def folder_of(row: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", row.lower()).strip("-")
 
 
-def _site(mask: Path, data: Path) -> str:
+def site_of(mask: Path, data: Path) -> str:
+    """The folder of the data that a mask lies in; none where patients lie in no other."""
     parts = mask.relative_to(data).parts
     return "" if parts[0].startswith("sub-") else parts[0]
 

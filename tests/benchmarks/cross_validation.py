@@ -33,9 +33,9 @@ from msrim.evaluation.statistics import bootstrap_interval
 from msrim.image import read_volume
 from msrim.recipe import Recipe, read_training_recipe
 from msrim.workflows.segment import segment_subject
-from msrim.workflows.sweep import together
+from msrim.workflows.sweep import deal_patients, site_of, undivided
 from msrim.workflows.train import train
-from msrim.workflows.training_data import marked_visits, prepare_visit, same_people
+from msrim.workflows.training_data import marked_visits
 
 QUIET = Console(quiet=True)
 FIGURES = ("dice", "l_f1", "ltpr", "lfpr")
@@ -66,7 +66,15 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path)
     given = parser.parse_args()
     visits = [(subject, mask) for subject, mask in marked_visits(given.data) if subject.label not in given.seen]
-    folds, people = persons(folds_of(visits, given.folds, data=given.data), visits, given=given)
+    sites = [(subject.label, site_of(mask, given.data)) for subject, mask in visits]
+    folds, people = undivided(
+        deal_patients(sites, given.folds, data=given.data),
+        visits,
+        recipe=read_training_recipe(given.recipe[0]),
+        prepared=given.out / "prepared",
+        console=Console(),
+        counted="one person",
+    )
     for number, left_out in enumerate(folds):
         for index, recipe in enumerate(given.recipe):
             _train(recipe, number, left_out, start=given.start[index] if given.start else None, given=given)
@@ -88,23 +96,6 @@ def main() -> None:
     page.print(peers_table())
 
 
-def persons(
-    folds: list[list[str]], visits: Sequence[tuple[Subject, Path]], *, given: argparse.Namespace
-) -> tuple[list[list[str]], dict[str, str]]:
-    """Folds that divide nobody, and the first name of everybody who has two; a note tells who."""
-    recipe = read_training_recipe(given.recipe[0])
-    patients = (prepare_visit(*visit, recipe=recipe, out=given.out / "prepared", console=QUIET) for visit in visits)
-    first = {}
-    for one, other, alike in same_people(patients, contrasts=recipe.contrasts):
-        Console().note(
-            f"sub-{one} and sub-{other} show the same brain (their sulci correlate at {alike:.2f}): no fold divides "
-            "them, and they count as one person"
-        )
-        folds = together(folds, one, other)
-        first[other] = first.get(one, one)
-    return folds, first
-
-
 def nested(rows: Sequence[dict]) -> list[dict]:
     """Rows of each fold at the fixed threshold that has the highest sum of Dice and lesion F1 on the other folds."""
 
@@ -115,15 +106,6 @@ def nested(rows: Sequence[dict]) -> list[dict]:
     thresholds = sorted({row["threshold"] for row in rows} - {None})
     best = {fold: max(thresholds, key=lambda t: value(t, fold)) for fold in {row["fold"] for row in rows}}
     return [row for row in rows if row["threshold"] == best[row["fold"]]]
-
-
-def folds_of(visits: Sequence[tuple[Subject, Path]], count: int, *, data: Path) -> list[list[str]]:
-    """Patients of each site, by label, dealt out in turn."""
-    sites: dict[str, set[str]] = {}
-    for subject, mask in visits:
-        sites.setdefault(mask.relative_to(data).parts[0], set()).add(subject.label)
-    dealt = [sorted(labels)[number::count] for labels in sites.values() for number in range(count)]
-    return [[label for part in dealt[number::count] for label in part] for number in range(count)]
 
 
 def _train(path: Path, number: int, left_out: list[str], *, start: str | None, given: argparse.Namespace) -> None:
@@ -146,7 +128,7 @@ def measured(subject: Subject, mask: Path, *, number: int, alone: bool, given: a
     for threshold in (None, *given.threshold):
         found = segment_subject(subject, Recipe(model=model, threshold=threshold), out, console=QUIET)
         figures = segmentation_metrics(truth, read_volume(found, mask=True))
-        rows.append({"site": mask.relative_to(given.data).parts[0], "threshold": threshold, **figures})
+        rows.append({"site": site_of(mask, given.data), "threshold": threshold, **figures})
     return rows
 
 

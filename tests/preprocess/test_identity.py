@@ -100,8 +100,9 @@ def test_no_fold_divides_one_person(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sweep, "prepare_visit", lambda subject, mask, **_: made[subject])
     recipe = read_training_recipe(Path("allnet")).model_copy(update={"contrasts": ("T1w", "FLAIR")})
     visits = [(name, tmp_path) for name in made]
-    folds = sweep.undivided([["a"], ["b"], ["c"]], visits, recipe=recipe, out=tmp_path, console=Console())
-    assert folds == [["a", "c"], ["b"], []]
+    dealt = [["a"], ["b"], ["c"]]
+    folds, first = sweep.undivided(dealt, visits, recipe=recipe, prepared=tmp_path, console=Console())
+    assert folds == [["a", "c"], ["b"], []] and first == {"c": "a"}
     assert "sub-a and sub-c show the same brain" in " ".join(capsys.readouterr().err.split())
 
 
