@@ -113,6 +113,17 @@ def same_brains(seen: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[tuple
     return [(names[one], names[other], float(alike[one, other])) for one, other in pairs]
 
 
+def same_brain(one: str, other: str, alike: float) -> str:
+    """Half a sentence that tells what :func:`same_brains` found.
+
+    Examples
+    --------
+    >>> same_brain("sub-1", "sub-2", 0.913)
+    'sub-1 and sub-2 show the same brain (their sulci correlate at 0.91)'
+    """
+    return f"{one} and {other} show the same brain (their sulci correlate at {alike:.2f})"
+
+
 def _core(brain: np.ndarray, *, spacing: np.ndarray) -> np.ndarray:
     """The brain below its surface."""
     return ndimage.binary_erosion(brain, iterations=max(1, round(EDGE_MM / float(np.min(spacing)))))

@@ -20,6 +20,7 @@ from msrim.image import Volume, read_volume, write_volume
 from msrim.models.cards import join_models
 from msrim.models.inference import find_changes
 from msrim.models.registry import SEGMENTING_TASKS, Card, read_card
+from msrim.preprocess.identity import same_brain
 from msrim.recipe import Recipe, Sweep, TrainingRecipe
 from msrim.workflows.anatomy import prepare
 from msrim.workflows.evaluate import compare_cohort, curve_areas, write_comparison
@@ -132,8 +133,7 @@ def undivided(
     patients = (prepare_visit(*visit, recipe=recipe, out=prepared, console=console) for visit in visits)
     for one, other, alike in same_people(patients, contrasts=recipe.contrasts):
         console.note(
-            f"sub-{one} and sub-{other} show the same brain (their sulci correlate at {alike:.2f}): no fold divides "
-            f"them, and they count as {counted}"
+            f"{same_brain(f'sub-{one}', f'sub-{other}', alike)}: no fold divides them, and they count as {counted}"
         )
         parts = together(parts, one, other)
         first[other] = first.get(one, one)

@@ -16,7 +16,7 @@ from msrim.files import files_below, read_arrays
 from msrim.image import Volume, read_volume, resample, same_grid, to_ras
 from msrim.preprocess.coordinates import anatomical_coordinates
 from msrim.preprocess.ct import halve_in_plane, prepare_ct
-from msrim.preprocess.identity import on_template, same_brains
+from msrim.preprocess.identity import on_template, same_brain, same_brains
 from msrim.preprocess.tissue import csf_structures
 from msrim.recipe import Recipe, TrainingRecipe
 from msrim.training.brains import synthetic_brain
@@ -70,8 +70,8 @@ def marked_patients(
     patients = [prepare_visit(subject, mask, recipe=recipe, out=out, console=console) for subject, mask in visits]
     for one, other, alike in same_people(patients, contrasts=recipe.contrasts):
         console.note(
-            f"sub-{one} and sub-{other} show the same brain (their sulci correlate at {alike:.2f}): name them as "
-            "visits of one patient, or leave both out together"
+            f"{same_brain(f'sub-{one}', f'sub-{other}', alike)}: name them as visits of one patient, or leave both out "
+            "together"
         )
     return patients
 

@@ -27,7 +27,7 @@ from msrim.errors import InputError, OutputError
 from msrim.files import write_tsv
 from msrim.image import Volume, read_volume, same_grid
 from msrim.lesions.track import CHANGES
-from msrim.preprocess.identity import on_template, same_brains
+from msrim.preprocess.identity import on_template, same_brain, same_brains
 from msrim.report.cohort import Change, Overview, Row, mark_outliers, write_overview
 from msrim.results import read_json
 from msrim.transform import read_transform
@@ -148,8 +148,7 @@ def _told_of_doubles(rows: Sequence[Row], pairs: Sequence[tuple[Visit, Visit, fl
         beside.setdefault(_name(other), []).append(_name(one))
         of_patients.setdefault((one.participant, other.participant), []).append((alike, _name(one), _name(other)))
     doubts = [
-        f"{one} and {other} show the same brain (their sulci correlate at {alike:.2f}): one patient under two names, "
-        "or a visit in another patient's folder"
+        f"{same_brain(one, other, alike)}: one patient under two names, or a visit in another patient's folder"
         for alike, one, other in map(max, of_patients.values())
     ]
     told = [replace(row, same_brain_as=", ".join(beside.get(row.name, ()))) for row in rows]
