@@ -125,7 +125,8 @@ class Optimiser(BaseModel):
     clipping : float or None
         Norm to which gradients are cut.
     precision : str
-        Of the network's products: "float32" or "bfloat16"; weights are float32 always.
+        Of the network's products: "float32" or "bfloat16", float32 on a processor without instructions for it; weights
+        are float32 always.
 
     Examples
     --------

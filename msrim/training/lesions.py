@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any, SupportsIndex
 
 import cc3d
 import numpy as np
@@ -72,6 +73,8 @@ class Patient:
     labels : (X, Y, Z) uint8 array
         HEAD_LABELS.
     mni_from_voxel : (4, 4) float
+    files : PatientFiles or None
+        Where the arrays lie, if :func:`read_patient` has read them.
     """
 
     name: str
@@ -81,6 +84,11 @@ class Patient:
     brain: np.ndarray
     labels: np.ndarray
     mni_from_voxel: np.ndarray
+    files: PatientFiles | None = None
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        """A worker process reads the files itself: arrays sent to it would lie in memory once more."""
+        return super().__reduce_ex__(protocol) if self.files is None else (read_patient, (self.name, self.files))
 
     @cached_property
     def masks(self) -> Tensor:
@@ -101,6 +109,47 @@ class Patient:
         near = distance_transform_edt(~self.lesions) <= FROM_LESION_MM if self.lesions.any() else self.lesions
         bright = (self.images[0] > BRIGHT).numpy() & (distance_transform_edt(self.brain) > BRIGHT_DEPTH_MM)
         return np.flatnonzero(bright & ~near)
+
+
+@dataclass(frozen=True)
+class PatientFiles:
+    """What a :class:`Patient` holds and what is derived from that, a .npy file each."""
+
+    images: Path
+    coordinates: Path
+    lesions: Path
+    brain: Path
+    labels: Path
+    mni_from_voxel: Path
+    masks: Path
+    ventricle_mm: Path
+    bright: Path
+
+
+# Those that are tensors, and those that a patient derives from the others.
+TENSORS, DERIVED = ("images", "coordinates", "masks", "ventricle_mm"), ("masks", "ventricle_mm", "bright")
+
+
+def write_patient(patient: Patient) -> PatientFiles:
+    """Write a patient's arrays into the current folder."""
+    paths = {}
+    for field in fields(PatientFiles):
+        paths[field.name] = Path(f"{field.name}.npy")
+        np.save(paths[field.name], np.asarray(getattr(patient, field.name)), allow_pickle=False)
+    return PatientFiles(**paths)
+
+
+def read_patient(name: str, files: PatientFiles) -> Patient:
+    """The patient, with arrays that stay on the disk until a crop is taken: those of a trial fit in no memory."""
+    arrays: dict[str, Any] = {
+        field.name: np.load(getattr(files, field.name), mmap_mode="c", allow_pickle=False) for field in fields(files)
+    }
+    arrays |= {key: torch.from_numpy(arrays[key]) for key in TENSORS}
+    derived = {key: arrays.pop(key) for key in DERIVED}
+    patient = Patient(name, **arrays, files=files)
+    # Where a cached property keeps what it was.
+    vars(patient).update(derived)
+    return patient
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +261,7 @@ class LesionCrops(Dataset[tuple[Tensor, ...]]):
         names = sorted({patient.name for patient in patients})
         self.visits = [[patient for patient in patients if patient.name == name] for name in names]
         self.synthetic = list(synthetic)
-        self.components = {id(visit): _voxels_by_lesion(visit.lesions) for visit in [*patients, *synthetic]}
+        self.components = {visit: _voxels_by_lesion(visit.lesions) for visit in [*patients, *synthetic]}
         self.bank, self.contrasts = bank, tuple(contrasts)
         self.shape, self.samples, self.seed = tuple(shape), samples, seed
         self.intensity_range, self.caps = intensity_range, caps
@@ -267,7 +316,7 @@ class LesionCrops(Dataset[tuple[Tensor, ...]]):
         return patient, images * keep[:, None, None, None] * brain, lesions, points, matrix
 
     def _centre(self, patient: Patient, maps: list[LesionMap], rng: np.random.Generator) -> np.ndarray:
-        components, drawn = self.components[id(patient)], rng.random()
+        components, drawn = self.components[patient], rng.random()
         if maps and drawn < 0.3:
             voxel_from_mni = np.linalg.inv(patient.mni_from_voxel)
             place = voxel_from_mni[:3, :3] @ maps[0].any_place(rng) + voxel_from_mni[:3, 3]

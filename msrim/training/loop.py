@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from msrim.files import written_atomically
 from msrim.models import channels_innermost, write_weights
+from msrim.models.inference import has_bfloat16
 from msrim.recipe import ONE_CYCLE, Optimiser
 
 # Samples from which batch norm's statistics are taken in the end.
@@ -84,6 +85,8 @@ def fit(
         The weights file.
     """
     device = next(network.parameters()).device
+    if how.optimiser.precision == "bfloat16" and not has_bfloat16(device):
+        report("this processor has no instructions for bfloat16: training in float32, which is faster here")
     channels_innermost(network)
     batch_size = how.batch_size
     # Torch's Dataset has no length of its own.
@@ -158,9 +161,10 @@ class Descent:
             self.parts["averaged"] = self.averaged
 
     def rounded(self) -> torch.autocast:
-        """Context in which the network calculates in the recipe's precision."""
+        """Context in which the network calculates in the recipe's precision, as far as its device has it."""
         device = next(self.network.parameters()).device
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16")
+        rounded = self.settings.precision == "bfloat16" and has_bfloat16(device)
+        return torch.autocast(device.type, torch.bfloat16, enabled=rounded)
 
     def step(self, number: int, loss: Tensor) -> None:
         """One step down a loss, the first is number 0."""

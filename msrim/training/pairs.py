@@ -117,7 +117,7 @@ class VisitCrops(Dataset[tuple[Tensor, ...]]):
     ) -> None:
         names = sorted({patient.name for patient in patients})
         self.visits = [[patient for patient in patients if patient.name == name] for name in names]
-        self.lesions = {id(patient): np.argwhere(patient.lesions) for patient in patients}
+        self.lesions = {patient: np.argwhere(patient.lesions) for patient in patients}
         self.pairs, self.bank, self.channel = list(pairs), bank, channel
         self.shape, self.protocol = tuple(shape), protocol
 
@@ -183,7 +183,7 @@ class VisitCrops(Dataset[tuple[Tensor, ...]]):
         """A visit, and where each voxel of the crop lies in it."""
         visits = self.visits[rng.integers(len(self.visits))]
         patient = visits[rng.integers(len(visits))]
-        voxels = self.lesions[id(patient)]
+        voxels = self.lesions[patient]
         if not len(voxels):
             voxels = np.argwhere(patient.brain)
         centre = voxels[rng.integers(len(voxels))] + rng.integers(-MAX_SHIFT_VOXELS, MAX_SHIFT_VOXELS + 1, 3)

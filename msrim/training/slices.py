@@ -70,12 +70,12 @@ class LesionSlabs(LesionCrops):
     def __init__(self, patients: list[Patient], bank: LesionBank | None, *, plane: Sequence[int], **drawn: Any) -> None:
         super().__init__(patients, bank, shape=(*plane, SLAB), **drawn)
         visits = [visit for own in [*self.visits, self.synthetic] for visit in own]
-        self.moments = {id(visit): _moments(cut_images(visit, self.intensity_range), plane) for visit in visits}
+        self.moments = {visit: _moments(cut_images(visit, self.intensity_range), plane) for visit in visits}
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Input (C, X, Y, SLAB) and lesions (1, X, Y, SLAB), float32."""
         visit, images, lesions, _, _ = self.crop(index)
-        mean, deviation = self.moments[id(visit)]
+        mean, deviation = self.moments[visit]
         present = images.flatten(1).abs().amax(1)[:, None, None, None] > 0
         # As z_scored does it with the whole scan, of which a slab knows nothing.
         return (images - mean) / deviation * present, lesions[None].float()

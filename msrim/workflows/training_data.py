@@ -12,7 +12,7 @@ import torch
 from msrim.bids import CONTRASTS, Subject, find_subject, images_in
 from msrim.console import Console
 from msrim.errors import InputError
-from msrim.files import files_below, read_arrays
+from msrim.files import files_below
 from msrim.image import Volume, read_volume, resample, same_grid, to_ras
 from msrim.preprocess.coordinates import anatomical_coordinates
 from msrim.preprocess.ct import halve_in_plane, prepare_ct
@@ -20,10 +20,10 @@ from msrim.preprocess.identity import on_template, same_brain, same_brains
 from msrim.preprocess.tissue import csf_structures
 from msrim.recipe import Recipe, TrainingRecipe
 from msrim.training.brains import synthetic_brain
-from msrim.training.lesions import LesionBank, Patient
+from msrim.training.lesions import LesionBank, Patient, PatientFiles, read_patient, write_patient
 from msrim.training.pairs import MarkedPair
 from msrim.transform import read_transform
-from msrim.workflows.anatomy import prepare, preprocess_visit, read_mask, read_own
+from msrim.workflows.anatomy import Anatomy, prepare, preprocess_visit, read_mask, read_own
 from msrim.workflows.changes import match, register_to_midway
 from msrim.workflows.run import Run
 
@@ -115,25 +115,42 @@ def prepare_visit(subject: Subject, mask: Path, *, recipe: TrainingRecipe, out: 
     subject = subject.for_network(recipe.contrasts)
     with Run(subject.folder(out), console, recipe=settings.model_dump(), inputs=subject.contrasts) as run:
         anatomy = prepare(subject, settings, run, out=out)
-    working = anatomy.working
+        arrays = run(make_arrays, anatomy, name=subject.label, mask=mask, contrasts=recipe.contrasts)
+    return read_patient(subject.label, arrays)
+
+
+def make_arrays(anatomy: Anatomy, *, name: str, mask: Path, contrasts: Sequence[str]) -> PatientFiles:
+    """Write what training takes of a marked visit, on its working grid.
+
+    Parameters
+    ----------
+    name : str
+        The patient's.
+    mask : Path
+        The user's mask of lesions.
+    contrasts : sequence of str
+        Order of the image channels; zeros where the visit has none.
+    """
+    working, mni_from_flair = anatomy.working, read_transform(anatomy.to_mni)
     brain, labels = read_mask(working.brain), read_own(working.labels)
-    mni_from_flair = read_transform(anatomy.to_mni)
     csf = csf_structures(read_own(working.tissue))
     coordinates = anatomical_coordinates(brain, mni_from_world=mni_from_flair, csf=csf, brain=brain)
-    images = np.zeros((len(recipe.contrasts), *brain.shape), np.float32)
-    for index, contrast in enumerate(recipe.contrasts):
+    images = np.zeros((len(contrasts), *brain.shape), np.float16)
+    for index, contrast in enumerate(contrasts):
         if contrast in working.images:
             images[index] = read_own(working.images[contrast]).data
     marked = read_volume(mask, mask=True)
     lesions = resample(marked.like(marked.data.astype(np.float32)), brain).data > 0.5
-    return Patient(
-        name=subject.label,
-        images=torch.from_numpy(images).half(),
-        coordinates=torch.from_numpy(coordinates).half(),
-        lesions=lesions,
-        brain=brain.data,
-        labels=labels.data,
-        mni_from_voxel=mni_from_flair @ brain.affine,
+    return write_patient(
+        Patient(
+            name=name,
+            images=torch.from_numpy(images),
+            coordinates=torch.from_numpy(coordinates).half(),
+            lesions=lesions,
+            brain=brain.data,
+            labels=labels.data,
+            mni_from_voxel=mni_from_flair @ brain.affine,
+        )
     )
 
 
@@ -225,24 +242,9 @@ def synthetic_brains(recipe: TrainingRecipe, out: Path, *, console: Console) -> 
         for seed, path in enumerate(paths):
             step = f"synthesise_brain_{seed + 1}"
             files.append(run.step(step, synthesise, path, contrasts=recipe.contrasts, seed=seed))
-    return [_read_brain(file, name=path.name.split(".")[0]) for file, path in zip(files, paths, strict=True)]
+    return [read_patient(path.name.split(".")[0], arrays) for arrays, path in zip(files, paths, strict=True)]
 
 
-def synthesise(label_map: Path, *, contrasts: Sequence[str], seed: int) -> Path:
+def synthesise(label_map: Path, *, contrasts: Sequence[str], seed: int) -> PatientFiles:
     """Write the arrays of :func:`msrim.training.brains.synthetic_brain`."""
-    brain = synthetic_brain(label_map, contrasts=contrasts, seed=seed)
-    np.savez(
-        "brain.npz",
-        images=brain.images.numpy(),
-        coordinates=brain.coordinates.numpy(),
-        lesions=brain.lesions,
-        brain=brain.brain,
-        labels=brain.labels,
-        mni_from_voxel=brain.mni_from_voxel,
-    )
-    return Path("brain.npz")
-
-
-def _read_brain(path: Path, *, name: str) -> Patient:
-    images, coordinates = (torch.from_numpy(array) for array in read_arrays(path, "images", "coordinates"))
-    return Patient(name, images, coordinates, *read_arrays(path, "lesions", "brain", "labels", "mni_from_voxel"))
+    return write_patient(synthetic_brain(label_map, contrasts=contrasts, seed=seed))

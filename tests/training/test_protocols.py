@@ -135,19 +135,25 @@ def small() -> nn.Module:
 LOSS = nn.functional.binary_cross_entropy_with_logits
 
 
-def test_packaged_recipes_train_as_before(tmp_path):
-    """The steps as they were written out before recipes had an optimiser: the same bits."""
+@pytest.mark.parametrize("instructions", [True, False])
+def test_packaged_recipes_train_as_before(instructions, tmp_path, monkeypatch):
+    """The steps as they were written out before recipes had an optimiser: the same bits.
+
+    In float32 where the processor would take many times as long for bfloat16, and says so.
+    """
+    monkeypatch.setattr(loop, "has_bfloat16", lambda device: instructions)
     settings = read_training_recipe(Path("allnet-thick")).optimiser
-    samples = Thresholded(8)
+    samples, said = Thresholded(8), []
     how = Fitting(batch_size=2, learning_rate=0.02, optimiser=settings, workers=0)
-    written = load_file(fit(small(), samples, loss=LOSS, out=tmp_path, how=how))
+    written = load_file(fit(small(), samples, loss=LOSS, out=tmp_path, how=how, report=said.append))
+    assert any("float32" in line for line in said) != instructions
     network = small().to(memory_format=torch.channels_last_3d)
     optimiser = torch.optim.AdamW(network.parameters(), lr=0.02, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.02, total_steps=4, pct_start=0.1)
     mean = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995))
     for step in range(4):
         image, truth = (torch.stack(part) for part in zip(samples[2 * step], samples[2 * step + 1], strict=True))
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=instructions):
             logits = network(image.to(memory_format=torch.channels_last_3d))
         optimiser.zero_grad()
         LOSS(logits.float(), truth).backward()

@@ -122,7 +122,7 @@ def test_slabs_do_not_tell_how_dark_csf_is():
         drawn = LesionSlabs(
             [patient], None, contrasts=("FLAIR", "T1w"), plane=(32, 48), samples=1, intensity_range=(-2.0, 5.0)
         )
-        images.append(drawn.moments[id(patient)])
+        images.append(drawn.moments[patient])
     assert all(torch.equal(one, other) for one, other in zip(*images, strict=True))
 
 

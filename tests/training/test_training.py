@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -26,7 +27,15 @@ from msrim.training import contrasts, synthesis
 from msrim.training.brains import synthetic_brain
 from msrim.training.contrasts import TISSUES
 from msrim.training.heads import SyntheticHeads, head_label_of_tissue, load_head, paint
-from msrim.training.lesions import DEEPEST_CAP_MM, LesionBank, LesionCrops, Patient, lesions_at
+from msrim.training.lesions import (
+    DEEPEST_CAP_MM,
+    LesionBank,
+    LesionCrops,
+    Patient,
+    lesions_at,
+    read_patient,
+    write_patient,
+)
 from msrim.training.loop import Fitting, fit
 from msrim.workflows.train import start_from
 from msrim.workflows.train import train as train_network
@@ -117,6 +126,19 @@ def test_lesion_crops_teach_real_and_painted_lesions(patient, bank):
     real = [truth.sum() for _, truth, _ in (crops(patient, None)[i] for i in range(24))]
     both = [truth.sum() for _, truth, _ in (crops(patient, bank)[i] for i in range(24))]
     assert sum(both) > sum(real) > 0
+
+
+def test_a_patient_read_piece_by_piece_gives_the_same_crops(patient, bank, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    read = read_patient("one", write_patient(patient))
+    assert isinstance(read.lesions, np.memmap) and read.images.dtype == patient.images.dtype
+    # A worker process gets names of files, not the arrays.
+    assert len(pickle.dumps(read)) < 2000 < len(pickle.dumps(patient))
+    for name in ("masks", "ventricle_mm", "bright"):
+        assert name in vars(read) and np.array_equal(getattr(read, name), getattr(patient, name))
+    for index in range(6):
+        one, other = (crops(visit, bank)[index] for visit in (patient, read))
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("white", [5, 7, 8])
@@ -514,6 +536,6 @@ def test_synthetic_brains_are_made_once(head_path, tmp_path):
         for name in ("lesions", "brain", "labels", "mni_from_voxel"):
             kept, expected = getattr(brain, name), getattr(made, name)
             assert kept.dtype == expected.dtype and np.array_equal(kept, expected)
-        (file,) = (tmp_path / "prepared").rglob("brain.npz")
+        (file,) = (tmp_path / "prepared").rglob("images.npy")
         written.append(file.stat().st_mtime_ns)
     assert written[0] == written[1]
