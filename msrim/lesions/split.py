@@ -21,6 +21,9 @@ SPHERE_RADIUS_MM = 5.0
 LEVELS = (0.3, 0.5, 0.7)
 # Of probability and of depth: a voxel's noise.
 SMOOTHING_MM = 0.7
+# Decimals of the depth in radii, 0.5 um. Equally deep places of a symmetric lesion differ by the processor's rounding,
+# which must not choose the centre among them, nor with it whether two centres lie far enough apart.
+DEPTH_DECIMALS = 4
 # How far the depth must fall between two centres, in radii; shallower waists are noise of the surface.
 MIN_PROMINENCE = 0.03
 # The same in mm of the depth within the mask itself, and how much more for each mm of the coarsest voxel side, whose
@@ -146,19 +149,28 @@ def _depth_of_shape(component: np.ndarray, *, spacing: np.ndarray) -> np.ndarray
 def _peaks(component: np.ndarray, height: np.ndarray, *, spacing: np.ndarray, prominence: float) -> list[np.ndarray]:
     """Voxels of the prominent tops within a component, the highest first; of two close ones only the higher.
 
-    The landscape around the component takes part, so that the slope of a neighbour's peak isn't taken for one.
+    The centre of a top is the middle of its equally high voxels. The landscape around the component takes part, so that
+    the slope of a neighbour's peak isn't taken for one.
     """
     # h-maxima as plateaus of the reconstruction: two tops of equal height with a shallow dip between them are one.
+    height = np.round(height, DEPTH_DECIMALS)
     plateaus = cc3d.connected_components(
         local_maxima(reconstruction(height - prominence, height)).astype(np.uint8), connectivity=CONNECTIVITY
     )
-    tops = ndimage.maximum_position(height, plateaus, np.arange(1, plateaus.max() + 1))
-    kept: list[np.ndarray] = []
-    for top in sorted((top for top in tops if component[top]), key=lambda top: -height[top]):
-        voxel = np.array(top)
-        if all(np.linalg.norm((voxel - other) * spacing) >= MIN_PEAK_DISTANCE_MM for other in kept):
-            kept.append(voxel)
-    return kept
+    highest = ndimage.maximum(height, plateaus, np.arange(plateaus.max() + 1))
+    voxels = np.argwhere((plateaus > 0) & (height == highest[plateaus]))
+    numbers = plateaus[tuple(voxels.T)]
+    peaks: list[np.ndarray] = []
+    centres: list[np.ndarray] = []
+    for number in sorted(set(numbers), key=lambda number: -highest[number]):
+        equal = voxels[numbers == number]
+        centre = equal.mean(axis=0)
+        top = equal[np.linalg.norm((equal - centre) * spacing, axis=1).argmin()]
+        near = any(np.linalg.norm((centre - other) * spacing) < MIN_PEAK_DISTANCE_MM for other in centres)
+        if component[tuple(top)] and not near:
+            centres.append(centre)
+            peaks.append(top)
+    return peaks
 
 
 def largest_first(labels: np.ndarray, *, min_voxels: float = 1) -> np.ndarray:

@@ -13,7 +13,7 @@ from msrim.image import Volume, read_volume, resample, to_ras
 from msrim.models import load_model, read_card
 from msrim.models.brain import extract_brain
 from msrim.models.convert_synthstrip import convert
-from msrim.models.networks.synthstrip import SynthStrip
+from msrim.models.networks.synthstrip import SynthStrip, convolve_upsampled
 from msrim.preprocess.masks import grown_mask
 from msrim.preprocess.template import load_template, load_template_brain_mask
 
@@ -56,6 +56,20 @@ def test_sides_need_not_be_multiples_of_64():
     image = torch.rand(1, 1, 10, 9, 12)
     with torch.inference_mode():
         assert network(image).shape == image.shape
+
+
+@pytest.mark.parametrize("sides", [(6, 4, 8), (5, 4, 7)], ids=["whole blocks", "half blocks"])
+def test_summed_taps_do_what_doubled_voxels_do(sides):
+    """The published decoder: nearest upsampling, the skip connection behind it, one 3x3x3 convolution."""
+    torch.manual_seed(0)
+    coarse, skip = torch.randn(1, 5, *((side + 1) // 2 for side in sides)), torch.randn(1, 3, *sides)
+    convolution = torch.nn.Conv3d(8, 4, 3, padding=1)
+    doubled = coarse
+    for axis, side in zip((2, 3, 4), sides, strict=True):
+        doubled = doubled.repeat_interleave(2, dim=axis).narrow(axis, 0, side)
+    with torch.inference_mode():
+        expected = convolution(torch.cat([doubled, skip], dim=1))
+        torch.testing.assert_close(convolve_upsampled(convolution, coarse, skip), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
