@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import fsl_programs
 import pytest
+
+from msrim.simulation.phantom import simulate_subject
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,6 +34,26 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set MSRIM_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def phantom_dataset(tmp_path_factory) -> Callable[..., Path]:
+    """The phantom's dataset of a seed; made once for all tests and workers, so nobody may change it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def dataset(seed: int, *, lesion_free: bool = False) -> Path:
+        out = folder / f"phantom-{seed}{'-healthy' * lesion_free}"
+        with Path(f"{out}.lock").open("w") as stream:
+            # Another worker may be at it.
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            if not out.exists():
+                simulate_subject(out.with_suffix(".partial"), seed=seed, lesion_free=lesion_free)
+                out.with_suffix(".partial").rename(out)
+        return out
+
+    return dataset
 
 
 @pytest.fixture(scope="session")

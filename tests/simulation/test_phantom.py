@@ -1,8 +1,9 @@
-"""One phantom with lesions and the same one without: two runs serve every test here."""
+"""One phantom with lesions and the same one without."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import cc3d
@@ -20,17 +21,13 @@ SEED = 4
 
 
 @pytest.fixture(scope="module")
-def phantom(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("phantom")
-    simulate_subject(out, seed=SEED)
-    return out
+def phantom(phantom_dataset: Callable[..., Path]) -> Path:
+    return phantom_dataset(SEED)
 
 
 @pytest.fixture(scope="module")
-def healthy(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("healthy")
-    simulate_subject(out, seed=SEED, lesion_free=True)
-    return out
+def healthy(phantom_dataset: Callable[..., Path]) -> Path:
+    return phantom_dataset(SEED, lesion_free=True)
 
 
 def raw(out: Path, contrast: str) -> Volume:

@@ -19,7 +19,6 @@ import run_steps
 from msrim.console import Console
 from msrim.errors import MsrimError, OutputError
 from msrim.recipe import Recipe
-from msrim.simulation.phantom import simulate_subject
 from msrim.workflows import patient
 from msrim.workflows.cohort import participants as cohort
 from msrim.workflows.cohort.group import summarise_group
@@ -70,13 +69,10 @@ class Disturbed:
 
 
 @pytest.fixture(scope="module")
-def bids(tmp_path_factory) -> Path:
+def bids(phantom_dataset: Callable[..., Path], tmp_path_factory) -> Path:
     """A phantom's FLAIR: it takes a run through all that is written, and the other contrasts only cost time."""
-    folder = tmp_path_factory.mktemp("bids")
-    for path in (simulate_subject(folder, seed=11) / "anat").glob("*.nii.gz"):
-        if not path.name.endswith("_FLAIR.nii.gz"):
-            path.unlink()
-    return folder
+    folder, other = tmp_path_factory.mktemp("bids"), ("*_T1w.nii.gz", "*_T2w.nii.gz", "*_Chimap.nii.gz")
+    return shutil.copytree(phantom_dataset(11), folder, ignore=shutil.ignore_patterns(*other), dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="module")

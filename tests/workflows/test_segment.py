@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +34,6 @@ from msrim.files import sha256_of
 from msrim.image import Volume, read_volume, write_volume
 from msrim.models.registry import CARDS, read_card
 from msrim.recipe import Recipe
-from msrim.simulation.phantom import simulate_subject
 from msrim.workflows.anatomy import preprocess_subject, reorient
 from msrim.workflows.segment import fixed_threshold, for_slices, segment_subject
 from msrim.workflows.view.results import find_results
@@ -64,8 +64,8 @@ GOLDEN = [
 
 
 @pytest.fixture(scope="module")
-def phantom(tmp_path_factory) -> Path:
-    return simulate_subject(tmp_path_factory.mktemp("phantom"), seed=11)
+def phantom(phantom_dataset: Callable[..., Path]) -> Path:
+    return phantom_dataset(11) / "sub-phantom"
 
 
 @pytest.fixture(scope="module")
@@ -288,17 +288,13 @@ def rows_of(table: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream, delimiter="\t"))
 
 
-@pytest.fixture(scope="module")
-def healthy(tmp_path_factory) -> Path:
-    return simulate_subject(tmp_path_factory.mktemp("healthy"), seed=14, lesion_free=True)
-
-
-@pytest.mark.parametrize("contrasts", [("FLAIR", "T1w", "T2w"), ("FLAIR",)])
-def test_a_brain_without_lesions(contrasts, healthy, tmp_path):
-    subject = find_subject(healthy)
-    subject = replace(subject, contrasts={name: subject.contrasts[name] for name in contrasts})
-    mask = segment_subject(subject, Recipe(), tmp_path / "out", console=QUIET)
-    assert volume_ml(mask) < 0.2
+def test_a_brain_without_lesions(phantom_dataset, tmp_path):
+    """From all contrasts, then from the FLAIR alone, in one folder: its brain is kept."""
+    subject = find_subject(phantom_dataset(4, lesion_free=True) / "sub-phantom")
+    for contrasts in (("FLAIR", "T1w", "T2w"), ("FLAIR",)):
+        subject = replace(subject, contrasts={name: subject.contrasts[name] for name in contrasts})
+        mask = segment_subject(subject, Recipe(), tmp_path, console=QUIET)
+        assert volume_ml(mask) < 0.2, contrasts
 
 
 @pytest.fixture(scope="module")
