@@ -12,8 +12,6 @@ from pathlib import Path
 import fsl_programs
 import pytest
 
-from msrim.simulation.phantom import simulate_subject
-
 ROOT = Path(__file__).parents[1]
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -39,6 +37,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def phantom_dataset(tmp_path_factory) -> Callable[..., Path]:
     """The phantom's dataset of a seed; made once for all tests and workers, so nobody may change it."""
+    from msrim.simulation.phantom import simulate_subject
+
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent

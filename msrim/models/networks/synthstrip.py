@@ -61,9 +61,9 @@ class SynthStrip(nn.Module):
 def convolve_upsampled(convolution: nn.Conv3d, coarse: Tensor, skip: Tensor) -> Tensor:
     """A 3x3x3 convolution of coarse features, every voxel doubled along each side, before those of a skip connection.
 
-    A doubled voxel is seen by two or three of the kernel's taps along a side, which weigh the same number: their sums,
-    a transposed convolution of the coarse features, do the same with 8 products for 27. On two cores without bfloat16
-    the finest level takes half as long, and neither the doubled features nor the joined ones are ever held.
+    Three taps along a side see two coarse voxels, one of them twice. With the weights of these two taps summed it is a
+    transposed convolution of the coarse features, 8 products for 27. On two cores without bfloat16 the finest level
+    takes half as long, and neither the doubled features nor the joined ones are ever held.
 
     Parameters
     ----------
