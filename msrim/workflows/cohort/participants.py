@@ -37,8 +37,8 @@ from msrim.workflows.patient_page import check_patient_page, write_pages
 from msrim.workflows.quiet_nipype import Merge, nipype, plugins
 from msrim.workflows.run import cached_call, logged
 
-# A visit's peak is 3.0 GiB, of SynthStrip and the lesion networks in float32, and 0.9 GiB between two; each of the three
-# workflows segments first whatever is not segmented yet.
+# A visit's peak is 3.0 GiB, of SynthStrip and the lesion networks in float32, and 0.9 GiB between two; each of the
+# three workflows segments first whatever is not segmented yet.
 MEMORY_GIB = 3.5
 # Patients beside each other use cores better than threads within one.
 CORES = 1
