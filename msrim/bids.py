@@ -177,7 +177,7 @@ class Subject:
     session : str or None
         Without ``ses-``.
     contrasts : dict of str to Path
-        Absolute paths by "FLAIR" (always there), "T1w", "T2w".
+        Absolute paths by "FLAIR" (always there, and first), "T1w", "T2w".
     more : dict of str to list of Path
         Candidates for the "PDw", which is used only by networks trained with it.
     left_out : list of Path

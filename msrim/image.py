@@ -24,7 +24,7 @@ from scipy import ndimage
 
 from msrim.errors import Fallback, InputError, Remark
 from msrim.files import written_atomically
-from msrim.transform import LPS_FROM_RAS, itk_from_ras
+from msrim.transform import LPS_FROM_RAS, apply_transform, itk_from_ras
 
 # Scanners round header fields; further apart than this the two poses of a file would move a lesion by a voxel.
 MAX_POSE_DISAGREEMENT_MM = 0.5
@@ -719,6 +719,35 @@ def grid_around(shape_mm: np.ndarray, lowest_mm: np.ndarray, *, spacing_mm: floa
     size = np.ceil(shape_mm / spacing_mm / multiple).astype(int) * multiple
     affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
     affine[:3, 3] = lowest_mm
+    return Volume(np.broadcast_to(np.float32(0), tuple(size)), affine)
+
+
+def grid_along(volume: Volume, mask: np.ndarray, *, margin_mm: float, multiple: int = 1) -> Volume:
+    """An empty grid of 1 mm along an image's own axes that covers a mask.
+
+    Parameters
+    ----------
+    volume : Volume
+    mask : (X, Y, Z) bool array
+        On the volume's grid.
+    margin_mm : float
+        Room around the mask.
+    multiple : int
+        Every axis is rounded up to a multiple of this many voxels, as networks need it; both sides share that room.
+
+    Examples
+    --------
+    >>> slices = Volume(np.zeros((5, 5, 5)), np.diag([1.0, 1.0, 6.0, 1.0]))
+    >>> grid = grid_along(slices, np.indices((5, 5, 5))[2] == 2, margin_mm=2)
+    >>> grid.shape, grid.affine[:3, 3].tolist()
+    ((9, 9, 5), [-2.0, -2.0, 10.0])
+    """
+    box = bounding_box(mask)
+    low = np.array([side.start for side in box]) * volume.spacing - margin_mm
+    high = np.array([side.stop - 1 for side in box]) * volume.spacing + margin_mm
+    size = np.ceil((high - low + 1) / multiple).astype(int) * multiple
+    affine = volume.affine @ np.diag([*(1 / volume.spacing), 1.0])
+    affine[:3, 3] = apply_transform(affine, (low + high + 1 - size) / 2)
     return Volume(np.broadcast_to(np.float32(0), tuple(size)), affine)
 
 

@@ -16,6 +16,7 @@ from msrim.errors import InputError, OutputError
 from msrim.image import (
     Volume,
     from_sitk,
+    grid_along,
     grid_around,
     read_spacing,
     read_volume,
@@ -25,6 +26,7 @@ from msrim.image import (
     to_sitk,
     write_volume,
 )
+from msrim.transform import apply_transform
 
 POSES = poses()
 every_pose = pytest.mark.parametrize("affine", POSES.values(), ids=POSES)
@@ -118,6 +120,22 @@ def test_grid_around_covers_the_box(lowest, size, spacing, multiple):
     assert (covered >= np.array(size) - 1e-6).all()
     assert (covered < np.array(size) + multiple * spacing + 1e-6).all()
     np.testing.assert_array_equal(grid.affine[:3, 3], lowest)
+
+
+@every_pose
+@pytest.mark.parametrize("multiple", [1, 16])
+def test_grid_along_covers_the_mask_however_oblique(affine, multiple):
+    """Its millimetre voxels lie along the image's own axes, so that its size does not depend on how they run."""
+    volume = wave_volume(affine)
+    mask = np.zeros(volume.shape, bool)
+    mask[2:9, 3:11, 4:8] = True
+    grid = grid_along(volume, mask, margin_mm=2.5, multiple=multiple)
+    np.testing.assert_allclose(grid.spacing, 1.0)
+    needed = (np.array([6, 7, 3]) * volume.spacing + 5).round(9)
+    assert grid.shape == tuple(np.ceil((needed + 1) / multiple).astype(int) * multiple)
+    inside = apply_transform(np.linalg.inv(grid.affine), centres(volume.shape, affine)[mask])
+    room = np.minimum(inside.min(axis=0), np.array(grid.shape) - 1 - inside.max(axis=0))
+    assert (room > 2.5 - 1e-6).all()
 
 
 @pytest.mark.parametrize(

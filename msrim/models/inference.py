@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from msrim.errors import BackendError, Fallback
-from msrim.image import Volume, grid_around, resample, to_ras
+from msrim.image import Volume, grid_along, resample, to_ras
 from msrim.models import channels_innermost, load_model, plane_of
 from msrim.models.networks.coactseg import CLASSES, lesion_probabilities
 from msrim.models.registry import Card
@@ -23,7 +23,6 @@ from msrim.preprocess.coordinates import anatomical_coordinates
 from msrim.preprocess.ct import prepare_ct
 from msrim.preprocess.masks import hysteresis, remove_superficial
 from msrim.preprocess.tissue import csf_structures
-from msrim.transform import apply_transform
 
 MULTIPLE = 16
 # Room around the brain in which the head network sees that it ends.
@@ -76,13 +75,11 @@ def parse_head(volume: Volume, brain: Volume, *, contrast: str, card: Card, devi
     Returns
     -------
     Volume of uint8
-        Head labels on a 1 mm RAS grid around the brain, background outside the mask alone: inside, the likeliest label
-        of the brain counts, however background-like it looks.
+        Head labels on a 1 mm grid around the brain, along the image's own axes in RAS order; background outside the
+        mask alone: inside, the likeliest label of the brain counts, however background-like it looks.
     """
-    corners = np.array(np.meshgrid(*[(o.min(), o.max()) for o in np.nonzero(brain.data)], indexing="ij"))
-    corners = apply_transform(volume.affine, corners.reshape(3, -1).T)
-    low, high = corners.min(axis=0) - HEAD_MARGIN_MM, corners.max(axis=0) + HEAD_MARGIN_MM
-    grid = grid_around(high - low + 1, low, spacing_mm=1.0, multiple=MULTIPLE)
+    volume, brain = to_ras(volume), to_ras(brain)
+    grid = grid_along(volume, brain.data, margin_mm=HEAD_MARGIN_MM, multiple=MULTIPLE)
     image = scale_intensities(resample(volume.like(np.where(brain.data, volume.data, 0)), grid).data)
     channels = np.zeros((1, len(card.contrasts), *grid.shape), np.float32)
     channels[0, card.contrasts.index(contrast)] = image

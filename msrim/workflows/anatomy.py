@@ -13,12 +13,13 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from scipy import ndimage
 
 from msrim.bids import ANATOMY, Subject, transform_name, write_dataset_description
 from msrim.console import Console
 from msrim.errors import Doubt, Fallback, InputError, Remark
 from msrim.files import write_tsv
-from msrim.image import Volume, grid_around, read_volume, resample, to_ras, write_volume
+from msrim.image import Volume, grid_around, read_volume, resample, same_grid, to_ras, write_volume
 from msrim.labels import INFRATENTORIAL, TISSUE_NAMES, Tissue
 from msrim.models.registry import Card, read_card
 from msrim.preprocess import backends, fsl, plausibility
@@ -47,6 +48,8 @@ MIN_INFRATENTORIAL_ML = 75.0
 # Of the FLAIR's brain, what the T1w may leave out and still be the one whose labels are used: of a field of view that
 # is cut, or of a brain mask that differs, the rest has the nearest label.
 MAX_UNSEEN = 0.03
+# An image whose brain lies under 2 mm from the FLAIR's matches better as it is than after each of these.
+SHIFTS_MM = np.diag([4.0, 4.0, 4.0])
 # Of the brain; more without a class than this is a remark.
 MAX_UNCLASSIFIED = 0.01
 # Room around the brain on the working grid, so that the network's first layers see its edge whole.
@@ -176,14 +179,17 @@ def anatomy_cards() -> list[Card]:
 def prepare(subject: Subject, recipe: Recipe, run: Run, *, out: Path) -> Anatomy:
     """Every step before the lesions.
 
-    Each contrast by itself: reorient, extract the brain, correct the bias. Then together: rigid to the FLAIR, affine to
-    MNI152 (of the T1w where there is one: it looks most like the template), label the tissues of one of them, and onto
-    one working grid.
+    Each contrast by itself, the FLAIR first: reorient, extract the brain, correct the bias. Then together: rigid to the
+    FLAIR, affine to MNI152 (of the T1w where there is one: it looks most like the template), label the tissues of one
+    of them, and onto one working grid.
     """
     backend = run.prepared_by(recipe.backend)
-    images, brains, corrected = {}, {}, {}
+    images: dict[str, Path] = {}
+    brains: dict[str, Path] = {}
+    corrected = {}
     for contrast, path in subject.contrasts.items():
-        image, brain = _brain_of(contrast, path, recipe, run, backend=backend)
+        flair = None if contrast == "FLAIR" else (images["FLAIR"], brains["FLAIR"])
+        image, brain = _brain_of(contrast, path, recipe, run, backend=backend, flair=flair)
         images[contrast], brains[contrast] = image, brain
         corrected[contrast] = run.step(f"correct_{contrast}", correct, image, brain=brain, backend=backend)
     brain = brains["FLAIR"]
@@ -226,8 +232,10 @@ def prepare(subject: Subject, recipe: Recipe, run: Run, *, out: Path) -> Anatomy
     return Anatomy(corrected, brain, to_flair, to_mni, working, files)
 
 
-def _brain_of(contrast: str, path: Path, recipe: Recipe, run: Run, *, backend: str) -> tuple[Path, Path]:
-    """A contrast in RAS order, and its brain mask."""
+def _brain_of(
+    contrast: str, path: Path, recipe: Recipe, run: Run, *, backend: str, flair: tuple[Path, Path] | None
+) -> tuple[Path, Path]:
+    """A contrast in RAS order, and its brain mask; ``flair`` is what this returned of the FLAIR."""
     image = run.step(f"reorient_{contrast}", reorient, path, brain_extracted=recipe.brain_extracted)
     brain = run.step(
         f"extract_brain_{contrast}",
@@ -239,6 +247,7 @@ def _brain_of(contrast: str, path: Path, recipe: Recipe, run: Run, *, backend: s
         program=backend if kind_of(backend) == "fsl" else BRAIN_MODEL,
         brain_extracted=recipe.brain_extracted,
         device=recipe.device,
+        flair=flair,
     )
     return image, brain
 
@@ -265,10 +274,20 @@ def reorient(path: Path, *, brain_extracted: bool) -> Path:
     return write_volume(to_ras(volume), Path("image.nii"))
 
 
-def extract_brain(image: Path, *, source: Path, card: Card, program: str, brain_extracted: bool, device: str) -> Path:
-    """Brain mask on the image's grid: all that is not background, BET's, or SynthStrip's.
+def extract_brain(
+    image: Path,
+    *,
+    source: Path,
+    card: Card,
+    program: str,
+    brain_extracted: bool,
+    device: str,
+    flair: tuple[Path, Path] | None = None,
+) -> Path:
+    """Brain mask on the image's grid: all that is not background, the FLAIR's, BET's, or SynthStrip's.
 
-    ``program`` is FSL with its version, or BRAIN_MODEL.
+    ``program`` is FSL with its version, or BRAIN_MODEL; ``flair`` is the FLAIR and its brain mask. An image that was
+    brought to the FLAIR's grid, or taken on it, and matches it shows the same brain.
 
     Raises
     ------
@@ -294,12 +313,34 @@ def extract_brain(image: Path, *, source: Path, card: Card, program: str, brain_
         )
     if alone:
         brain = clean_mask(foreground(volume), opening_mm=1.0, closing_mm=1.0, largest_only=True)
+    elif flair and (shared := shared_brain(volume, read_own(flair[0]), read_mask(flair[1]))):
+        brain = shared
     elif program != BRAIN_MODEL:
         brain = fsl.extract_brain(volume)
     else:
         brain = synthstrip.extract_brain(volume, card=card, device=device)
     _check_volume(brain, source, or_else="correct the voxel size in the header")
     return write_volume(brain, Path("brain.nii"))
+
+
+def shared_brain(volume: Volume, flair: Volume, brain: Volume) -> Volume | None:
+    """The FLAIR's brain mask, where an image on the same grid shows anything; None if it lies elsewhere in the image.
+
+    It lies there if both match, and match better than after a shift along any axis.
+    """
+    if not same_grid(volume, flair):
+        return None
+    shown = volume.like(ndimage.binary_fill_holes(volume.data > 0))
+
+    def quality(shift_mm: np.ndarray) -> float:
+        pose = np.eye(4)
+        pose[:3, 3] = shift_mm
+        return plausibility.match(volume, flair, moving_brain=shown, fixed_brain=brain, fixed_from_moving=pose)
+
+    here = quality(np.zeros(3))
+    if here < plausibility.MIN_MATCH or any(quality(shift) > here for shift in (*-SHIFTS_MM, *SHIFTS_MM)):
+        return None
+    return brain.like(brain.data & shown.data)
 
 
 def _check_volume(brain: Volume, source: Path, *, or_else: str) -> None:

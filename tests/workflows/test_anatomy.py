@@ -20,6 +20,7 @@ from msrim.models import inference
 from msrim.models.registry import read_card
 from msrim.preprocess import register
 from msrim.preprocess.coordinates import distance_to_boundary
+from msrim.preprocess.masks import grown_mask
 from msrim.preprocess.template import load_template, load_template_brain_mask
 from msrim.preprocess.tissue import csf_structures, tissue_of
 from msrim.recipe import Recipe, read_training_recipe
@@ -45,6 +46,7 @@ PIPELINES = Path(__file__).parents[2] / "pipelines"
 # Brains do not meet.
 APART = np.eye(4)
 APART[:3, 3] = 150.0, 0, 0
+PLAIN = {"card": read_card("synthstrip"), "program": "synthstrip", "brain_extracted": False, "device": "cpu"}
 
 
 def test_the_working_grid_is_as_fine_as_the_brain_is_small():
@@ -285,6 +287,46 @@ def test_changed_tissue_changes_what_the_network_is_given(tmp_path, monkeypatch)
         find_lesions(working, to_mni=to_mni, card=read_card("allnet"), device="cpu")
     changed = [bool((one != two).any()) for one, two in zip(*seen, strict=True)]
     assert changed == [False] * 3 + [False, False, False, False, True, False]
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory) -> tuple[Path, Path, Volume]:
+    """A FLAIR-like image of the template's brain in a skull, a mask of two thirds of that brain, and a T1w-like image.
+
+    The third lies on the same grid, but shows nothing in its lowest 40 mm.
+    """
+    template, mask = load_template(), load_template_brain_mask()
+    skull, scalp = (grown_mask(mask, by_mm=by).data for by in (5, 12))
+    tissue = template.data / template.data.max()
+    folder = tmp_path_factory.mktemp("registered")
+    flair = np.where(mask.data, 1.2 - tissue, np.where(skull, 0.1, 1.5 * scalp)).astype(np.float32)
+    t1w = np.where(mask.data, tissue, np.where(skull, 0.05, 1.3 * scalp)).astype(np.float32)
+    low, high = np.flatnonzero(mask.data.any(axis=(0, 1)))[[0, -1]]
+    t1w[:, :, : low + 40] = 0
+    brain = mask.data.copy()
+    brain[:, :, low + 2 * (high - low) // 3 :] = False
+    paths = [
+        write_volume(mask.like(data), folder / name)
+        for data, name in ((flair, "flair.nii"), (brain.astype(np.uint8), "brain.nii"))
+    ]
+    return paths[0], paths[1], mask.like(t1w)
+
+
+def test_an_image_on_the_flairs_grid_that_matches_it_has_its_brain(registered, tmp_path, monkeypatch):
+    """Where it shows anything: one brain extraction is enough then."""
+    monkeypatch.chdir(tmp_path)
+    flair, brain, t1w = registered
+    found = anatomy.extract_brain(write_volume(t1w, Path("t1w.nii")), source=Path("T1w"), flair=(flair, brain), **PLAIN)
+    np.testing.assert_array_equal(read_mask(found).data, read_mask(brain).data & (t1w.data.any(axis=(0, 1))))
+
+
+def test_an_image_that_only_seems_registered_has_a_brain_of_its_own(registered):
+    """5 mm away its brain isn't the FLAIR's, and on another grid nobody says that it was registered."""
+    flair, brain = read_volume(registered[0]), read_mask(registered[1])
+    t1w = registered[2]
+    assert anatomy.shared_brain(t1w, flair, brain)
+    assert anatomy.shared_brain(t1w.like(np.roll(t1w.data, 5, axis=1)), flair, brain) is None
+    assert anatomy.shared_brain(Volume(t1w.data[:, :, :-1], t1w.affine), flair, brain) is None
 
 
 @pytest.mark.parametrize(("unseen", "labelled"), [(0, "T1w"), (2, "T1w"), (10, "FLAIR")])
