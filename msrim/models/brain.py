@@ -14,8 +14,9 @@ from msrim.models.registry import Card
 # Of every side of the network's input, voxels. With 64, as the published network has it, there are half as many
 # voxels again in 46 heads.
 MULTIPLE = 16
-# The brain is what lies under this distance from its surface: the published border, with the CSF of the sulci.
-BORDER_MM = 1.0
+# The brain is what lies under this distance from its surface, with most CSF of the sulci. The published border is 1 mm;
+# against the masks that are published with three patients' raw FLAIRs, half of it is better by 0.002 to 0.005 Dice.
+BORDER_MM = 0.5
 DARK_AND_BRIGHT = (0.5, 99.0)
 # Beyond the field of view, as far from the brain as anything.
 FAR_MM = 100.0
@@ -56,8 +57,8 @@ def extract_brain(volume: Volume, *, card: Card, device: str = "cpu") -> Volume:
 def brain_distance(volume: Volume, *, card: Card, device: str = "cpu") -> Volume:
     """Signed distance to the surface of the brain, mm, negative inside: on a 1 mm grid around the head.
 
-    The grid runs along the image's own axes, in RAS order: one along the scanner's is a third larger where slices are
-    oblique, as they mostly are.
+    The grid runs along the image's own axes, in RAS order, as that of the published tool does. On one along the
+    scanner's axes, oblique slices of 6 to 8 mm look like stairs: masks lacked occipital cortex and cerebellum.
 
     Parameters
     ----------

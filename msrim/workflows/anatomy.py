@@ -330,7 +330,7 @@ def shared_brain(volume: Volume, flair: Volume, brain: Volume) -> Volume | None:
     """
     if not same_grid(volume, flair):
         return None
-    shown = volume.like(ndimage.binary_fill_holes(volume.data > 0))
+    shown = volume.like(ndimage.binary_fill_holes(foreground(volume).data))
 
     def quality(shift_mm: np.ndarray) -> float:
         pose = np.eye(4)

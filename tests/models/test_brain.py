@@ -11,7 +11,7 @@ from msrim.errors import InputError
 from msrim.evaluation.metrics import segmentation_metrics
 from msrim.image import Volume, read_volume, resample, to_ras
 from msrim.models import load_model, read_card
-from msrim.models.brain import BORDER_MM, extract_brain
+from msrim.models.brain import extract_brain
 from msrim.models.convert_synthstrip import convert
 from msrim.models.networks.synthstrip import SynthStrip, convolve_upsampled
 from msrim.preprocess.masks import grown_mask
@@ -76,7 +76,7 @@ def test_summed_taps_do_what_doubled_voxels_do(sides):
 def head() -> tuple[Volume, np.ndarray]:
     """The template's brain in a bright skull, 2 x 2 x 6 mm, stored in another order and oblique; and the mask to find.
 
-    It is the template's and 1 mm of the dark layer around it, which SynthStrip takes for the CSF it includes.
+    It is the template's and 1 mm of the dark layer around it, which SynthStrip takes for CSF.
     """
     template, mask = load_template(), load_template_brain_mask()
     affine = pose(OBLIQUE @ LPS, (2.0, 2.0, 6.0), origin_mm=(0, 0, 0))
@@ -87,7 +87,7 @@ def head() -> tuple[Volume, np.ndarray]:
     scalp, skull = grown_mask(mask, by_mm=12), grown_mask(mask, by_mm=5)
     data = np.where(mask.data, template.data / template.data.max(), np.where(skull.data, 0.1, 1.3 * scalp.data))
     image = resample(template.like(data.astype(np.float32)), grid)
-    expected = grown_mask(mask, by_mm=BORDER_MM)
+    expected = grown_mask(mask, by_mm=1.0)
     return image, resample(expected.like(expected.data.astype(np.float32)), grid).data > 0.5
 
 
