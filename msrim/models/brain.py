@@ -68,7 +68,8 @@ def brain_distance(volume: Volume, *, card: Card, device: str = "cpu") -> Volume
     """
     volume = to_ras(volume)
     low, high = _intensity_range(volume.data)
-    grid = grid_along(volume, _head(volume), margin_mm=HEAD_MARGIN_MM, multiple=MULTIPLE)
+    head = _head(volume, brighter_than=low + HEAD * (high - low))
+    grid = grid_along(volume, head, margin_mm=HEAD_MARGIN_MM, multiple=MULTIPLE)
     image = np.clip(resample(volume.like(volume.data - low), grid).data / (high - low), 0, 1)
     # RAS to LIA: the second axis runs down, the third forward.
     turned = np.ascontiguousarray(image[::-1, :, ::-1].transpose(0, 2, 1), dtype=np.float32)
@@ -76,10 +77,9 @@ def brain_distance(volume: Volume, *, card: Card, device: str = "cpu") -> Volume
     return Volume(np.ascontiguousarray(distance.transpose(0, 2, 1)[::-1, :, ::-1]), grid.affine)
 
 
-def _head(volume: Volume) -> np.ndarray:
+def _head(volume: Volume, *, brighter_than: float) -> np.ndarray:
     """Mask of the head in RAS order, without the neck as far as possible; everywhere where there is none."""
-    low, high = _intensity_range(volume.data)
-    head = ndimage.binary_opening(volume.data > low + HEAD * (high - low))
+    head = ndimage.binary_opening(volume.data > brighter_than)
     if not head.any():
         return np.ones(volume.shape, bool)
     head = cc3d.largest_k(head, k=1, connectivity=6) > 0
