@@ -236,6 +236,8 @@ class TrainingRecipe(BaseModel):
         Of a rim network's batches, how much is rim+; 0 draws lesions as the cohort has them, as the papers do.
     max_angle_deg : float
         A rim network's patches are turned by as much at most about the normal of the slices; 5 in the papers.
+    max_shift_mm : float
+        Their lesions lie off the middle by as much at most along each axis; 0 in the papers.
     flair_gain : float
         Their FLAIR is multiplied or divided by as much at most; 1, not at all, in the papers.
     les_loss : bool
@@ -277,6 +279,7 @@ class TrainingRecipe(BaseModel):
     start: str | None = None
     rim_share: float = Field(default=0.0, ge=0, lt=1)
     max_angle_deg: float = Field(default=5.0, ge=0, le=180)
+    max_shift_mm: float = Field(default=0.0, ge=0, le=6)
     flair_gain: float = Field(default=1.0, ge=1)
     les_loss: bool = True
     samples: Literal["both", "pairs", "singles"] = "both"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from msrim.console import Console
 from msrim.errors import InputError
 from msrim.image import read_labels, read_volume, same_grid
-from msrim.lesions.patches import cut_patches, susceptibility_ppm
+from msrim.lesions.patches import SPACING_MM, cut_patches, susceptibility_ppm
 from msrim.lesions.radiomics import FIRST_ORDER_COLUMNS, lesion_features
 from msrim.models import channels_innermost, write_weights
 from msrim.models.networks.aprl import Forest
@@ -181,7 +181,7 @@ class RimFitting:
     optimiser : Optimiser
     rim_share : float
         See :func:`draw_batch`.
-    max_angle_deg, flair_gain : float
+    max_angle_deg, max_shift_mm, flair_gain : float
         See :func:`augment`.
     seed : int
     report_every : int
@@ -194,6 +194,7 @@ class RimFitting:
     optimiser: Optimiser = MILESTONES
     rim_share: float = 0.0
     max_angle_deg: float = MAX_ANGLE_DEG
+    max_shift_mm: float = 0.0
     flair_gain: float = 1.0
     seed: int = 0
     report_every: int = 25
@@ -248,7 +249,7 @@ def fit_rims(
         drawn = draw_batch(lesions.labels, how.batch_size, rng=rng, rim_share=how.rim_share)
         index, labels = (part.to(device) for part in drawn)
         moved = np.random.default_rng((how.seed, step, 1))
-        moving = {"max_angle_deg": how.max_angle_deg, "flair_gain": how.flair_gain}
+        moving = {name: getattr(how, name) for name in ("max_angle_deg", "max_shift_mm", "flair_gain")}
         images = augment(patches[index].float(), kind.patch, **moving, rng=moved)
         given = network_inputs(kind, images, None if features is None else features[index])
         if getattr(network, "smote", False):
@@ -301,10 +302,11 @@ def augment(
     size: Sequence[int] | None,
     *,
     max_angle_deg: float = MAX_ANGLE_DEG,
+    max_shift_mm: float = 0.0,
     flair_gain: float = 1.0,
     rng: np.random.Generator,
 ) -> Tensor:
-    """Mirror, turn, scale and blur, each lesion in its own way; cut to ``size``.
+    """Mirror, turn, scale, shift and blur, each lesion in its own way; cut to ``size``.
 
     Parameters
     ----------
@@ -314,6 +316,9 @@ def augment(
         With None the patches come back: there is no image.
     max_angle_deg : float
         Turned by as much at most, to either side. Corners that then lie beyond the margin repeat its border.
+    max_shift_mm : float
+        Along each axis at most, to either side. A lesion as `msrim segment` finds it, or a part of one that was
+        separated, does not lie where raters drew it, and its patch is cut around its own middle.
     flair_gain : float
         The FLAIR is multiplied or divided by as much at most. How bright lesions are on it depends on the sequence, and
         a network that has seen one of them alone takes no lesion of another for one with a rim.
@@ -338,6 +343,9 @@ def augment(
     points = np.stack(np.meshgrid(*wanted, indexing="ij"), axis=-1).reshape(-1, 3)
     to_places = (matrix / half[:, None])[:, ::-1].transpose(0, 2, 1).copy()
     places = torch.from_numpy(points).to(device) @ torch.from_numpy(to_places).to(device)
+    if max_shift_mm > 0:
+        shift = rng.uniform(-max_shift_mm, max_shift_mm, (n, 1, 3)) / SPACING_MM / half
+        places = places + torch.from_numpy(shift[..., ::-1].copy()).to(device)
     grid = places.float().reshape(n, *size, 3)
     sampled = F.grid_sample(patches, grid, padding_mode="border", align_corners=True)
     plane, across = rng.uniform(*BLUR_PLANE, n), rng.uniform(*BLUR_ACROSS, n)

@@ -96,6 +96,7 @@ def fit_network(
         optimiser=recipe.optimiser,
         rim_share=recipe.rim_share,
         max_angle_deg=recipe.max_angle_deg,
+        max_shift_mm=recipe.max_shift_mm,
         flair_gain=recipe.flair_gain,
         seed=seed,
     )

@@ -24,8 +24,8 @@ ALL_NET = {"learning_rate": 1e-3, "les_loss": True, "optimiser": FALLING}
 SCP = {"learning_rate": 1e-3, "batch_size": 14, "optimiser": {**FALLING, "weight_decay": 1e-6, "factor": 0.5}}
 # Zhang et al. 2022 (QSMRim-Net), section 2.3: Adam at 1e-4, batches of 64, 40 epochs, milestones; four folds of five
 # train, of 177 + 3986 lesions, drawn as the cohort has them.
-RIMS = {"learning_rate": 1e-4, "batch_size": 64, "rim_share": 0.0, "max_angle_deg": 5.0, "flair_gain": 1.0,
-        "optimiser": FALLING, "epochs": 40 * 0.8 * 4163}  # fmt: skip
+RIMS = {"learning_rate": 1e-4, "batch_size": 64, "rim_share": 0.0, "max_angle_deg": 5.0, "max_shift_mm": 0.0,
+        "flair_gain": 1.0, "optimiser": FALLING, "epochs": 40 * 0.8 * 4163}  # fmt: skip
 PAPERS = {
     # 119 scans train, batches of 4, 70 epochs, crops of 128 x 128 x 48.
     "allnet-cornell": {**ALL_NET, "batch_size": 4, "crop": (128, 128, 48), "epochs": 70 * 119, "millions": 5.68,

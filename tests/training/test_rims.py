@@ -149,6 +149,20 @@ def test_patches_are_turned_by_any_angle_that_a_recipe_allows():
         assert moved[:, 0, 8:-8, 8:-8, 2:-2].min() > 0.99 and moved[:, :2, 0].min() > 0.5
 
 
+def test_lesions_lie_off_the_middle_by_what_a_recipe_allows():
+    """A point in the middle lands anywhere within 3 mm along each axis: four voxels in the plane, one slice."""
+    patches = torch.zeros(400, 3, 41, 41, 11)
+    patches[:, 2, 20, 20, 5] = 1
+    moved = augment(patches, (33, 33, 9), max_angle_deg=0, max_shift_mm=3, rng=np.random.default_rng(0))[:, 2]
+    for axis, most in ((1, 4), (2, 4), (3, 1)):
+        along = moved.sum([other for other in (1, 2, 3) if other != axis])
+        steps = torch.arange(along.shape[1], dtype=torch.float32) - (along.shape[1] - 1) / 2
+        away = (along * steps).sum(1) / along.sum(1)
+        # Scaled by a twentieth at most, and interpolated.
+        assert -1.1 * most <= away.min() < -0.9 * most and 0.9 * most < away.max() <= 1.1 * most
+        assert abs(float(away.mean())) < 0.1 * most
+
+
 def test_the_flair_of_each_lesion_gets_brighter_or_darker(lesions):
     """By a factor of its own; QSM and outline stay."""
     patches = torch.from_numpy(lesions.patches).float()
@@ -299,6 +313,6 @@ def test_inputs_without_an_image_read_no_flair(cohort):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_lesions_are_augmented_alike_on_a_gpu():
     patches = torch.randn(4, 3, 40, 40, 10, generator=torch.Generator().manual_seed(0))
-    how = {"max_angle_deg": 180.0, "flair_gain": 4.0}
+    how = {"max_angle_deg": 180.0, "max_shift_mm": 3.0, "flair_gain": 4.0}
     found = [augment(p, (32, 32, 8), **how, rng=np.random.default_rng(0)).cpu() for p in (patches, patches.cuda())]
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
