@@ -6,6 +6,7 @@
         [--test DIR ...]
     python -m tests.benchmarks.rims robustness --model M --out DIR [--lesion-bank NPZ] [--head-labels DIR]
     python -m tests.benchmarks.rims flair --model M --cohort DIR
+    python -m tests.benchmarks.rims place --model M --cohort DIR
     python -m tests.benchmarks.rims step [--networks datrnet qsmrimnet]
 
 ``table`` writes the curves and the scatter plot of counts beside the folds. Folds and seeds that are done are kept, so
@@ -25,7 +26,8 @@ judges on other cohorts: a fifth of the time, and no subject of the training's c
 lesion alone, and QSMRim-Net's images of the whole patch.
 
 ``robustness`` makes a small cohort for each way of scanning, of patients no model has seen. ``flair`` makes the lesions
-of a cohort brighter or darker on the FLAIR: how bright they are depends on the sequence.
+of a cohort brighter or darker on the FLAIR: how bright they are depends on the sequence. ``place`` moves them off the
+middle of their patches, where lesions lie that were found or separated otherwise than raters draw them.
 
 ``step`` prints what a training step costs, what the whole protocol does, and how long a patient with 40 lesions takes
 to classify. It needs no trained weights, for none of this depends on what the weights are.
@@ -71,13 +73,20 @@ from msrim.simulation.cohort import CohortSettings, simulate_cohort
 from msrim.simulation.rim_patient import Scanner
 from msrim.simulation.rims import KINDS
 from msrim.simulation.susceptibility import GradientEcho
-from msrim.training.rims import read_cohort, together
+from msrim.training.rims import MARGIN, read_cohort, together
 from msrim.workflows.evaluate_rims import CrossValidated, cross_validate, rim_figures
 from msrim.workflows.train_rims import train_rims
 from tests.benchmarks.rim_cost import classification, training_step
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 FLAIR_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+# Voxels of 0.75 x 0.75 x 3 mm, either way along one axis or two.
+PLACES = {
+    "in the middle": [(0, 0, 0)],
+    "1.5 mm off in the plane": [(2, 0, 0), (-2, 0, 0), (0, 2, 0), (0, -2, 0)],
+    "3 mm off in the plane": [(4, 0, 0), (-4, 0, 0), (0, 4, 0), (0, -4, 0)],
+    "a slice off": [(0, 0, 1), (0, 0, -1)],
+}
 METHODS = ("aprl-rf", "aprl-nn", "rimnet", "qsmrimnet", "datrnet")
 # What the full protocol trains: folds times seeds.
 FOLDS, SEEDS = 5, 3
@@ -224,6 +233,25 @@ def flair(given: argparse.Namespace) -> None:
         probability = rim_probabilities(card, images, lesions.features)
         _add(rows, f"FLAIR by {factor:g}", lesions.truth, probability, lesions.subjects, card=card)
     Page(width=130).print(rows)
+
+
+def place(given: argparse.Namespace) -> None:
+    """Lesions off the middle of their patches, every way in turn, and the same model and threshold."""
+    card = read_card(given.model)
+    lesions = read_cohort(given.cohort, kind=inputs_of(card), console=Console(quiet=True))
+    rows = _rows_of(card)
+    for name, ways in PLACES.items():
+        seen = [_seen_off(lesions.patches, way) for way in ways]
+        probability = np.concatenate([rim_probabilities(card, images, lesions.features) for images in seen])
+        truth, subjects = (np.tile(of_each, len(ways)) for of_each in (lesions.truth, lesions.subjects))
+        _add(rows, name, truth, probability, subjects, card=card)
+    Page(width=130).print(rows)
+
+
+def _seen_off(patches: np.ndarray, way: tuple[int, int, int]) -> np.ndarray:
+    """What a network sees of (N, 3, X, Y, Z) patches with MARGIN that are cut some voxels away."""
+    cut = [slice(m + k, n - m + k) for m, k, n in zip(MARGIN, way, patches.shape[2:], strict=True)]
+    return patches[:, :, *cut].astype(np.float32)
 
 
 def _rows_of(card: Card) -> Table:
@@ -406,13 +434,13 @@ def _plot(results: dict[str, CrossValidated], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for run in (table, ablation, robustness, flair, step):
+    for run in (table, ablation, robustness, flair, place, step):
         command = commands.add_parser(run.__name__)
         command.set_defaults(run=run)
         if run is step:
             command.add_argument("--networks", nargs="+", default=["datrnet", "qsmrimnet"])
             continue
-        if run is flair:
+        if run in (flair, place):
             command.add_argument("--model", required=True)
             command.add_argument("--cohort", type=Path, required=True)
             continue
