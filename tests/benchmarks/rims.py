@@ -63,7 +63,7 @@ from msrim.evaluation.rims import (
     rim_metrics,
 )
 from msrim.image import read_volume
-from msrim.lesions.patches import cut_patches
+from msrim.lesions.patches import SPACING_MM, cut_patches
 from msrim.lesions.radiomics import lesion_features
 from msrim.models.registry import Card, read_card
 from msrim.models.rims import INPUTS, SHOWN_PATCH, Inputs, inputs_of, rim_probabilities
@@ -80,10 +80,12 @@ from tests.benchmarks.rim_cost import classification, training_step
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 FLAIR_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
-# Voxels of 0.75 x 0.75 x 3 mm, either way along one axis or two.
+# Of 119 lesions that `msrim segment` found in eight simulated patients (rims_end_to_end), the middle lies off the made
+# lesion's by so much along each axis: half within 1.7 mm, nine of ten within 3.7 mm.
+FOUND_OFF_MM = 1.3
+# Voxels of 0.75 x 0.75 x 3 mm.
 PLACES = {
     "in the middle": [(0, 0, 0)],
-    "1.5 mm off in the plane": [(2, 0, 0), (-2, 0, 0), (0, 2, 0), (0, -2, 0)],
     "3 mm off in the plane": [(4, 0, 0), (-4, 0, 0), (0, 4, 0), (0, -4, 0)],
     "a slice off": [(0, 0, 1), (0, 0, -1)],
 }
@@ -240,7 +242,10 @@ def place(given: argparse.Namespace) -> None:
     card = read_card(given.model)
     lesions = read_cohort(given.cohort, kind=inputs_of(card), console=Console(quiet=True))
     rows = _rows_of(card)
-    for name, ways in PLACES.items():
+    count = len(lesions.labels)
+    drawn = np.rint(np.random.default_rng(0).normal(0, FOUND_OFF_MM, (count, 3)) / SPACING_MM).astype(int)
+    places = {name: [np.tile(way, (count, 1)) for way in ways] for name, ways in PLACES.items()}
+    for name, ways in ({"as off as found": [np.clip(drawn, np.negative(MARGIN), MARGIN)]} | places).items():
         seen = [_seen_off(lesions.patches, way) for way in ways]
         probability = np.concatenate([rim_probabilities(card, images, lesions.features) for images in seen])
         truth, subjects = (np.tile(of_each, len(ways)) for of_each in (lesions.truth, lesions.subjects))
@@ -248,10 +253,13 @@ def place(given: argparse.Namespace) -> None:
     Page(width=130).print(rows)
 
 
-def _seen_off(patches: np.ndarray, way: tuple[int, int, int]) -> np.ndarray:
-    """What a network sees of (N, 3, X, Y, Z) patches with MARGIN that are cut some voxels away."""
-    cut = [slice(m + k, n - m + k) for m, k, n in zip(MARGIN, way, patches.shape[2:], strict=True)]
-    return patches[:, :, *cut].astype(np.float32)
+def _seen_off(patches: np.ndarray, voxels: np.ndarray) -> np.ndarray:
+    """What a network sees of (N, 3, X, Y, Z) patches with MARGIN that are each cut (N, 3) voxels away."""
+    seen = []
+    for patch, off in zip(patches, voxels, strict=True):
+        cut = [slice(m + k, n - m + k) for m, k, n in zip(MARGIN, off, patch.shape[1:], strict=True)]
+        seen.append(patch[:, *cut])
+    return np.stack(seen).astype(np.float32)
 
 
 def _rows_of(card: Card) -> Table:

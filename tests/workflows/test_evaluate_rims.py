@@ -7,10 +7,11 @@ import pytest
 
 from msrim.console import Console
 from msrim.errors import InputError
+from msrim.image import Volume
 from msrim.recipe import TrainingRecipe
 from msrim.training.rims import RimLesions
 from msrim.workflows.evaluate_rims import CrossValidated, cross_validate
-from tests.benchmarks.rims_end_to_end import COLUMNS, compare
+from tests.benchmarks.rims_end_to_end import COLUMNS, compare, off_middle
 
 QUIET = Console(quiet=True)
 RECIPE = TrainingRecipe(
@@ -98,3 +99,12 @@ def test_from_scan_to_rim_a_split_rim_counts_once():
         "lesions made": 3, "found": 2, "split": 1, "invented": 1, "rims made": 2, "found as lesions": 1,
         "called rim+": 1, "invented rim+": 2,
     }  # fmt: skip
+
+
+def test_found_lesions_lie_off_the_middle_of_the_made_ones_that_they_share_most_with():
+    """Half of a made lesion of 10 x 6 x 4 voxels and a bit beyond; one that is too small, and one on nothing."""
+    truth, found = np.zeros((2, 20, 12, 4), int)
+    truth[0:10, 0:6], truth[15:18, 0:6] = 1, 2
+    found[5:11, 0:6], found[15:18, 0:6], found[0:2, 8:10] = 1, 2, 3
+    off = off_middle(Volume(truth, np.diag([2.0, 1.0, 3.0, 1.0])), found)
+    np.testing.assert_allclose(off, [[2 * (7.5 - 4.5), 0, 0]])
