@@ -238,6 +238,9 @@ class TrainingRecipe(BaseModel):
         A rim network's patches are turned by as much at most about the normal of the slices; 5 in the papers.
     max_shift_mm : float
         Their lesions lie off the middle by as much at most along each axis; 0 in the papers.
+    view_shift_mm : float
+        For the card of a rim network (see :class:`msrim.models.registry.Card`): how far beside the middle it also looks
+        when it is used; nothing of its training.
     flair_gain : float
         Their FLAIR is multiplied or divided by as much at most; 1, not at all, in the papers.
     les_loss : bool
@@ -280,6 +283,7 @@ class TrainingRecipe(BaseModel):
     rim_share: float = Field(default=0.0, ge=0, lt=1)
     max_angle_deg: float = Field(default=5.0, ge=0, le=180)
     max_shift_mm: float = Field(default=0.0, ge=0, le=6)
+    view_shift_mm: float = Field(default=0.0, ge=0, le=3)
     flair_gain: float = Field(default=1.0, ge=1)
     les_loss: bool = True
     samples: Literal["both", "pairs", "singles"] = "both"

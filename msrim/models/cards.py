@@ -24,6 +24,7 @@ ALIKE = (
     "intensity_range",
     "threshold_range",
     "thick_slice_threshold",
+    "view_shift_mm",
 )
 
 

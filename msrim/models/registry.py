@@ -74,6 +74,9 @@ class Card:
         and what is bright beside ventricles run into each other there, and networks are too sure of both.
     sensitive_threshold : float or None
         A lower one for a rim network, by which few rims are missed and many are seen that are none.
+    view_shift_mm : float
+        A rim network also looks at each lesion from so far beside the middle of its patch, to each side in the plane of
+        the slices, and the highest probability counts; 0, in the middle alone, in the papers.
     sha256 : str
         Of the weights file.
     licence, training, limits : str
@@ -110,6 +113,7 @@ class Card:
     thick_slice_model: str | None = None
     thick_slice_threshold: float | None = None
     sensitive_threshold: float | None = None
+    view_shift_mm: float = 0.0
     intensity_range: tuple[float, float] | None = None
     threshold_range: tuple[float, float] | None = None
     weights: Path = Path()

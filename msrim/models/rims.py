@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from msrim.lesions.patches import QSM_SCALE_PPM
+from msrim.lesions.patches import QSM_SCALE_PPM, SPACING_MM
 from msrim.models import load_model
 from msrim.models.inference import choose_device
 from msrim.models.registry import Card
@@ -89,6 +90,64 @@ def network_inputs(kind: Inputs, patches: Tensor, features: Tensor | None) -> li
     return given
 
 
+def patch_size(card: Card) -> tuple[int, int, int]:
+    """Voxels of the patches to cut for a card's network: what it sees, with room for views beside the middle."""
+    x, y, z = inputs_of(card).patch or SHOWN_PATCH
+    room_x, room_y, _ = np.abs(views(card.view_shift_mm)).max(axis=0)
+    return x + 2 * int(room_x), y + 2 * int(room_y), z
+
+
+def views(shift_mm: float) -> np.ndarray:
+    """Where a network looks, voxels off the middle of the patch: there, and to each side in the plane of the slices.
+
+    Parameters
+    ----------
+    shift_mm : float
+        With 0 there is one view.
+
+    Returns
+    -------
+    (views, 3) int
+
+    Examples
+    --------
+    >>> views(1.5).tolist()
+    [[0, 0, 0], [2, 0, 0], [-2, 0, 0], [0, 2, 0], [0, -2, 0]]
+    """
+    middle = np.zeros((1, 3), int)
+    x, y = (round(shift_mm / spacing) for spacing in SPACING_MM[:2])
+    beside = np.array([(x, 0, 0), (-x, 0, 0), (0, y, 0), (0, -y, 0)])
+    return np.concatenate([middle, beside]) if shift_mm > 0 else middle
+
+
+def inner(patches: np.ndarray, size: Sequence[int], *, off: Sequence[int] = (0, 0, 0)) -> np.ndarray:
+    """The middle of patches, or what lies some voxels off it.
+
+    Parameters
+    ----------
+    patches : (N, C, X, Y, Z)
+    size : (3,) int
+        Of the part, voxels.
+    off : (3,) int
+        Voxels from the middle of the patch to that of the part.
+
+    Raises
+    ------
+    ValueError
+        The part reaches beyond the patches.
+
+    Examples
+    --------
+    >>> inner(np.arange(6).reshape(1, 1, 6, 1, 1), (2, 1, 1), off=(1, 0, 0)).ravel().tolist()
+    [3, 4]
+    """
+    whole = patches.shape[2:]
+    low = [(n - k) // 2 + d for n, k, d in zip(whole, size, off, strict=True)]
+    if any(start < 0 or start + k > n for start, k, n in zip(low, size, whole, strict=True)):
+        raise ValueError(f"patches of {tuple(whole)} voxels do not hold one of {tuple(size)} that is {tuple(off)} off")
+    return patches[:, :, *(slice(start, start + k) for start, k in zip(low, size, strict=True))]
+
+
 def rim_probabilities(
     card: Card, patches: np.ndarray, features: np.ndarray | None, *, device: str = "cpu"
 ) -> np.ndarray:
@@ -98,8 +157,8 @@ def rim_probabilities(
     ----------
     card : Card
         Of a rim network.
-    patches : (N, 3, X, Y, Z) float32
-        Of :func:`msrim.lesions.patches.cut_patches`, of the size in INPUTS.
+    patches : (N, 3, X, Y, Z) float
+        Of :func:`msrim.lesions.patches.cut_patches`, of :func:`patch_size` or larger.
     features : (N, 527) float or None
         For the networks that want them.
 
@@ -107,23 +166,50 @@ def rim_probabilities(
     -------
     (N,) float64
     """
-    return predict(load_model(card), inputs_of(card), patches, features, device=device)
+    shift = card.view_shift_mm
+    return predict(load_model(card), inputs_of(card), patches, features, view_shift_mm=shift, device=device)
 
 
 def predict(
-    network: nn.Module, kind: Inputs, patches: np.ndarray, features: np.ndarray | None, *, device: str = "cpu"
+    network: nn.Module,
+    kind: Inputs,
+    patches: np.ndarray,
+    features: np.ndarray | None,
+    *,
+    view_shift_mm: float = 0.0,
+    device: str = "cpu",
 ) -> np.ndarray:
-    """Probabilities of a network, as those of a card by :func:`rim_probabilities`: (N,) float64."""
-    network = network.to(choose_device(device)).eval()
+    """Probabilities of a network, as those of a card by :func:`rim_probabilities`: the highest of its views.
+
+    Parameters
+    ----------
+    view_shift_mm : float
+        See :func:`views`. A lesion that `msrim segment` found does not lie in the middle of its patch as those do that
+        networks are trained on, and a rim off the middle is missed more often than one is made up.
+
+    Returns
+    -------
+    (N,) float64
+    """
+    place, seen = choose_device(device), views(view_shift_mm)
+    network = network.to(place).eval()
     parts = [np.zeros(0)]
     for start in range(0, len(patches), BATCH):
         rows = slice(start, start + BATCH)
-        given = network_inputs(
-            kind,
-            torch.from_numpy(patches[rows]).float(),
-            None if features is None else torch.from_numpy(features[rows]).float(),
-        )
+        known = None if features is None else torch.from_numpy(features[rows]).float()
         with torch.inference_mode():
-            logits = network(*(part.to(choose_device(device)) for part in given))
-        parts.append(torch.sigmoid(logits.double()).cpu().numpy())
+            logits = [
+                network(*(part.to(place) for part in network_inputs(kind, images, known)))
+                for images in _views_of(patches[rows], kind, seen)
+            ]
+        parts.append(torch.sigmoid(torch.stack(logits).amax(dim=0).double()).cpu().numpy())
     return np.concatenate(parts)
+
+
+def _views_of(patches: np.ndarray, kind: Inputs, seen: np.ndarray) -> Iterator[Tensor]:
+    """What a network sees of the patches from each view; once what it sees where that is no image."""
+    if kind.patch is None:
+        yield torch.from_numpy(patches).float()
+        return
+    for off in seen:
+        yield torch.from_numpy(inner(patches, kind.patch, off=off)).float()

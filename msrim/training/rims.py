@@ -26,7 +26,7 @@ from msrim.preprocess.normalise import normalise_intensity
 from msrim.recipe import MILESTONES, Optimiser
 from msrim.training.loop import Descent, Record
 
-# Room around the patches for turned and scaled ones, voxels on each side.
+# Room around the patches for turned, scaled and shifted ones, voxels on each side.
 MARGIN = (4, 4, 1)
 # Augmentation as printed (Zhang et al. 2022, section 2.3): one axis mirrored or not, turned about the slices' normal,
 # scaled, blurred in the plane and across slices.
@@ -42,7 +42,7 @@ class RimLesions:
     Attributes
     ----------
     patches : (N, 3, X, Y, Z) float16
-        QSM, FLAIR and lesion, with MARGIN around what the network sees; (N, 3, 0, 0, 0) where it sees no image.
+        QSM, FLAIR and lesion, with a margin around what the network sees; (N, 3, 0, 0, 0) where it sees no image.
     features : (N, 527) float64 or None
     labels : (N,) bool
         Rim+, by the raters.
@@ -76,13 +76,10 @@ class RimLesions:
             kinds,
         )
 
-    def seen(self) -> np.ndarray:
-        """The patches without their margin: (N, 3, X, Y, Z) float32."""
-        inner = [slice(m, n - m) if n else slice(0) for m, n in zip(MARGIN, self.patches.shape[2:], strict=True)]
-        return self.patches[:, :, *inner].astype(np.float32)
 
-
-def read_cohort(data: Path, *, kind: Inputs, console: Console, cache: Path | None = None) -> RimLesions:
+def read_cohort(
+    data: Path, *, kind: Inputs, console: Console, cache: Path | None = None, margin: Sequence[int] = MARGIN
+) -> RimLesions:
     """Read the lesions of a cohort that `msrim simulate rim-cohort` made, or one in the same order.
 
     Parameters
@@ -97,6 +94,8 @@ def read_cohort(data: Path, *, kind: Inputs, console: Console, cache: Path | Non
         Gets a line about each subject.
     cache : Path, optional
         Folder that keeps radiomic features.
+    margin : (3,) int
+        Voxels around what the network sees, on each side.
 
     Raises
     ------
@@ -108,7 +107,7 @@ def read_cohort(data: Path, *, kind: Inputs, console: Console, cache: Path | Non
         raise InputError(f"{data}: no sub-* folders; make a cohort with `msrim simulate rim-cohort`")
     size = None
     if kind.patch is not None:
-        x, y, z = (n + 2 * m for n, m in zip(kind.patch, MARGIN, strict=True))
+        x, y, z = (n + 2 * m for n, m in zip(kind.patch, margin, strict=True))
         size = (x, y, z)
     parts = []
     with console.progress({folder.name: 1.0 for folder in folders}):

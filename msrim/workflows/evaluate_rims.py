@@ -79,7 +79,7 @@ def evaluate_rims(
             # Those of another kind go: a cohort's patches take much memory.
             read = {kind: together(parts)}
         lesions = read[kind]
-        probability = rim_probabilities(card, lesions.seen(), lesions.features, device=device)
+        probability = rim_probabilities(card, lesions.patches, lesions.features, device=device)
         probabilities.append(probability)
         judged.append({"model": card.label, **rim_figures(lesions, probability, threshold=card.threshold)})
     differences = []
@@ -233,7 +233,10 @@ def cross_validate(
                     recipe, lesions.of(~held_out), folder, console=console, seed=recipe.seed + seed
                 )
                 judged = lesions.of(held_out)
-                found = predict(network, kind, judged.seen(), judged.features, device=recipe.device)
+                shift = recipe.view_shift_mm
+                found = predict(
+                    network, kind, judged.patches, judged.features, view_shift_mm=shift, device=recipe.device
+                )
                 np.save(done, found, allow_pickle=False)
             probability[seed, held_out] = np.load(done, allow_pickle=False)
     return CrossValidated(probability, of_lesion, lesions.truth, lesions.subjects)

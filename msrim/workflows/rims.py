@@ -443,19 +443,19 @@ def measure_radiomics(qsm: Path, *, instances: Path) -> Path:
 
 def classify(qsm: Path, *, lesions: LesionsOnQsm, card: Card, device: str, features: Path | None = None) -> Classified:
     """Patches of all lesions, the lesions around them, their numbers; by number, the probabilities and remarks."""
-    from msrim.models.rims import SHOWN_PATCH, inputs_of, rim_probabilities
+    from msrim.models.rims import SHOWN_PATCH, inner, inputs_of, patch_size, rim_probabilities
 
     map_ppm, labels = read_own(qsm), read_own(lesions.in_qsm)
     flair_z = normalise_intensity(read_own(lesions.flair), map_ppm.like(map_ppm.data != 0))
-    size = inputs_of(card).patch or SHOWN_PATCH
-    patches = cut_patches(map_ppm, flair_z, labels, size=size, spacing_mm=card.voxel_mm)
+    patches = cut_patches(map_ppm, flair_z, labels, size=patch_size(card), spacing_mm=card.voxel_mm)
     known = None if features is None else np.load(features, allow_pickle=False)
     probability = rim_probabilities(card, patches.images, known, device=device)
     numbers = [int(number) for number in patches.numbers]
     judged = {str(n): round(float(p), 4) for n, p in zip(numbers, probability, strict=True) if patches.seen[n]}
     marked = labels.like((labels.data > 0).astype(np.float32))
-    others = cut_patches(map_ppm, marked, labels, size=size, spacing_mm=card.voxel_mm)
-    np.save("patches.npy", patches.images, allow_pickle=False)
+    shown = inputs_of(card).patch or SHOWN_PATCH
+    others = cut_patches(map_ppm, marked, labels, size=shown, spacing_mm=card.voxel_mm)
+    np.save("patches.npy", inner(patches.images, shown), allow_pickle=False)
     np.save("around.npy", others.images[:, 1] > 0.5, allow_pickle=False)
     remarks = {str(n): texts for n, texts in patches.remarks.items() if texts}
     return Classified(Path("patches.npy"), Path("around.npy"), card.label, numbers, judged, remarks)

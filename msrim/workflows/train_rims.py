@@ -67,7 +67,8 @@ def train_rims(
         raise InputError(f"{data}: too few lesions with a rim to train on; make a larger cohort")
     network, built = fit_network(recipe, lesions.of(~held_out), out, console=console, seed=recipe.seed)
     judged = lesions.of(held_out)
-    probability = predict(network, kind, judged.seen(), judged.features, device=recipe.device)
+    shift = recipe.view_shift_mm
+    probability = predict(network, kind, judged.patches, judged.features, view_shift_mm=shift, device=recipe.device)
     truth = judged.labels
     thresholds = [round(choose(truth, probability), 4) for choose in (best_f1_threshold, sensitive_threshold)]
     subjects = len(np.unique(lesions.subjects))
@@ -116,6 +117,7 @@ def write_rim_card(
         spacing_mm=list(SPACING_MM),
         threshold=thresholds[0],
         sensitive_threshold=thresholds[1],
+        view_shift_mm=recipe.view_shift_mm,
         training=f"{how}; {trained_on}; a fifth of the subjects chose the thresholds and was not trained on",
         limits="Trained on simulated susceptibility; validate before use. Measured on no real patient. Research use "
         "only.",

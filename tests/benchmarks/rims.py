@@ -5,8 +5,8 @@
     python -m tests.benchmarks.rims ablation --cohort DIR --out DIR --network datrnet|qsmrimnet [--rows NAME ...]
         [--test DIR ...]
     python -m tests.benchmarks.rims robustness --model M --out DIR [--lesion-bank NPZ] [--head-labels DIR]
-    python -m tests.benchmarks.rims flair --model M --cohort DIR
-    python -m tests.benchmarks.rims place --model M --cohort DIR
+    python -m tests.benchmarks.rims flair --model M --cohort DIR [DIR ...]
+    python -m tests.benchmarks.rims place --model M --cohort DIR [DIR ...]
     python -m tests.benchmarks.rims step [--networks datrnet qsmrimnet]
 
 ``table`` writes the curves and the scatter plot of counts beside the folds. Folds and seeds that are done are kept, so
@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -66,14 +67,14 @@ from msrim.image import read_volume
 from msrim.lesions.patches import SPACING_MM, cut_patches
 from msrim.lesions.radiomics import lesion_features
 from msrim.models.registry import Card, read_card
-from msrim.models.rims import INPUTS, SHOWN_PATCH, Inputs, inputs_of, rim_probabilities
+from msrim.models.rims import INPUTS, Inputs, inner, inputs_of, patch_size, rim_probabilities
 from msrim.preprocess.normalise import normalise_intensity
 from msrim.recipe import TrainingRecipe, read_training_recipe
 from msrim.simulation.cohort import CohortSettings, simulate_cohort
 from msrim.simulation.rim_patient import Scanner
 from msrim.simulation.rims import KINDS
 from msrim.simulation.susceptibility import GradientEcho
-from msrim.training.rims import MARGIN, read_cohort, together
+from msrim.training.rims import MARGIN, RimLesions, read_cohort, together
 from msrim.workflows.evaluate_rims import CrossValidated, cross_validate, rim_figures
 from msrim.workflows.train_rims import train_rims
 from tests.benchmarks.rim_cost import classification, training_step
@@ -149,7 +150,9 @@ def table(given: argparse.Namespace) -> None:
 
 
 def ablation(given: argparse.Namespace) -> None:
-    recipe, kind = _recipe(given.network, given.effort), INPUTS[given.network]
+    # One view of each lesion, as the papers'.
+    recipe = _recipe(given.network, given.effort).model_copy(update={"view_shift_mm": 0.0})
+    kind = INPUTS[given.network]
     rows = ABLATIONS[given.network]
     if unknown := set(given.rows or ()) - set(rows):
         raise SystemExit(f"no row {', '.join(unknown)}; choose from: {', '.join(rows)}")
@@ -187,7 +190,7 @@ def _judge_once(recipes: dict[str, tuple[TrainingRecipe, Inputs]], given: argpar
             card = read_card(folder)
             parts = [read_cohort(cohort, kind=seen, console=Console(quiet=True), cache=cache) for cohort in given.test]
             lesions = together(parts)
-            probability = rim_probabilities(card, lesions.seen(), lesions.features)
+            probability = rim_probabilities(card, lesions.patches, lesions.features)
         figures = rim_figures(lesions, probability, threshold=card.threshold)
         called = [f"{100 * figures['kinds'][kind]['called_rim']:.1f} %" for kind in others]
         cells = [_cell(figures, figures["intervals"], key) for key in shown]
@@ -217,7 +220,7 @@ def robustness(given: argparse.Namespace) -> None:
             simulate_cohort(folder, settings)
             (folder / "done").touch()
         lesions = read_cohort(folder, kind=kind, console=Console(quiet=True), cache=folder / "radiomics")
-        probability = rim_probabilities(card, lesions.seen(), lesions.features)
+        probability = rim_probabilities(card, lesions.patches, lesions.features)
         _add(rows, name, lesions.truth, probability, lesions.subjects, card=card)
     for name in ("eroded by a voxel", "dilated by a voxel", "from the FLAIR"):
         _add(rows, name, *_with_masks(given.out / "as-trained", name, card), card=card)
@@ -227,10 +230,10 @@ def robustness(given: argparse.Namespace) -> None:
 def flair(given: argparse.Namespace) -> None:
     """Lesions brighter or darker on the FLAIR, and the same model and threshold."""
     card = read_card(given.model)
-    lesions = read_cohort(given.cohort, kind=inputs_of(card), console=Console(quiet=True))
+    lesions = _read_all(given.cohort, card)
     rows = _rows_of(card)
     for factor in FLAIR_FACTORS:
-        images = lesions.seen()
+        images = lesions.patches.astype(np.float32)
         images[:, 1] *= factor
         probability = rim_probabilities(card, images, lesions.features)
         _add(rows, f"FLAIR by {factor:g}", lesions.truth, probability, lesions.subjects, card=card)
@@ -240,26 +243,27 @@ def flair(given: argparse.Namespace) -> None:
 def place(given: argparse.Namespace) -> None:
     """Lesions off the middle of their patches, every way in turn, and the same model and threshold."""
     card = read_card(given.model)
-    lesions = read_cohort(given.cohort, kind=inputs_of(card), console=Console(quiet=True))
+    size = np.array(patch_size(card))
+    margin = MARGIN + (size - inputs_of(card).patch) // 2
+    lesions = _read_all(given.cohort, card, margin=margin.tolist())
     rows = _rows_of(card)
     count = len(lesions.labels)
     drawn = np.rint(np.random.default_rng(0).normal(0, FOUND_OFF_MM, (count, 3)) / SPACING_MM).astype(int)
     places = {name: [np.tile(way, (count, 1)) for way in ways] for name, ways in PLACES.items()}
     for name, ways in ({"as off as found": [np.clip(drawn, np.negative(MARGIN), MARGIN)]} | places).items():
-        seen = [_seen_off(lesions.patches, way) for way in ways]
-        probability = np.concatenate([rim_probabilities(card, images, lesions.features) for images in seen])
+        found = []
+        for way in ways:
+            cut = [inner(patch[None], size, off=off)[0] for patch, off in zip(lesions.patches, way, strict=True)]
+            found.append(rim_probabilities(card, np.stack(cut), lesions.features))
+        probability = np.concatenate(found)
         truth, subjects = (np.tile(of_each, len(ways)) for of_each in (lesions.truth, lesions.subjects))
         _add(rows, name, truth, probability, subjects, card=card)
     Page(width=130).print(rows)
 
 
-def _seen_off(patches: np.ndarray, voxels: np.ndarray) -> np.ndarray:
-    """What a network sees of (N, 3, X, Y, Z) patches with MARGIN that are each cut (N, 3) voxels away."""
-    seen = []
-    for patch, off in zip(patches, voxels, strict=True):
-        cut = [slice(m + k, n - m + k) for m, k, n in zip(MARGIN, off, patch.shape[1:], strict=True)]
-        seen.append(patch[:, *cut])
-    return np.stack(seen).astype(np.float32)
+def _read_all(cohorts: list[Path], card: Card, *, margin: Sequence[int] = MARGIN) -> RimLesions:
+    how = {"kind": inputs_of(card), "console": Console(quiet=True), "margin": margin}
+    return together([read_cohort(cohort, **how) for cohort in cohorts])
 
 
 def _rows_of(card: Card) -> Table:
@@ -291,7 +295,7 @@ def _with_masks(cohort: Path, how: str, card) -> tuple[np.ndarray, np.ndarray, n
         labels = np.array([row["truth"] == "true" for row in _lesion_rows(derived / f"{name}_desc-lesions.tsv")])
         z = normalise_intensity(flair, qsm.like(qsm.data != 0))
         changed = instances.like(_changed(instances.data, z.data, how))
-        patches = cut_patches(qsm, z, changed, size=kind.patch or SHOWN_PATCH)
+        patches = cut_patches(qsm, z, changed, size=patch_size(card))
         features = lesion_features(qsm, changed, cache=cohort / "radiomics") if kind.features else None
         truth.append(labels[patches.numbers - 1])
         probability.append(rim_probabilities(card, patches.images, features))
@@ -450,7 +454,7 @@ def main() -> None:
             continue
         if run in (flair, place):
             command.add_argument("--model", required=True)
-            command.add_argument("--cohort", type=Path, required=True)
+            command.add_argument("--cohort", type=Path, nargs="+", required=True)
             continue
         command.add_argument("--out", type=Path, required=True)
         if run is robustness:

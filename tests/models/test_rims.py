@@ -7,12 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from msrim.image import Volume
+from msrim.lesions.patches import cut_patches
 from msrim.models import build
 from msrim.models.networks.aprl import Forest
 from msrim.models.networks.datrnet import DATRNet
 from msrim.models.networks.qsmrimnet import DeepSmote, QSMRimNet, Scale, between_neighbours
 from msrim.models.networks.resnet import ResNet18
-from msrim.models.rims import INPUTS, network_inputs, predict
+from msrim.models.rims import INPUTS, inner, network_inputs, predict
 from msrim.ops import reference
 
 NARROW = (4, 4, 8, 8)
@@ -155,6 +157,27 @@ def test_forest_says_what_scikit_learn_says_and_survives_safetensors(tmp_path):
     found = predict(again, INPUTS["aprl-rf"], np.zeros((90, 3, 0, 0, 0), np.float32), fresh)
     assert found == pytest.approx(np.clip(grown.predict_proba(fresh[:, columns])[:, 1], 1e-6, 1 - 1e-6), abs=1e-6)
     assert 0.2 < found.mean() < 0.8
+
+
+def test_of_five_views_the_highest_counts():
+    network = DATRNet(features=4, radii=(5,), pre_convs=1, widths=NARROW)
+    images = patches(5, (36, 36, 8)).numpy()
+    places = [images[:, :, x : x + 32, y : y + 32] for x, y in ((2, 2), (0, 2), (4, 2), (2, 0), (2, 4))]
+    each = [predict(network, INPUTS["datrnet"], place, None) for place in places]
+    found = predict(network, INPUTS["datrnet"], images, None, view_shift_mm=1.5)
+    assert found == pytest.approx(np.max(each, axis=0), abs=1e-6)
+    assert predict(network, INPUTS["datrnet"], images, None) == pytest.approx(each[0], abs=1e-6)
+    with pytest.raises(ValueError, match="do not hold"):
+        predict(network, INPUTS["datrnet"], places[0], None, view_shift_mm=1.5)
+
+
+def test_the_middle_of_a_patch_is_the_patch_that_is_cut_at_its_size():
+    """Rims are looked at in a larger patch than the report shows; both must be around the same voxel."""
+    rng = np.random.default_rng(0)
+    image = Volume(rng.random((50, 50, 20), np.float32), np.diag([0.75, 0.75, 3, 1]))
+    lesion = image.like(np.pad(np.uint8(rng.random((3, 3, 3)) > 0.3), [(20, 27), (25, 22), (9, 8)]))
+    large, small = (cut_patches(image, image, lesion, size=size).images for size in ((36, 36, 8), (32, 32, 8)))
+    assert np.array_equal(inner(large, (32, 32, 8)), small)
 
 
 def test_answers_do_not_depend_on_the_batch(monkeypatch):

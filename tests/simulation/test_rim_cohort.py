@@ -321,7 +321,7 @@ def test_the_packaged_network_tells_rims_from_solid_lesions_and_veins_at_the_edg
     assert called["rim"] >= 0.5 and max(called["solid"], called["edge vein"], called["plain"]) == 0
     # By one half they are told apart.
     lesions = read_cohort(blocks_of_white_matter, kind=INPUTS["datrnet"], console=Console(quiet=True))
-    probability = rim_probabilities(read_card("datrnet"), lesions.seen(), lesions.features)
+    probability = rim_probabilities(read_card("datrnet"), lesions.patches, lesions.features)
     assert (probability[lesions.truth] > 0.5).mean() > 0.9 and probability[~lesions.truth].max() < 0.5
 
 

@@ -25,7 +25,7 @@ SCP = {"learning_rate": 1e-3, "batch_size": 14, "optimiser": {**FALLING, "weight
 # Zhang et al. 2022 (QSMRim-Net), section 2.3: Adam at 1e-4, batches of 64, 40 epochs, milestones; four folds of five
 # train, of 177 + 3986 lesions, drawn as the cohort has them.
 RIMS = {"learning_rate": 1e-4, "batch_size": 64, "rim_share": 0.0, "max_angle_deg": 5.0, "max_shift_mm": 0.0,
-        "flair_gain": 1.0, "optimiser": FALLING, "epochs": 40 * 0.8 * 4163}  # fmt: skip
+        "view_shift_mm": 0.0, "flair_gain": 1.0, "optimiser": FALLING, "epochs": 40 * 0.8 * 4163}  # fmt: skip
 PAPERS = {
     # 119 scans train, batches of 4, 70 epochs, crops of 128 x 128 x 48.
     "allnet-cornell": {**ALL_NET, "batch_size": 4, "crop": (128, 128, 48), "epochs": 70 * 119, "millions": 5.68,
@@ -68,11 +68,12 @@ MADE = {
     "scp-thick": {**AVERAGED, "learning_rate": 8e-3, "steps": 330, "batch_size": 2},
     "coactseg": {**AVERAGED, "learning_rate": 5e-3, "steps": 1500, "batch_size": 4},
     "head": {**AVERAGED, "learning_rate": 3e-3, "steps": 1400, "batch_size": 2},
-    "datrnet": {**SLIM, "learning_rate": 1e-3, "steps": 4200, "batch_size": 16, "max_angle_deg": 180, "flair_gain": 4},
+    "datrnet": {**SLIM, "learning_rate": 1e-3, "steps": 4200, "batch_size": 16, "max_angle_deg": 180, "flair_gain": 4,
+                "view_shift_mm": 1.5},
     "qsmrimnet": SLIM,
     "rimnet": SLIM,
     "aprl-nn": SLIM,
-}
+}  # fmt: skip
 # A forest has no optimiser; segment.toml trains nothing.
 NEITHER = {"aprl-rf", "segment"}
 

@@ -17,7 +17,7 @@ from msrim.console import Console
 from msrim.errors import InputError
 from msrim.files import write_text
 from msrim.models import build, load_model, read_card
-from msrim.models.rims import INPUTS, Inputs
+from msrim.models.rims import INPUTS, Inputs, inner, patch_size
 from msrim.recipe import TrainingRecipe
 from msrim.training.rims import RimFitting, RimLesions, augment, draw_batch, fit_forest, fit_rims, read_cohort, rim_loss
 from msrim.workflows.evaluate_rims import cross_validate, evaluate_recipe, evaluate_rims
@@ -46,10 +46,16 @@ def lesions(cohort) -> RimLesions:
 
 def test_lesions_come_with_their_labels_and_subjects(lesions):
     assert lesions.names == tuple(sorted(f"sub-{n}" for n in range(1, 11)))
-    assert lesions.patches.shape == (20, 3, 40, 40, 10) and lesions.seen().shape == (20, 3, 32, 32, 8)
+    assert lesions.patches.shape == (20, 3, 40, 40, 10) and inner(lesions.patches, (32, 32, 8)).shape == (
+        20,
+        3,
+        32,
+        32,
+        8,
+    )
     assert lesions.truth.sum() == 10 and lesions.labels.sum() == 9
     assert not lesions.labels[lesions.subjects == lesions.names.index("sub-3")].any()
-    ring, disc = lesions.seen()[:2]
+    ring, disc = inner(lesions.patches[:2], (32, 32, 8))
     assert ring[0, 16, 16, 4] < 0.8 < ring[0, 16, 22, 4]
     assert disc[0, 16, 16, 4] > 0.8
 
@@ -119,7 +125,7 @@ def test_batches_without_augmentation_would_be_the_seen_patches(lesions, monkeyp
 
     plain = augment(torch.from_numpy(lesions.patches).float(), (32, 32, 8), max_angle_deg=0, rng=Upright())
     # The middle of an even patch lies between voxels on both sides of the margin alike.
-    assert np.abs(plain.numpy() - lesions.seen()).max() < 1e-3
+    assert np.abs(plain.numpy() - inner(lesions.patches, (32, 32, 8))).max() < 1e-3
 
 
 def test_every_lesion_is_blurred_by_its_own_amount_and_keeps_its_mean(monkeypatch):
@@ -218,8 +224,10 @@ def test_weights_that_see_only_padding_stay_as_they_are(lesions, tmp_path):
 
 
 def test_a_trained_network_has_a_card_that_loads_and_evaluates(cohort, tmp_path):
-    folder = train_rims(RECIPE, cohort, tmp_path / "model", leave_out=["3"], console=QUIET)
+    recipe = RECIPE.model_copy(update={"view_shift_mm": 1.5})
+    folder = train_rims(recipe, cohort, tmp_path / "model", leave_out=["3"], console=QUIET)
     card = read_card(folder)
+    assert card.view_shift_mm == 1.5 and patch_size(card) == (36, 36, 8)
     assert (card.task, card.network, card.spacing_mm) == ("rims", "datrnet", [0.75, 0.75, 3.0])
     assert "Trained on simulated susceptibility; validate before use" in card.limits
     assert 0 <= card.sensitive_threshold <= 1 and 0 <= card.threshold <= 1
@@ -307,7 +315,7 @@ def test_a_network_of_another_task_is_refused(cohort, tmp_path):
 
 def test_inputs_without_an_image_read_no_flair(cohort):
     found = read_cohort(cohort, kind=Inputs(None), console=QUIET)
-    assert found.patches.shape == (20, 3, 0, 0, 0) and found.seen().shape == (20, 3, 0, 0, 0)
+    assert found.patches.shape == (20, 3, 0, 0, 0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
