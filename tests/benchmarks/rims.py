@@ -6,7 +6,7 @@
         [--test DIR ...]
     python -m tests.benchmarks.rims robustness --model M --out DIR [--lesion-bank NPZ] [--head-labels DIR]
     python -m tests.benchmarks.rims flair --model M --cohort DIR [DIR ...]
-    python -m tests.benchmarks.rims place --model M --cohort DIR [DIR ...]
+    python -m tests.benchmarks.rims place --model M [M ...] --cohort DIR [DIR ...]
     python -m tests.benchmarks.rims step [--networks datrnet qsmrimnet]
 
 ``table`` writes the curves and the scatter plot of counts beside the folds. Folds and seeds that are done are kept, so
@@ -241,21 +241,26 @@ def flair(given: argparse.Namespace) -> None:
 
 
 def place(given: argparse.Namespace) -> None:
-    """Lesions off the middle of their patches, and the same model and threshold."""
-    card = read_card(given.model)
-    size = np.array(patch_size(card))
-    margin = MARGIN + (size - inputs_of(card).patch) // 2
-    lesions = _read_all(given.cohort, card, margin=margin.tolist())
-    rows = _rows_of(card)
-    count, rng = len(lesions.labels), np.random.default_rng(0)
-    drawn = np.rint(rng.normal(0, FOUND_OFF_MM, (count, 3)) / SPACING_MM).astype(int)
-    places = {"as off as found": np.clip(drawn, np.negative(MARGIN), MARGIN)}
-    places |= {name: rng.choice(ways, count) for name, ways in PLACES.items()}
-    for name, place in places.items():
-        cut = [inner(patch[None], size, off=off)[0] for patch, off in zip(lesions.patches, place, strict=True)]
-        probability = rim_probabilities(card, np.stack(cut), lesions.features)
-        _add(rows, name, lesions.truth, probability, lesions.subjects, card=card)
-    Page(width=130).print(rows)
+    """Lesions off the middle of their patches, in the same places for every model, by each one's threshold."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for card in map(read_card, given.model):
+        size = np.array(patch_size(card))
+        margin = MARGIN + (size - inputs_of(card).patch) // 2
+        lesions = _read_all(given.cohort, card, margin=margin.tolist())
+        count, rng = len(lesions.labels), np.random.default_rng(0)
+        drawn = np.rint(rng.normal(0, FOUND_OFF_MM, (count, 3)) / SPACING_MM).astype(int)
+        places = {"as off as found": np.clip(drawn, np.negative(MARGIN), MARGIN)}
+        places |= {name: rng.choice(ways, count) for name, ways in PLACES.items()}
+        rows = _rows_of(card)
+        for name, offs in places.items():
+            cut = [inner(patch[None], size, off=off)[0] for patch, off in zip(lesions.patches, offs, strict=True)]
+            probability = rim_probabilities(card, np.stack(cut), lesions.features)
+            _add(rows, name, lesions.truth, probability, lesions.subjects, card=card)
+            found.setdefault(name, {})[card.label] = probability
+        Page(width=130).print(rows)
+    for name, probability in found.items() if len(given.model) > 1 else ():
+        print(name)
+        _print_pairs(probability, truth=lesions.truth, subjects=lesions.subjects)
 
 
 def _read_all(cohorts: list[Path], card: Card, *, margin: Sequence[int] = MARGIN) -> RimLesions:
@@ -450,7 +455,7 @@ def main() -> None:
             command.add_argument("--networks", nargs="+", default=["datrnet", "qsmrimnet"])
             continue
         if run in (flair, place):
-            command.add_argument("--model", required=True)
+            command.add_argument("--model", nargs="+" if run is place else None, required=True)
             command.add_argument("--cohort", type=Path, nargs="+", required=True)
             continue
         command.add_argument("--out", type=Path, required=True)
