@@ -57,9 +57,13 @@ class RimReport(Provenance):
 
 @dataclass(frozen=True)
 class Row:
-    """A lesion, its pictures by name, outlines on them (SVG paths) of it and of all, and its remarks."""
+    """A lesion, its pictures by name, outlines on them (SVG paths) of it and of all, and its remarks.
+
+    ``group`` is the heading that it stands under, empty for rim+ ones.
+    """
 
     lesion: Lesion
+    group: str
     pictures: dict[str, str]
     outline: str
     around: str
@@ -90,9 +94,25 @@ def rim_rows(report: RimReport) -> list[Row]:
     pictures = dict(zip(report.numbers, _pictures(report.patches, report.around), strict=True))
     ranked = sorted(report.lesions, key=lambda lesion: (lesion.rim_probability is None, -(lesion.rim_probability or 0)))
     return [
-        Row(lesion, *pictures.get(lesion.id, ({}, "", "")), remarks=report.remarks.get(str(lesion.id), []))
+        Row(
+            lesion,
+            _group(lesion, report.summary),
+            *pictures.get(lesion.id, ({}, "", "")),
+            remarks=report.remarks.get(str(lesion.id), []),
+        )
         for lesion in ranked
     ]
+
+
+def _group(lesion: Lesion, summary: dict[str, Any]) -> str:
+    if lesion.rim_probability is None:
+        return "Not judged"
+    if lesion.rim:
+        return ""
+    low = summary["rim_possible_from"]
+    if low is not None and lesion.rim_probability >= low:
+        return f"Not called rim+, but possible: few rims lie below {low:.2f}, the sensitive threshold"
+    return "Not called rim+"
 
 
 def _pictures(patches: np.ndarray, around: np.ndarray) -> list[tuple[dict[str, str], str, str]]:

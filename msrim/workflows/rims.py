@@ -216,6 +216,7 @@ def classify_rims(
             classified=classified,
             rows=None if found is None else found.rows,
             threshold=limit,
+            possible_from=card.sensitive_threshold,
             folder=run.folder,
         )
         if not run.is_finished:
@@ -225,6 +226,8 @@ def classify_rims(
             write_dataset_description(out)
             run.write_manifest([*files_in(rims.files), page])
     text = f"{lesions_text(rims.summary)}, {rims.summary['rim_lesions']} with a rim"
+    if rims.summary["rim_possible"]:
+        text += f", {rims.summary['rim_possible']} more possible"
     console.result(text, doubts=doubts_of(subject.folder(out), folder))
     console.say(f"page: {folder / 'report.html'}")
     return rims.files.table
@@ -469,6 +472,7 @@ def write_rims(
     classified: Classified,
     rows: list[Lesion] | None,
     threshold: float,
+    possible_from: float | None,
     folder: Path,
 ) -> Rims:
     """Table, map of rim+ lesions and summary.
@@ -477,6 +481,10 @@ def write_rims(
     ----------
     rows : list of Lesion or None
         The table of `msrim segment`; lesions of the user's own mask are measured here.
+    threshold : float
+        The probability from which on a lesion is rim+.
+    possible_from : float or None
+        That from which on the other ones are counted as possible: few rims lie below it.
     """
     instances = read_own(lesions.instances)
     if rows is None:
@@ -485,6 +493,7 @@ def write_rims(
     table = [_judged(lesion, classified, threshold=threshold) for lesion in rows]
     positive = [lesion.id for lesion in table if lesion.rim]
     count = len(positive)
+    judged = [lesion.rim_probability for lesion in table if lesion.rim is False]
     for numbers in _touching(instances.data, positive):
         # One rim goes around both parts where confluent lesions were separated that are one.
         count -= len(numbers) - 1
@@ -498,6 +507,8 @@ def write_rims(
         "rim_lesions": count,
         "rim_lesions_at_least_1": count >= 1,
         f"rim_lesions_at_least_{MANY_RIMS}": count >= MANY_RIMS,
+        "rim_possible": 0 if possible_from is None else sum(p >= possible_from for p in judged if p is not None),
+        "rim_possible_from": possible_from,
         "rim_not_judged": sum(lesion.rim is None for lesion in table),
         "rim_model": classified.model,
         "rim_threshold": threshold,

@@ -134,10 +134,13 @@ def test_every_lesion_gets_a_probability_and_the_page_its_pictures(visit, model,
 def test_a_threshold_of_ones_own_and_the_cards(visit, model, monkeypatch):
     rows = rows_of(classified(visit, model, monkeypatch, threshold="0.9999"))
     assert {row["rim"] for row in rows} == {"false"}
+    summary = json.loads((visit / "out/sub-1/rims/anat/sub-1_desc-summary.json").read_text(encoding="utf-8"))
+    assert (summary["rim_possible"], summary["rim_possible_from"]) == (3, 0.001)
     rims = nib.load(visit / "out/sub-1/rims/anat/sub-1_space-orig_seg-rims_dseg.nii.gz")
     assert not np.any(rims.dataobj)
     page = (visit / "out/sub-1/rims/report.html").read_text(encoding="utf-8")
-    assert page.index("Not called rim+") < page.index('class="lesion"') and "called rim+ from 1.00 on" in page
+    assert page.index("Not called rim+, but possible") < page.index('class="lesion"')
+    assert "called rim+ from 1.00 on" in page and "0</b>called rim+, 3 more possible, of 3 lesions" in page
     for wrong in ("high", "1.5"):
         with pytest.raises(InputError, match="give f1, sensitive or a number"):
             classified(visit, model, monkeypatch, threshold=wrong)
