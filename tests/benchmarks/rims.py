@@ -330,7 +330,8 @@ def _changed(instances: np.ndarray, flair: np.ndarray, how: str) -> np.ndarray:
 def step(given: argparse.Namespace) -> None:
     for name in given.networks:
         recipe = read_training_recipe(PIPELINES / f"{name}.toml")
-        published = recipe.model_copy(update={"settings": {}, "batch_size": 64, "steps": 2080})
+        printed = {"settings": {}, "batch_size": 64, "steps": 2080, "view_shift_mm": 0.0}
+        published = recipe.model_copy(update=printed)
         for what, kind in (("as in the recipe", recipe), ("as published", published)):
             parameters, seconds = training_step(kind)
             hours = seconds * kind.steps * FOLDS * SEEDS / 3600
