@@ -1,6 +1,6 @@
 """From scan to rim in simulated patients: `msrim segment` finds the lesions, `msrim rim-classify` judges them.
 
-    python -m tests.benchmarks.rims_end_to_end --out DIR [--model datrnet] [--seeds 0 1 2]
+    python -m tests.benchmarks.rims_end_to_end --out DIR [--model datrnet] [--threshold sensitive] [--seeds 0 1 2]
 
 A made lesion is found where any found one overlaps it on the QSM's grid, and split where several do. A made rim is
 counted once, however many of the found lesions on it are called rim+; rim+ lesions on no made rim are invented.
@@ -86,11 +86,11 @@ def off_middle(truth: Volume, found: np.ndarray) -> np.ndarray:
     return np.reshape(off, (-1, 3))
 
 
-def judge(seed: int, out: Path, model: str) -> tuple[tuple[int, ...], np.ndarray]:
+def judge(seed: int, out: Path, model: str, threshold: str) -> tuple[tuple[int, ...], np.ndarray]:
     """One patient through both commands: what :func:`compare` and :func:`off_middle` say."""
     images = phantom(out, seed=seed)
     results = out / f"{seed}-results"
-    found = msrim.rim_classify(images.parent, out=results, model=model, quiet=True)
+    found = msrim.rim_classify(images.parent, out=results, model=model, threshold=threshold, quiet=True)
     derived = images.parents[1] / "derivatives" / "truth" / "sub-phantom" / "anat"
     truth = read_labels(derived / "sub-phantom_space-Chimap_seg-lesions_dseg.nii.gz")
     with open(derived / "sub-phantom_space-Chimap_desc-lesions.tsv", encoding="utf-8", newline="") as stream:
@@ -107,12 +107,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default="datrnet")
+    parser.add_argument("--threshold", default="f1", help="as of msrim rim-classify")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     given = parser.parse_args()
-    rows = Table(title=f"simulated patients, found by `msrim segment` and judged by {given.model}")
+    rows = Table(title=f"simulated patients, found by `msrim segment` and judged by {given.model}, {given.threshold}")
     for column in ("seed", *COLUMNS):
         rows.add_column(column, justify="right")
-    counts, off = zip(*(judge(seed, given.out, given.model) for seed in given.seeds), strict=True)
+    counts, off = zip(*(judge(seed, given.out, given.model, given.threshold) for seed in given.seeds), strict=True)
     for seed, count in zip(given.seeds, counts, strict=True):
         rows.add_row(str(seed), *map(str, count))
     rows.add_row("all", *map(str, np.sum(counts, axis=0)))
