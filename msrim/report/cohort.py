@@ -47,6 +47,7 @@ class Row:
     lesions: int | None = None
     lesion_ml: float | None = None
     rim_lesions: int | None = None
+    rim_possible: int | None = None
     seconds: float | None = None
     peak_mib: float | None = None
     outlier: str = ""

@@ -42,6 +42,7 @@ from msrim.results import (
 from msrim.workflows.anatomy import read_own
 from msrim.workflows.cohort.tasks import Visit, in_order
 from msrim.workflows.correction import is_corrected
+from msrim.workflows.rims import rims_text
 from msrim.workflows.segment import lesions_text
 
 
@@ -222,7 +223,7 @@ def _headline(done: Mapping[str, Results], pairs: Sequence[Pair]) -> str:
         text += f"; {_changes_text(pairs[-1], last.files.summary['lesions'])}"
     for name, found in done.items():
         if found.rims is not None:
-            text += f"; {found.rims.summary['rim_lesions']} with a rim" + (f" at {name}" if name else "")
+            text += f"; {rims_text(found.rims.summary)}" + (f" at {name}" if name else "")
     return text
 
 

@@ -225,12 +225,22 @@ def classify_rims(
             page = write_rim_report(report, run.folder / "report.html")
             write_dataset_description(out)
             run.write_manifest([*files_in(rims.files), page])
-    text = f"{lesions_text(rims.summary)}, {rims.summary['rim_lesions']} with a rim"
-    if rims.summary["rim_possible"]:
-        text += f", {rims.summary['rim_possible']} more possible"
+    text = f"{lesions_text(rims.summary)}, {rims_text(rims.summary)}"
     console.result(text, doubts=doubts_of(subject.folder(out), folder))
     console.say(f"page: {folder / 'report.html'}")
     return rims.files.table
+
+
+def rims_text(summary: dict[str, Any]) -> str:
+    """Number of rims in the summary of :func:`write_rims`; earlier versions' do not tell possible ones.
+
+    Examples
+    --------
+    >>> rims_text({"rim_lesions": 2, "rim_possible": 3})
+    '2 with a rim, 3 more possible'
+    """
+    more = summary.get("rim_possible")
+    return f"{summary['rim_lesions']} with a rim" + (f", {more} more possible" if more else "")
 
 
 def _files(given: RimInputs, correction: Correction | None) -> dict[str, Path]:

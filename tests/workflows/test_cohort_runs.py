@@ -388,6 +388,25 @@ def test_the_group_takes_what_somebody_has_corrected(tmp_path):
     assert '<a href="sub-1/ses-a/corrected/report.html">corrected</a>' in page
 
 
+def test_the_group_tells_rims_and_possible_ones(tmp_path):
+    """Results of a version that did not tell possible ones stay as they are."""
+    out = tmp_path / "out"
+    for number in "01":
+        add_visit(tmp_path / "bids", number, "a", qsm=True)
+    visits = find_cohort(tmp_path / "bids", validate=False)
+    for visit, told in zip(visits, ({"rim_possible": 3}, {}), strict=True):
+        finished(visit, out, brain_voxels=1200, lesion_mm3=1000.0)
+        rims = visit.results(out) / "rims"
+        (rims / "anat").mkdir(parents=True)
+        summary = json.dumps({"rim_lesions": 2, **told})
+        (rims / f"anat/sub-{visit.participant}_ses-a_desc-summary.json").write_text(summary)
+        (rims / "run.json").write_text(json.dumps({"steps": []}))
+    page = summarise_group(visits, out, console=QUIET).read_text(encoding="utf-8")
+    rows = rows_of(out / "cohort.tsv")
+    assert [(row["rim_lesions"], row["rim_possible"]) for row in rows] == [("2", "3"), ("2", "n/a")]
+    assert "<td>2</td><td>3</td>" in page
+
+
 @pytest.mark.parametrize("name", ["_submit_job", "_get_result", "_taskid", "_task_obj"])
 def test_nipype_still_has_what_processes_replaces(name):
     """Private names of Nipype: a version that renames them would run its own pool in silence."""

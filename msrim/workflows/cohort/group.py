@@ -170,7 +170,9 @@ def _row(visit: Visit, out: Path, *, longitudinal: Task | None) -> Row:
     if states["segment"] == "done":
         figures = _lesion_figures(subject, out, summary=subject.below(shown, LESIONS["summary"]))
     if states.get("rims") == "done":
-        figures["rim_lesions"] = read_json(subject.below(shown / RIM_FOLDER, RIMS["summary"]))["rim_lesions"]
+        rims = read_json(subject.below(shown / RIM_FOLDER, RIMS["summary"]))
+        # Results of earlier versions do not tell possible ones.
+        figures |= {"rim_lesions": rims["rim_lesions"], "rim_possible": rims.get("rim_possible")}
     reports = {
         "patient": patient_page(subject, out),
         "lesions": folder / "report.html",
