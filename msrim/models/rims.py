@@ -90,9 +90,14 @@ def network_inputs(kind: Inputs, patches: Tensor, features: Tensor | None) -> li
     return given
 
 
+def shown_size(card: Card) -> tuple[int, int, int]:
+    """Voxels of a lesion's pictures: what a card's network sees from the middle, or SHOWN_PATCH if that is no image."""
+    return inputs_of(card).patch or SHOWN_PATCH
+
+
 def patch_size(card: Card) -> tuple[int, int, int]:
     """Voxels of the patches to cut for a card's network: what it sees, with room for views beside the middle."""
-    x, y, z = inputs_of(card).patch or SHOWN_PATCH
+    x, y, z = shown_size(card)
     room_x, room_y, _ = np.abs(views(card.view_shift_mm)).max(axis=0)
     return x + 2 * int(room_x), y + 2 * int(room_y), z
 

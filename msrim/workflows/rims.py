@@ -456,7 +456,7 @@ def measure_radiomics(qsm: Path, *, instances: Path) -> Path:
 
 def classify(qsm: Path, *, lesions: LesionsOnQsm, card: Card, device: str, features: Path | None = None) -> Classified:
     """Patches of all lesions, the lesions around them, their numbers; by number, the probabilities and remarks."""
-    from msrim.models.rims import SHOWN_PATCH, inner, inputs_of, patch_size, rim_probabilities
+    from msrim.models.rims import inner, patch_size, rim_probabilities, shown_size
 
     map_ppm, labels = read_own(qsm), read_own(lesions.in_qsm)
     flair_z = normalise_intensity(read_own(lesions.flair), map_ppm.like(map_ppm.data != 0))
@@ -466,7 +466,7 @@ def classify(qsm: Path, *, lesions: LesionsOnQsm, card: Card, device: str, featu
     numbers = [int(number) for number in patches.numbers]
     judged = {str(n): round(float(p), 4) for n, p in zip(numbers, probability, strict=True) if patches.seen[n]}
     marked = labels.like((labels.data > 0).astype(np.float32))
-    shown = inputs_of(card).patch or SHOWN_PATCH
+    shown = shown_size(card)
     others = cut_patches(map_ppm, marked, labels, size=shown, spacing_mm=card.voxel_mm)
     np.save("patches.npy", inner(patches.images, shown), allow_pickle=False)
     np.save("around.npy", others.images[:, 1] > 0.5, allow_pickle=False)
